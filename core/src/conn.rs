@@ -1,0 +1,29 @@
+use std::{
+    io,
+    task::{Context, Poll},
+};
+
+use futures::io::{AsyncRead, AsyncWrite};
+
+/// One connection: a byte stream each way, ended each for itself. An adapter implements it.
+///
+/// What the balancer relies on beyond the usual contract of [`AsyncRead`] and [`AsyncWrite`]:
+/// - `poll_close` ends the write side only: what was written before arrives, then an end of
+///   stream, and reads go on;
+/// - a read returns 0 only at such an end; a connection that was cut reads as an error.
+pub trait Conn: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// The other end's address, for people to read.
+    fn peer(&self) -> String;
+
+    /// Ready once the other end has cut the connection (TCP: reset), without reading from it; an
+    /// end of stream doesn't count. By default never, which costs promptness only: a client that
+    /// goes away during a dial is noticed after it.
+    fn poll_cut(&mut self, _cx: &mut Context<'_>) -> Poll<io::Error> {
+        Poll::Pending
+    }
+
+    /// Gives the connection up now, without waiting, in the way that lets the other end know that
+    /// the stream was cut (TCP: reset). Nothing is read or written afterwards; the connection is
+    /// dropped right after. An adapter whose transport can't do this says so in its docs.
+    fn abort(&mut self);
+}

@@ -1,0 +1,159 @@
+use std::{fmt, io, sync::Arc, time::Duration};
+
+use crate::{BackendKey, EndReason, Generation, ListenerId, Pick, SessionId, SetError};
+
+/// Something that happened in a server.
+///
+/// Events are numbered from 0 in the order in which they took effect, and observers see them in
+/// that order, after the fact. For each session: `Accepted` first, `Ended` last, one of each.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<T> {
+    /// A client's connection was accepted. Without an `Admitted` to follow, it waits for the first
+    /// set or is refused.
+    Accepted {
+        /// The session that begins.
+        id: SessionId,
+        /// The listener that it came by.
+        listener: ListenerId,
+        /// The client's address, for people to read.
+        peer: String,
+    },
+    /// A backend was picked, and the attempt to dial it is in the pool.
+    Admitted {
+        /// The session.
+        id: SessionId,
+        /// The backend.
+        pick: Pick<T>,
+    },
+    /// The dial begins.
+    DialStarted {
+        /// The session.
+        id: SessionId,
+        /// The backend.
+        pick: Pick<T>,
+    },
+    /// A dial came to nothing. Another `Admitted` follows, or the end.
+    DialFailed {
+        /// The session.
+        id: SessionId,
+        /// The backend.
+        pick: Pick<T>,
+        /// Why.
+        failure: DialFailure,
+    },
+    /// The backend is connected; bytes may flow.
+    Connected {
+        /// The session.
+        id: SessionId,
+        /// The backend.
+        pick: Pick<T>,
+    },
+    /// One side's end of stream has been passed on; the other direction goes on.
+    HalfClosed {
+        /// The session.
+        id: SessionId,
+        /// The side that has sent all it had.
+        by: Side,
+    },
+    /// The session is over: both its ends are let go.
+    Ended {
+        /// The session.
+        id: SessionId,
+        /// The backend of its newest attempt, if there was one.
+        pick: Option<Pick<T>>,
+        /// Why.
+        reason: EndReason,
+        /// Bytes that were written to the backend.
+        bytes_to_backend: u64,
+        /// Bytes that were written to the client.
+        bytes_to_client: u64,
+    },
+    /// The set was replaced by one that says something else.
+    SetReplaced(Arc<Report>),
+    /// A source's set was rejected; the one before stays.
+    SetRejected {
+        /// What is wrong with it.
+        error: SetError,
+    },
+    /// A source of sets has been lost; the last set stays.
+    SourceLost {
+        /// The source's reason.
+        reason: Arc<str>,
+    },
+    /// An accept failed.
+    AcceptFailed {
+        /// The listener.
+        listener: ListenerId,
+        /// Its error.
+        error: io::Error,
+        /// How long the listener pauses; zero if it just goes on, `None` if it is dead.
+        pause: Option<Duration>,
+    },
+}
+
+/// One of the two ends of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Who connected to the balancer.
+    Client,
+    /// Whom the balancer dialled.
+    Backend,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client => "client",
+            Self::Backend => "backend",
+        })
+    }
+}
+
+/// Why a dial came to nothing.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DialFailure {
+    /// The dialer's error.
+    Failed(io::Error),
+    /// It took longer than [`Settings::dial_timeout`](crate::Settings::dial_timeout), or than
+    /// what was left of [`Settings::dial_time_max`](crate::Settings::dial_time_max).
+    TimedOut,
+    /// A replacement removed the target.
+    Revoked,
+}
+
+impl fmt::Display for DialFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(error) => error.fmt(f),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::Revoked => f.write_str("backend removed"),
+        }
+    }
+}
+
+/// What a replacement did, when it took effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Its number.
+    pub generation: Generation,
+    /// Whether the set says anything else than the one before; the first set always does.
+    pub is_change: bool,
+    /// How many backends the set has now.
+    pub backends: usize,
+    /// Keys that came, ascending.
+    pub added: Vec<BackendKey>,
+    /// Keys that left, ascending.
+    pub removed: Vec<BackendKey>,
+    /// Keys that stayed and changed their target, ascending.
+    pub retargeted: Vec<BackendKey>,
+    /// Sessions that were connected to a target that left, and are aborted. (One that came to its
+    /// own end in the same moment is among them.)
+    pub sessions_cut: usize,
+    /// Dials of a target that left: their sessions go to another backend, if there is one.
+    pub dials_revoked: usize,
+    /// Sessions that were connected to a target that left, and drain.
+    pub sessions_draining: usize,
+}

@@ -1,0 +1,60 @@
+//! A round-robin balancer of connections, apart from any runtime.
+//!
+//! A client connects, the next backend of the cycle is dialled, bytes flow both ways. When the set
+//! of backends is replaced, every connection to a target that left the set is closed at once.
+//!
+//! - Decisions: [`Balancer`] is plain state with plain methods. [`BackendSet`] is what it chooses
+//!   from, [`Cycle`] how it chooses, [`Change`] the difference between two sets.
+//! - The driver: [`Server`] accepts, dials and relays as the balancer says. Its [`Handle`] replaces
+//!   the set and shuts it down. [`Event`]s tell what happens.
+//! - The traits that an adapter implements: [`Listener`], [`Dialer`], [`Conn`] and [`Runtime`];
+//!   [`Relay`] if [`CopyRelay`] won't do. `tinylb-tokio` is one for production, and
+//!   `examples/smol.rs` a complete one in fewer than a hundred lines.
+//!
+//! Nothing in this crate reads a clock, a random number or the order of a hash map; nothing in it
+//! names a runtime or a socket.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod balancer;
+mod change;
+mod conn;
+mod copy;
+mod cycle;
+mod dialer;
+mod error;
+mod event;
+mod ids;
+mod listener;
+mod pool;
+mod reason;
+mod relay;
+mod runtime;
+mod server;
+mod set;
+mod settings;
+mod snapshot;
+mod source;
+mod sync;
+
+pub use self::{
+    balancer::{Admission, Balancer, Owed, Pick, Refusal, Replaced},
+    change::Change,
+    conn::Conn,
+    copy::CopyRelay,
+    cycle::Cycle,
+    dialer::Dialer,
+    error::{ListenerError, SetError, SettingsError},
+    event::{DialFailure, Event, Report, Side},
+    ids::{BackendKey, Generation, ListenerId, SessionId},
+    listener::{AcceptFailure, Listener},
+    pool::Load,
+    reason::{EndReason, Totals},
+    relay::{Direction, Progress, Relay, RelayError},
+    runtime::Runtime,
+    server::{Handle, ListenerHandle, Replacement, Server, Shutdown},
+    set::{BackendSet, Target},
+    settings::{Removal, Settings},
+    snapshot::Snapshot,
+    source::{Publisher, Subscription, Update, publisher},
+};

@@ -1,0 +1,265 @@
+use slab::Slab;
+
+use crate::{BackendSet, Change, Generation, Removal, SessionId, Target};
+
+/// "No such index", in the lists and tables of this crate.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// The attempts that are dialling or connected: by member (session, kill handle) and by target.
+///
+/// A target has an entry, a *group*, only while it has members. Insert and remove are O(1); taking
+/// a whole target out is O(1) for each member taken. The members of a group that drains stay until
+/// they end, expire or their target comes back, but their group stands apart from the set.
+pub(crate) struct Pool<T, K> {
+    members: Slab<Member<K>>,
+    groups: Slab<Group<T>>,
+    /// For each target of the current set, by index: its group, or [`NONE`].
+    group_of: Vec<u32>,
+}
+
+struct Member<K> {
+    owner: SessionId,
+    kill: K,
+    group: u32,
+    connected: bool,
+    before: u32,
+    after: u32,
+}
+
+struct Group<T> {
+    target: T,
+    /// The target's index in the current set, or [`NONE`] while it drains.
+    index: u32,
+    /// The replacement that removed the target; meaningless while it is in the set.
+    drains_since: Generation,
+    dialling: List,
+    connected: List,
+}
+
+/// The ends of a list whose links are in the members; in order of insertion.
+#[derive(Clone, Copy)]
+struct List {
+    first: u32,
+    last: u32,
+    length: u32,
+}
+
+/// A member that a replacement or a deadline has taken out.
+pub(crate) struct Taken<K> {
+    pub(crate) owner: SessionId,
+    pub(crate) kill: K,
+}
+
+/// What a replacement has done to the pool.
+pub(crate) struct Retargeted<K> {
+    pub(crate) dialling: Vec<Taken<K>>,
+    pub(crate) connected: Vec<Taken<K>>,
+    pub(crate) draining: usize,
+}
+
+/// How many sessions a target has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Load<T> {
+    /// The target.
+    pub target: T,
+    /// Sessions that are dialling it.
+    pub dialling: usize,
+    /// Sessions that are connected to it, those that drain included.
+    pub connected: usize,
+    /// Whether the target has left the set and its sessions drain.
+    pub is_draining: bool,
+}
+
+impl<T: Target, K> Pool<T, K> {
+    pub(crate) fn new() -> Self {
+        Self { members: Slab::new(), groups: Slab::new(), group_of: Vec::new() }
+    }
+
+    /// Adds an attempt that dials the target at this index of the current set.
+    pub(crate) fn insert(
+        &mut self,
+        set: &BackendSet<T>,
+        index: u32,
+        owner: SessionId,
+        kill: K,
+    ) -> u32 {
+        let mut group = self.group_of[index as usize];
+        if group == NONE {
+            group = self.groups.insert(Group {
+                target: set.targets()[index as usize].clone(),
+                index,
+                drains_since: Generation::default(),
+                dialling: List::EMPTY,
+                connected: List::EMPTY,
+            }) as u32;
+            self.group_of[index as usize] = group;
+        }
+        let member = self.members.insert(Member {
+            owner,
+            kill,
+            group,
+            connected: false,
+            before: NONE,
+            after: NONE,
+        }) as u32;
+        self.link(member);
+        member
+    }
+
+    /// Moves a dialling member to its target's connected ones.
+    pub(crate) fn connect(&mut self, member: u32) {
+        self.unlink(member);
+        self.members[member as usize].connected = true;
+        self.link(member);
+    }
+
+    pub(crate) fn is_connected(&self, member: u32) -> bool {
+        self.members[member as usize].connected
+    }
+
+    pub(crate) fn is_draining(&self, member: u32) -> bool {
+        self.groups[self.members[member as usize].group as usize].index == NONE
+    }
+
+    pub(crate) fn kill_of(&self, member: u32) -> &K {
+        &self.members[member as usize].kill
+    }
+
+    /// Takes one member out, and its target's entry if it was the last.
+    pub(crate) fn remove(&mut self, member: u32) -> K {
+        self.unlink(member);
+        let removed = self.members.remove(member as usize);
+        let group = &self.groups[removed.group as usize];
+        if group.dialling.length == 0 && group.connected.length == 0 {
+            self.forget(removed.group);
+        }
+        removed.kill
+    }
+
+    /// Follows a change of the set: what is dialling or connected to a target that leaves is taken
+    /// out, or left to drain. O(targets that have members), besides the members taken.
+    pub(crate) fn retarget(
+        &mut self,
+        change: &mut Change<T>,
+        generation: Generation,
+        removal: Removal,
+    ) -> Retargeted<K> {
+        self.group_of = std::mem::take(&mut change.unfilled);
+        let mut leaving = Vec::new();
+        for (place, group) in &mut self.groups {
+            let was_in_set = group.index != NONE;
+            group.index = if was_in_set {
+                change.moved[group.index as usize]
+            } else {
+                change.next.target_index(&group.target).unwrap_or(NONE)
+            };
+            if group.index != NONE {
+                self.group_of[group.index as usize] = place as u32;
+            } else if was_in_set {
+                group.drains_since = generation;
+                leaving.push(place as u32);
+            }
+        }
+
+        let mut done = Retargeted { dialling: Vec::new(), connected: Vec::new(), draining: 0 };
+        for place in leaving {
+            let dialling =
+                std::mem::replace(&mut self.groups[place as usize].dialling, List::EMPTY);
+            self.take(dialling, &mut done.dialling);
+            match removal {
+                Removal::Abort => {
+                    let connected = self.forget(place).connected;
+                    self.take(connected, &mut done.connected);
+                }
+                Removal::Drain(_) => match self.groups[place as usize].connected.length {
+                    0 => drop(self.forget(place)),
+                    length => done.draining += length as usize,
+                },
+            }
+        }
+        done
+    }
+
+    /// Takes out what still drains since this replacement.
+    pub(crate) fn take_drained(&mut self, since: Generation) -> Vec<Taken<K>> {
+        let expired: Vec<u32> = self
+            .groups
+            .iter()
+            .filter(|(_, group)| group.index == NONE && group.drains_since == since)
+            .map(|(place, _)| place as u32)
+            .collect();
+        let mut taken = Vec::new();
+        for place in expired {
+            let connected = self.forget(place).connected;
+            self.take(connected, &mut taken);
+        }
+        taken
+    }
+
+    /// The sessions of each target that has any, in no order that means anything.
+    pub(crate) fn loads(&self) -> impl Iterator<Item = Load<T>> {
+        self.groups.iter().map(|(_, group)| Load {
+            target: group.target.clone(),
+            dialling: group.dialling.length as usize,
+            connected: group.connected.length as usize,
+            is_draining: group.index == NONE,
+        })
+    }
+
+    fn forget(&mut self, place: u32) -> Group<T> {
+        let group = self.groups.remove(place as usize);
+        if group.index != NONE {
+            self.group_of[group.index as usize] = NONE;
+        }
+        group
+    }
+
+    /// Moves the members of a list that is no group's any more.
+    fn take(&mut self, list: List, taken: &mut Vec<Taken<K>>) {
+        taken.reserve(list.length as usize);
+        let mut next = list.first;
+        while next != NONE {
+            let member = self.members.remove(next as usize);
+            next = member.after;
+            taken.push(Taken { owner: member.owner, kill: member.kill });
+        }
+    }
+
+    /// Appends a member to the list that its state and group say.
+    fn link(&mut self, member: u32) {
+        let Member { group, connected, .. } = self.members[member as usize];
+        let list = self.groups[group as usize].list(connected);
+        let last = std::mem::replace(&mut list.last, member);
+        list.length += 1;
+        match last {
+            NONE => list.first = member,
+            last => self.members[last as usize].after = member,
+        }
+        let links = &mut self.members[member as usize];
+        (links.before, links.after) = (last, NONE);
+    }
+
+    fn unlink(&mut self, member: u32) {
+        let Member { group, connected, before, after, .. } = self.members[member as usize];
+        let list = self.groups[group as usize].list(connected);
+        list.length -= 1;
+        match before {
+            NONE => list.first = after,
+            before => self.members[before as usize].after = after,
+        }
+        match after {
+            NONE => self.groups[group as usize].list(connected).last = before,
+            after => self.members[after as usize].before = before,
+        }
+    }
+}
+
+impl<T> Group<T> {
+    fn list(&mut self, connected: bool) -> &mut List {
+        if connected { &mut self.connected } else { &mut self.dialling }
+    }
+}
+
+impl List {
+    const EMPTY: Self = Self { first: NONE, last: NONE, length: 0 };
+}

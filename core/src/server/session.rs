@@ -1,0 +1,331 @@
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{
+    FutureExt,
+    future::{BoxFuture, poll_fn},
+};
+
+use super::{
+    Link,
+    shared::Shared,
+    signal::{Signal, Word},
+};
+use crate::{
+    Admission, Conn, DialFailure, Dialer, Direction, EndReason, Progress, Refusal, Relay, Runtime,
+    SessionId, Settings, Side, Target,
+};
+
+/// One client's connection and what is done for it.
+///
+/// However it goes away (its end, a kill, a panic, a runtime that drops its task), its fields are
+/// dropped in their order: the ends are let go, and then the record says so.
+pub(super) struct Session<C: Conn, D: Dialer, R> {
+    ends: Ends<C, D::Conn>,
+    record: Record<D::Target>,
+    link: Arc<Link<D, R>>,
+    signal: Arc<Signal>,
+}
+
+/// Both connections. Aborted when dropped, unless they came to their ends.
+struct Ends<C: Conn, B: Conn> {
+    client: C,
+    backend: Option<B>,
+    is_clean: bool,
+}
+
+/// The session's entry in the balancer. Finished when dropped.
+struct Record<T: Target> {
+    shared: Arc<Shared<T>>,
+    id: SessionId,
+    progress: Progress,
+    reason: EndReason,
+}
+
+/// What came of one attempt to dial.
+enum Outcome<B> {
+    Dialled(B),
+    Failed(DialFailure),
+    /// The session is to end.
+    Over(EndReason),
+}
+
+impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
+    pub(super) fn new(
+        id: SessionId,
+        signal: Arc<Signal>,
+        client: C,
+        link: Arc<Link<D, R>>,
+    ) -> Self {
+        Self {
+            ends: Ends { client, backend: None, is_clean: false },
+            record: Record {
+                shared: Arc::clone(&link.shared),
+                id,
+                progress: Progress::default(),
+                reason: EndReason::TaskDropped,
+            },
+            link,
+            signal,
+        }
+    }
+
+    /// Ends a session that was refused.
+    pub(super) fn refuse(mut self, refusal: Refusal) {
+        self.record.reason = refusal.into();
+    }
+
+    /// Serves the client to the end.
+    pub(super) async fn run(mut self, admission: Admission<D::Target>) {
+        let served = AssertUnwindSafe(self.serve(admission)).catch_unwind().await;
+        let reason = served.unwrap_or(EndReason::Panicked);
+        self.ends.is_clean = reason == EndReason::Finished;
+        self.record.reason = reason;
+    }
+
+    async fn serve(&mut self, admission: Admission<D::Target>) -> EndReason {
+        if admission == Admission::Wait
+            && let Err(reason) = self.wait().await
+        {
+            return reason;
+        }
+        match self.dial().await {
+            Ok(()) => self.relay().await,
+            Err(reason) => reason,
+        }
+    }
+
+    /// Waits for the first set.
+    async fn wait(&mut self) -> Result<(), EndReason> {
+        let mut timeout = self.link.runtime.sleep(self.link.shared.settings().waiting_timeout);
+        poll_fn(|cx| {
+            if let Poll::Ready(word) = self.signal.poll(None, cx) {
+                return Poll::Ready(match word {
+                    // A revoked first attempt is the dial's to retry.
+                    Word::Admitted | Word::Revoked => Ok(()),
+                    word => Err(word.into()),
+                });
+            }
+            if self.ends.client.poll_cut(cx).is_ready() {
+                return Poll::Ready(Err(EndReason::ClientFailed));
+            }
+            timeout.poll_unpin(cx).map(|()| Err(EndReason::WaitingTimedOut))
+        })
+        .await
+    }
+
+    /// Dials one backend after the other until one is connected.
+    async fn dial(&mut self) -> Result<(), EndReason> {
+        let link = Arc::clone(&self.link);
+        let (shared, id) = (&link.shared, self.record.id);
+        let settings = shared.settings();
+        let began = link.runtime.now();
+        let mut attempts = 0;
+        loop {
+            let left = settings.dial_time_max.saturating_sub(link.runtime.now() - began);
+            if left.is_zero() {
+                return Err(EndReason::DialTimedOut);
+            }
+            let failure = match self.attempt(settings.dial_timeout.min(left)).await {
+                Outcome::Dialled(backend) => {
+                    self.ends.backend = Some(backend);
+                    if shared.connected(id) {
+                        return Ok(());
+                    }
+                    abort(self.ends.backend.take());
+                    DialFailure::Revoked
+                }
+                Outcome::Failed(failure) => failure,
+                Outcome::Over(reason) => return Err(reason),
+            };
+            attempts += usize::from(!matches!(failure, DialFailure::Revoked));
+            shared.dial_failed(id, failure);
+            if attempts == settings.dial_attempts_max {
+                return Err(EndReason::DialFailed);
+            }
+            self.signal = Arc::new(Signal::default());
+            shared.retry(id, &self.signal)?;
+        }
+    }
+
+    /// Dials the session's current backend.
+    async fn attempt(&mut self, within: Duration) -> Outcome<D::Conn> {
+        let link = Arc::clone(&self.link);
+        let Some(pick) = link.shared.start_dial(self.record.id) else {
+            return match self.signal.word() {
+                Some(Word::Closed) => Outcome::Over(EndReason::Shutdown),
+                _ => Outcome::Failed(DialFailure::Revoked),
+            };
+        };
+        let mut dial = link.dialer.dial(&pick.target, within);
+        let mut timeout = link.runtime.sleep(within);
+        poll_fn(|cx| {
+            if let Poll::Ready(word) = self.signal.poll(Some(Word::Admitted), cx) {
+                return Poll::Ready(match word {
+                    Word::Revoked => Outcome::Failed(DialFailure::Revoked),
+                    word => Outcome::Over(word.into()),
+                });
+            }
+            if let Poll::Ready(dialled) = dial.poll_unpin(cx) {
+                return Poll::Ready(match dialled {
+                    Ok(backend) => Outcome::Dialled(backend),
+                    Err(error) => Outcome::Failed(DialFailure::Failed(error)),
+                });
+            }
+            if self.ends.client.poll_cut(cx).is_ready() {
+                return Poll::Ready(Outcome::Over(EndReason::ClientFailed));
+            }
+            timeout.poll_unpin(cx).map(|()| Outcome::Failed(DialFailure::TimedOut))
+        })
+        .await
+    }
+
+    /// Moves bytes until both directions have ended.
+    async fn relay(&mut self) -> EndReason {
+        let Self { ends, record, link, signal } = self;
+        let Some(backend) = &mut ends.backend else { return EndReason::BackendFailed };
+        let mut limits = Limits::new(link.shared.settings(), &*link.runtime);
+        let mut relay = link.relay.relay(&mut ends.client, backend, &record.progress);
+        poll_fn(|cx| {
+            if let Poll::Ready(word) = signal.poll(Some(Word::Admitted), cx) {
+                return Poll::Ready(word.into());
+            }
+            match relay.poll_unpin(cx) {
+                Poll::Ready(Ok(())) => return Poll::Ready(EndReason::Finished),
+                Poll::Ready(Err(error)) => return Poll::Ready(error.side.into()),
+                Poll::Pending => {}
+            }
+            if let Some(by) = limits.note_end(&record.progress) {
+                record.shared.half_closed(record.id, by);
+            }
+            limits.poll(&record.progress, cx)
+        })
+        .await
+    }
+}
+
+/// The time limits of a session that relays.
+struct Limits<'a> {
+    settings: Arc<Settings>,
+    runtime: &'a dyn Runtime,
+    is_half_closed: bool,
+    bytes: u64,
+    /// When the last byte or end was seen.
+    moved_at: Duration,
+    timer: Option<BoxFuture<'static, ()>>,
+}
+
+impl<'a> Limits<'a> {
+    fn new(settings: Arc<Settings>, runtime: &'a dyn Runtime) -> Self {
+        let moved_at = Duration::ZERO;
+        let mut limits =
+            Self { settings, runtime, is_half_closed: false, bytes: 0, moved_at, timer: None };
+        limits.restart();
+        limits
+    }
+
+    /// The side whose end has just been passed on, if it is the session's first end.
+    fn note_end(&mut self, progress: &Progress) -> Option<Side> {
+        if self.is_half_closed {
+            return None;
+        }
+        let ended = [Direction::ToBackend, Direction::ToClient]
+            .into_iter()
+            .find(|direction| progress.has_ended(*direction))?;
+        self.is_half_closed = true;
+        self.restart();
+        Some(ended.from())
+    }
+
+    /// Ready when no byte has moved for as long as the session's state allows.
+    fn poll(&mut self, progress: &Progress, cx: &mut Context<'_>) -> Poll<EndReason> {
+        let Some((limit, reason)) = self.limit() else { return Poll::Pending };
+        let bytes = progress.bytes(Direction::ToBackend) + progress.bytes(Direction::ToClient);
+        if bytes != self.bytes {
+            self.bytes = bytes;
+            self.moved_at = self.runtime.now();
+        }
+        while let Some(timer) = &mut self.timer {
+            if timer.poll_unpin(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let left = limit.saturating_sub(self.runtime.now().saturating_sub(self.moved_at));
+            if left.is_zero() {
+                return Poll::Ready(reason);
+            }
+            self.timer = Some(self.runtime.sleep(left));
+        }
+        Poll::Pending
+    }
+
+    fn restart(&mut self) {
+        self.timer = self.limit().map(|(limit, _)| self.runtime.sleep(limit));
+        if self.timer.is_some() {
+            self.moved_at = self.runtime.now();
+        }
+    }
+
+    /// The shortest limit that applies now.
+    fn limit(&self) -> Option<(Duration, EndReason)> {
+        let half_close = self.settings.half_close_timeout.filter(|_| self.is_half_closed);
+        let half_close = half_close.map(|limit| (limit, EndReason::HalfCloseTimedOut));
+        let idle = self.settings.idle_timeout.map(|limit| (limit, EndReason::IdleTimedOut));
+        half_close.into_iter().chain(idle).min()
+    }
+}
+
+fn abort(conn: Option<impl Conn>) {
+    if let Some(mut conn) = conn {
+        conn.abort();
+    }
+}
+
+impl<C: Conn, B: Conn> Drop for Ends<C, B> {
+    fn drop(&mut self) {
+        if !self.is_clean {
+            self.client.abort();
+            abort(self.backend.take());
+        }
+    }
+}
+
+impl<T: Target> Drop for Record<T> {
+    fn drop(&mut self) {
+        self.shared.finish(self.id, self.reason, &self.progress);
+    }
+}
+
+impl From<Word> for EndReason {
+    fn from(word: Word) -> Self {
+        match word {
+            Word::Refused => Self::NoBackends,
+            Word::Admitted | Word::Revoked | Word::Removed => Self::BackendRemoved,
+            Word::Expired => Self::DrainExpired,
+            Word::Closed => Self::Shutdown,
+        }
+    }
+}
+
+impl From<Refusal> for EndReason {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NoBackends => Self::NoBackends,
+            Refusal::WaitingFull => Self::WaitingFull,
+            Refusal::AllTried => Self::DialFailed,
+            Refusal::Closed => Self::Shutdown,
+        }
+    }
+}
+
+impl From<Side> for EndReason {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Client => Self::ClientFailed,
+            Side::Backend => Self::BackendFailed,
+        }
+    }
+}

@@ -1,0 +1,609 @@
+use std::{
+    collections::BTreeMap,
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    task::Waker,
+    time::Duration,
+};
+
+use futures::future::poll_fn;
+use slab::Slab;
+
+use super::signal::{Signal, Word};
+use crate::{
+    Admission, BackendSet, Balancer, Change, DialFailure, Direction, EndReason, Event, Generation,
+    ListenerId, Owed, Pick, Progress, Refusal, Removal, Report, Runtime, SessionId, SetError,
+    Settings, Side, Snapshot, Target,
+    sync::{Mutex, MutexGuard},
+};
+
+/// Sees every event, in order. It must not block: sessions wait for it.
+pub(super) type Observer<T> = Box<dyn Fn(u64, &Event<T>) + Send + Sync>;
+
+type Validate<T> = Box<dyn Fn(&T) -> Result<(), String> + Send + Sync>;
+
+/// What the tasks of a server share: the balancer under the one lock, and what goes with it.
+///
+/// Every step runs under the lock and leaves behind what is to be done outside it: tasks to wake,
+/// events to deliver.
+pub(crate) struct Shared<T> {
+    state: Mutex<State<T>>,
+    /// Held by the replacement that is being prepared; taken before `state`.
+    replacing: Mutex<()>,
+    observer: Option<Observer<T>>,
+    validate: Validate<T>,
+    pub(super) runtime: Arc<dyn Runtime>,
+}
+
+struct State<T> {
+    balancer: Balancer<T, Arc<Signal>>,
+    settings: Arc<Settings>,
+    phase: Phase,
+    outbox: Outbox<T>,
+    wakes: Wakes,
+    /// The stop handles of accept loops and background tasks.
+    tasks: Slab<Task>,
+    listeners: usize,
+    next_listener: u64,
+    /// An accept loop has seen the limit of connections reached.
+    is_parked: bool,
+    /// The replacements whose futures wait.
+    barriers: BTreeMap<Generation, Waker>,
+    /// The shutdowns whose futures wait.
+    shutdowns: Slab<Option<Waker>>,
+    set_at: Option<Duration>,
+    source_lost: Option<Arc<str>>,
+    bytes_to_backends: u64,
+    bytes_to_clients: u64,
+}
+
+struct Task {
+    stop: Arc<Signal>,
+    is_listener: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// Nothing is accepted; sessions may finish.
+    Closing,
+    /// Everything has been aborted.
+    Closed,
+}
+
+/// Events that wait for delivery, and the acknowledgements that wait for the events before them.
+struct Outbox<T> {
+    is_observed: bool,
+    is_delivering: bool,
+    next_number: u64,
+    items: Vec<Item<T>>,
+}
+
+enum Item<T> {
+    Event(u64, Event<T>),
+    Owed(Owed),
+}
+
+/// Whom to wake once the lock is free.
+#[derive(Default)]
+struct Wakes {
+    words: Vec<(Arc<Signal>, Word)>,
+    nudges: Vec<Arc<Signal>>,
+    wakers: Vec<Waker>,
+}
+
+/// What a background task is known by; gives its place back when it ends.
+pub(super) struct TaskGuard<T: Target> {
+    shared: Arc<Shared<T>>,
+    place: usize,
+}
+
+impl<T: Target> Shared<T> {
+    pub(super) fn new(
+        settings: Settings,
+        runtime: Arc<dyn Runtime>,
+        observer: Option<Observer<T>>,
+        validate: Validate<T>,
+    ) -> Self {
+        let state = State {
+            balancer: Balancer::new(settings.start, settings.waiting_max),
+            settings: Arc::new(settings),
+            phase: Phase::Running,
+            outbox: Outbox {
+                is_observed: observer.is_some(),
+                is_delivering: false,
+                next_number: 0,
+                items: Vec::new(),
+            },
+            wakes: Wakes::default(),
+            tasks: Slab::new(),
+            listeners: 0,
+            next_listener: 0,
+            is_parked: false,
+            barriers: BTreeMap::new(),
+            shutdowns: Slab::new(),
+            set_at: None,
+            source_lost: None,
+            bytes_to_backends: 0,
+            bytes_to_clients: 0,
+        };
+        Self { state: Mutex::new(state), replacing: Mutex::new(()), observer, validate, runtime }
+    }
+
+    // Sessions.
+
+    /// Accepts a client, unless the server is shutting down.
+    pub(super) fn admit(
+        &self,
+        listener: ListenerId,
+        peer: impl FnOnce() -> String,
+        signal: &Arc<Signal>,
+    ) -> Option<(SessionId, Admission<T>)> {
+        self.step(|state| {
+            if state.phase != Phase::Running {
+                return None;
+            }
+            let (id, admission) = state.balancer.admit(Arc::clone(signal));
+            state.outbox.event(|| Event::Accepted { id, listener, peer: peer() });
+            if let Admission::Dial(pick) = &admission {
+                state.outbox.event(|| Event::Admitted { id, pick: pick.clone() });
+            }
+            Some((id, admission))
+        })
+    }
+
+    /// The backend to dial now; `None` if that was revoked.
+    pub(super) fn start_dial(&self, id: SessionId) -> Option<Pick<T>> {
+        self.step(|state| {
+            let is_dialling = state.balancer.is_dialling(id);
+            let pick = state.balancer.pick(id).filter(|_| is_dialling)?.clone();
+            state.outbox.event(|| Event::DialStarted { id, pick: pick.clone() });
+            Some(pick)
+        })
+    }
+
+    /// A dial has come to nothing.
+    pub(super) fn dial_failed(&self, id: SessionId, failure: DialFailure) {
+        self.step(|state| {
+            if let Some(pick) = state.balancer.pick(id) {
+                state.outbox.event(|| Event::DialFailed { id, pick: pick.clone(), failure });
+            }
+        });
+    }
+
+    /// Registers the next attempt.
+    pub(super) fn retry(&self, id: SessionId, signal: &Arc<Signal>) -> Result<(), Refusal> {
+        self.step(|state| {
+            let (next, owed) = state.balancer.retry(id, Arc::clone(signal));
+            state.acknowledge(owed);
+            next.map(|pick| state.outbox.event(|| Event::Admitted { id, pick }))
+        })
+    }
+
+    /// Whether the dialled connection may be used.
+    pub(super) fn connected(&self, id: SessionId) -> bool {
+        self.step(|state| {
+            let is_connected = state.balancer.connected(id);
+            if is_connected && let Some(pick) = state.balancer.pick(id) {
+                state.outbox.event(|| Event::Connected { id, pick: pick.clone() });
+            }
+            is_connected
+        })
+    }
+
+    pub(super) fn half_closed(&self, id: SessionId, by: Side) {
+        self.step(|state| state.outbox.event(|| Event::HalfClosed { id, by }));
+    }
+
+    pub(super) fn finish(&self, id: SessionId, reason: EndReason, progress: &Progress) {
+        let bytes_to_backend = progress.bytes(Direction::ToBackend);
+        let bytes_to_client = progress.bytes(Direction::ToClient);
+        self.step(|state| {
+            let pick = state.balancer.pick(id).cloned();
+            let owed = state.balancer.finish(id, reason);
+            state.bytes_to_backends += bytes_to_backend;
+            state.bytes_to_clients += bytes_to_client;
+            state.outbox.event(|| Event::Ended {
+                id,
+                pick,
+                reason,
+                bytes_to_backend,
+                bytes_to_client,
+            });
+            state.acknowledge(owed);
+        });
+    }
+
+    // Sets.
+
+    /// Swaps the set and signals every kill. What is dear is done outside the state's lock.
+    pub(super) fn replace(self: &Arc<Self>, set: BackendSet<T>) -> Result<Report, SetError> {
+        self.validate(&set)?;
+        let now = self.runtime.now();
+        let replacing = self.replacing.lock().unwrap_or_else(|poison| poison.into_inner());
+        let mut change = Change::between(self.lock().balancer.set().cloned(), set);
+        let (report, before, drain, wakes) = loop {
+            let mut state = self.lock();
+            state.set_at = Some(now);
+            state.source_lost = None;
+            match state.replace(change) {
+                Ok((report, before, drain)) => {
+                    state.settle();
+                    break (report, before, drain, mem::take(&mut state.wakes));
+                }
+                // Only whoever holds `replacing` replaces the set, but nothing depends on that.
+                Err(stale) => {
+                    let base = state.balancer.set().cloned();
+                    drop(state);
+                    change = Change::between(base, stale.next);
+                }
+            }
+        };
+        drop(replacing);
+        wakes.wake();
+        self.deliver();
+        drop(before);
+        if let Some(time) = drain {
+            self.expire_drain(report.generation, time);
+        }
+        Ok(Report::clone(&report))
+    }
+
+    /// A source's update could not be used, or it has none any more.
+    pub(super) fn source_lost(&self, reason: Arc<str>) {
+        self.step(|state| {
+            state.source_lost = Some(Arc::clone(&reason));
+            state.outbox.event(|| Event::SourceLost { reason });
+        });
+    }
+
+    pub(super) fn set_rejected(&self, error: SetError) {
+        self.step(|state| state.outbox.event(|| Event::SetRejected { error }));
+    }
+
+    /// Whether a replacement is applied; if not, the waker is told when it is.
+    pub(super) fn poll_applied(&self, generation: Generation, waker: &Waker) -> bool {
+        self.step(|state| {
+            let is_applied = state.balancer.is_applied(generation);
+            if !is_applied {
+                state.barriers.insert(generation, waker.clone());
+            }
+            is_applied
+        })
+    }
+
+    pub(super) fn forget_barrier(&self, generation: Generation) {
+        self.step(|state| state.barriers.remove(&generation));
+    }
+
+    fn validate(&self, set: &BackendSet<T>) -> Result<(), SetError> {
+        let max = self.settings().backends_max;
+        if let Some((key, _)) = set.iter().nth(max) {
+            let key = key.clone();
+            return Err(SetError::TooManyBackends { count: set.len(), max, key });
+        }
+        for (key, target) in set.iter() {
+            if let Err(reason) = (self.validate)(target) {
+                let target = target.to_string();
+                return Err(SetError::InvalidTarget { key: key.clone(), target, reason });
+            }
+        }
+        Ok(())
+    }
+
+    fn expire_drain(self: &Arc<Self>, generation: Generation, time: Duration) {
+        let (shared, sleep) = (Arc::clone(self), self.runtime.sleep(time));
+        self.spawn(async move {
+            sleep.await;
+            shared.step(|state| {
+                let expired = state.balancer.drain_expired(generation);
+                state.wakes.tell(expired, Word::Expired);
+            });
+        });
+    }
+
+    // Tasks.
+
+    /// Registers a task that is to end when its signal says so. `None`: the server is closing.
+    pub(super) fn add_listener(
+        self: &Arc<Self>,
+        stop: &Arc<Signal>,
+    ) -> Option<(ListenerId, TaskGuard<T>)> {
+        self.step(|state| {
+            if state.phase != Phase::Running {
+                return None;
+            }
+            let id = ListenerId(state.next_listener);
+            state.next_listener += 1;
+            state.listeners += 1;
+            let place = state.tasks.insert(Task { stop: Arc::clone(stop), is_listener: true });
+            Some((id, TaskGuard { shared: Arc::clone(self), place }))
+        })
+    }
+
+    /// Runs a background task until it ends or the server is closed.
+    pub(super) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = Arc::new(Signal::default());
+        let guard = self.step(|state| {
+            if state.is_done() {
+                return None;
+            }
+            let place = state.tasks.insert(Task { stop: Arc::clone(&stop), is_listener: false });
+            Some(TaskGuard { shared: Arc::clone(self), place })
+        });
+        let Some(guard) = guard else { return };
+        self.runtime.spawn(Box::pin(async move {
+            let _guard = guard;
+            let mut task = std::pin::pin!(task);
+            poll_fn(|cx| match stop.poll(None, cx) {
+                std::task::Poll::Ready(_) => std::task::Poll::Ready(()),
+                std::task::Poll::Pending => task.as_mut().poll(cx),
+            })
+            .await;
+        }));
+    }
+
+    /// Whether another connection may be accepted; if not, accept loops are nudged once it may.
+    pub(super) fn has_room(&self) -> bool {
+        self.step(|state| {
+            state.is_parked |= !state.has_room();
+            state.has_room()
+        })
+    }
+
+    pub(super) fn accept_failed(
+        &self,
+        listener: ListenerId,
+        error: std::io::Error,
+        pause: Option<Duration>,
+    ) {
+        self.step(|state| {
+            state.outbox.event(|| Event::AcceptFailed { listener, error, pause });
+        });
+    }
+
+    // The server's life.
+
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.lock().settings)
+    }
+
+    pub(super) fn configure(&self, settings: Settings) {
+        self.step(|state| {
+            state.balancer.set_waiting_max(settings.waiting_max);
+            state.settings = Arc::new(settings);
+        });
+    }
+
+    pub(super) fn reset_cycle(&self) {
+        self.step(|state| state.balancer.reset_cycle());
+    }
+
+    /// Stops accepting and lets sessions finish. `false`: that had been said before.
+    pub(super) fn begin_shutdown(&self) -> bool {
+        self.step(|state| {
+            let is_first = state.phase == Phase::Running;
+            if is_first {
+                state.phase = Phase::Closing;
+                state.stop_tasks(|task| task.is_listener);
+            }
+            is_first
+        })
+    }
+
+    /// Stops accepting and aborts every session.
+    pub(super) fn close(&self) {
+        self.step(|state| {
+            state.phase = Phase::Closed;
+            let kills = state.balancer.abort_all();
+            state.wakes.tell(kills, Word::Closed);
+            state.stop_tasks(|_| true);
+        });
+    }
+
+    /// A place for the waker of a shutdown's future.
+    pub(super) fn await_shutdown(&self) -> usize {
+        self.lock().shutdowns.insert(None)
+    }
+
+    /// Whether nothing is left of the server; if something is, the waker is told when not.
+    pub(super) fn poll_shutdown(&self, place: usize, waker: &Waker) -> bool {
+        self.step(|state| {
+            let is_done = state.is_done();
+            if !is_done {
+                state.shutdowns[place] = Some(waker.clone());
+            }
+            is_done
+        })
+    }
+
+    pub(super) fn forget_shutdown(&self, place: usize) {
+        self.lock().shutdowns.remove(place);
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot<T> {
+        let now = self.runtime.now();
+        let state = self.lock();
+        let mut snapshot = Snapshot {
+            set: state.balancer.set().cloned(),
+            generation: state.balancer.generation(),
+            set_age: state.set_at.map(|at| now.saturating_sub(at)),
+            source_lost: state.source_lost.clone(),
+            loads: state.balancer.loads().collect(),
+            waiting: state.balancer.waiting(),
+            accepted: state.balancer.accepted(),
+            live: state.balancer.live(),
+            ended: state.balancer.totals().clone(),
+            bytes_to_backends: state.bytes_to_backends,
+            bytes_to_clients: state.bytes_to_clients,
+            listeners: state.listeners,
+            is_shutting_down: state.phase != Phase::Running,
+            settings: Arc::clone(&state.settings),
+        };
+        drop(state);
+        snapshot.loads.sort_by(|a, b| a.target.cmp(&b.target));
+        snapshot
+    }
+
+    // The lock.
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// One step under the lock; what it leaves behind is done before this returns.
+    fn step<R>(&self, step: impl FnOnce(&mut State<T>) -> R) -> R {
+        let mut state = self.lock();
+        let result = step(&mut state);
+        state.settle();
+        let wakes = mem::take(&mut state.wakes);
+        let has_items = !state.outbox.items.is_empty();
+        drop(state);
+        wakes.wake();
+        if has_items {
+            self.deliver();
+        }
+        result
+    }
+
+    /// Hands the events to the observer, in order, unless another call is at it (which then does
+    /// these as well). A panicking observer costs its event and nothing else.
+    fn deliver(&self) {
+        let Some(observer) = &self.observer else { return };
+        let mut state = self.lock();
+        if state.outbox.is_delivering {
+            return;
+        }
+        state.outbox.is_delivering = true;
+        while !state.outbox.items.is_empty() {
+            let items = mem::take(&mut state.outbox.items);
+            drop(state);
+            let mut owed = Vec::new();
+            for item in items {
+                match item {
+                    Item::Event(number, event) => {
+                        let _ = catch_unwind(AssertUnwindSafe(|| observer(number, &event)));
+                    }
+                    Item::Owed(debt) => owed.push(debt),
+                }
+            }
+            if !owed.is_empty() {
+                self.step(|state| {
+                    owed.into_iter().for_each(|debt| state.balancer.acknowledge(debt));
+                });
+            }
+            state = self.lock();
+        }
+        state.outbox.is_delivering = false;
+    }
+}
+
+impl<T: Target> State<T> {
+    fn has_room(&self) -> bool {
+        self.balancer.live() < self.settings.max_connections
+    }
+
+    fn is_done(&self) -> bool {
+        self.phase != Phase::Running && self.listeners == 0 && self.balancer.live() == 0
+    }
+
+    /// A replacement, its report, the set before it, and the time that sessions may drain.
+    #[allow(clippy::type_complexity)]
+    fn replace(
+        &mut self,
+        change: Change<T>,
+    ) -> Result<(Arc<Report>, BackendSet<T>, Option<Duration>), Change<T>> {
+        let removal = self.settings.removal;
+        let replaced = self.balancer.replace(change, removal)?;
+        let report = Arc::new(Report {
+            generation: replaced.generation,
+            is_change: replaced.is_change,
+            backends: self.balancer.set().map_or(0, BackendSet::len),
+            added: replaced.added,
+            removed: replaced.removed,
+            retargeted: replaced.retargeted,
+            sessions_cut: replaced.cut.len(),
+            dials_revoked: replaced.revoked.len(),
+            sessions_draining: replaced.draining,
+        });
+        if report.is_change {
+            self.outbox.event(|| Event::SetReplaced(Arc::clone(&report)));
+        }
+        self.wakes.tell(replaced.cut, Word::Removed);
+        self.wakes.tell(replaced.revoked, Word::Revoked);
+        self.wakes.tell(replaced.refused, Word::Refused);
+        for (id, pick) in replaced.admitted {
+            let signal = self.balancer.kill_handle(id).cloned();
+            self.wakes.tell(signal, Word::Admitted);
+            self.outbox.event(|| Event::Admitted { id, pick });
+        }
+        let drain = match removal {
+            Removal::Drain(time) if report.sessions_draining > 0 => Some(time),
+            _ => None,
+        };
+        Ok((report, replaced.before, drain))
+    }
+
+    /// What an attempt owes is paid once the events so far have been delivered.
+    fn acknowledge(&mut self, owed: Option<Owed>) {
+        match owed {
+            Some(owed) if self.outbox.is_observed => self.outbox.items.push(Item::Owed(owed)),
+            Some(owed) => self.balancer.acknowledge(owed),
+            None => {}
+        }
+    }
+
+    fn stop_tasks(&mut self, which: impl Fn(&Task) -> bool) {
+        let stopped = self.tasks.iter().map(|(_, task)| task).filter(|task| which(task));
+        self.wakes.tell(stopped.map(|task| Arc::clone(&task.stop)), Word::Closed);
+    }
+
+    /// Collects whom the state as it is now concerns.
+    fn settle(&mut self) {
+        if self.is_parked && self.has_room() {
+            self.is_parked = false;
+            let listeners = self.tasks.iter().filter(|(_, task)| task.is_listener);
+            self.wakes.nudges.extend(listeners.map(|(_, task)| Arc::clone(&task.stop)));
+        }
+        while let Some(barrier) = self.barriers.first_entry()
+            && self.balancer.is_applied(*barrier.key())
+        {
+            self.wakes.wakers.push(barrier.remove());
+        }
+        if self.phase != Phase::Running && self.is_done() {
+            self.wakes.wakers.extend(self.shutdowns.iter_mut().filter_map(|(_, w)| w.take()));
+            self.stop_tasks(|_| true);
+        }
+    }
+}
+
+impl<T> Outbox<T> {
+    fn event(&mut self, event: impl FnOnce() -> Event<T>) {
+        if self.is_observed {
+            self.items.push(Item::Event(self.next_number, event()));
+            self.next_number += 1;
+        }
+    }
+}
+
+impl Wakes {
+    fn tell(&mut self, signals: impl IntoIterator<Item = Arc<Signal>>, word: Word) {
+        self.words.extend(signals.into_iter().map(|signal| (signal, word)));
+    }
+
+    fn wake(self) {
+        self.words.into_iter().for_each(|(signal, word)| signal.raise(word));
+        self.nudges.into_iter().for_each(|signal| signal.nudge());
+        self.wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl<T: Target> Drop for TaskGuard<T> {
+    fn drop(&mut self) {
+        self.shared.step(|state| {
+            let task = state.tasks.remove(self.place);
+            state.listeners -= usize::from(task.is_listener);
+        });
+    }
+}

@@ -1,0 +1,85 @@
+use std::{
+    sync::atomic::Ordering,
+    task::{Context, Poll},
+};
+
+use futures::task::AtomicWaker;
+
+use crate::sync::AtomicU8;
+
+/// Tells one task something, from anywhere. The kill handle of each attempt is one, and so is the
+/// stop handle of each background task.
+#[derive(Default)]
+pub(crate) struct Signal {
+    value: AtomicU8,
+    waker: AtomicWaker,
+}
+
+/// What a task is told. A later word only counts if it is the stronger one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Word {
+    /// The session that waited for a set may dial.
+    Admitted = 1,
+    /// The set that the session waited for is empty.
+    Refused,
+    /// The dial's target has been removed: try another.
+    Revoked,
+    /// The session's target has been removed: end.
+    Removed,
+    /// The session has drained for too long: end.
+    Expired,
+    /// The server closes: end.
+    Closed,
+}
+
+const WORDS: [Word; 6] =
+    [Word::Admitted, Word::Refused, Word::Revoked, Word::Removed, Word::Expired, Word::Closed];
+
+impl Signal {
+    /// Tells the word and wakes the task. Never called under the lock.
+    pub(crate) fn raise(&self, word: Word) {
+        self.value.fetch_max(word as u8, Ordering::AcqRel);
+        self.waker.wake();
+    }
+
+    /// Wakes the task to look around, without a word.
+    pub(crate) fn nudge(&self) {
+        self.waker.wake();
+    }
+
+    /// The strongest word so far.
+    pub(crate) fn word(&self) -> Option<Word> {
+        match self.value.load(Ordering::Acquire) {
+            0 => None,
+            value => WORDS.get(usize::from(value) - 1).copied(),
+        }
+    }
+
+    /// Ready once a word stronger than `than` has been told. One task may wait at a time.
+    pub(crate) fn poll(&self, than: Option<Word>, cx: &mut Context<'_>) -> Poll<Word> {
+        self.waker.register(cx.waker());
+        match self.word() {
+            Some(word) if than.is_none_or(|than| word as u8 > than as u8) => Poll::Ready(word),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_comes_back_and_the_stronger_one_stays() {
+        for (place, word) in WORDS.into_iter().enumerate() {
+            assert_eq!(word as usize, place + 1);
+            let signal = Signal::default();
+            signal.raise(word);
+            assert_eq!(signal.word(), Some(word));
+            signal.raise(Word::Admitted);
+            assert_eq!(signal.word(), Some(word));
+        }
+        assert_eq!(Signal::default().word(), None);
+    }
+}

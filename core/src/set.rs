@@ -1,0 +1,175 @@
+use std::{fmt, sync::Arc};
+
+use crate::{BackendKey, SetError};
+
+/// Where a backend is: plain data that a [`Dialer`](crate::Dialer) knows how to reach.
+///
+/// Implemented for every type that fits; nothing has to be written. Two backends with equal
+/// targets are the same place, however different their keys.
+pub trait Target: Ord + Clone + fmt::Display + Send + Sync + 'static {}
+
+impl<T: Ord + Clone + fmt::Display + Send + Sync + 'static> Target for T {}
+
+/// An immutable map from [`BackendKey`] to target, ordered by key. A clone shares its contents.
+///
+/// The key says which backend it is, the target where it is. Several keys may share a target.
+pub struct BackendSet<T> {
+    contents: Arc<Contents<T>>,
+}
+
+struct Contents<T> {
+    /// By key, ascending, each with its target's place in `targets`.
+    backends: Box<[(BackendKey, u32)]>,
+    /// Each target once, ascending.
+    targets: Box<[T]>,
+}
+
+impl<T: Target> BackendSet<T> {
+    /// A set of these backends, in any order. O(n log n).
+    ///
+    /// # Errors
+    /// [`SetError::EmptyKey`] or [`SetError::DuplicateKey`], naming the first backend at fault in
+    /// key order. A set is taken as a whole or not at all.
+    ///
+    /// # Panics
+    /// With 2^32 - 1 backends or more, which no machine this runs on can hold.
+    pub fn new<K: Into<BackendKey>>(
+        backends: impl IntoIterator<Item = (K, T)>,
+    ) -> Result<Self, SetError> {
+        let mut given: Vec<(BackendKey, T)> =
+            backends.into_iter().map(|(key, target)| (key.into(), target)).collect();
+        assert!(given.len() < u32::MAX as usize, "a set holds fewer than 2^32 - 1 backends");
+        given.sort_by(|a, b| a.0.cmp(&b.0));
+        if let Some((key, target)) = given.first()
+            && key.as_str().is_empty()
+        {
+            return Err(SetError::EmptyKey { target: target.to_string() });
+        }
+        if let Some(pair) = given.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(SetError::DuplicateKey { key: pair[0].0.clone() });
+        }
+
+        let mut by_target: Vec<u32> = (0..given.len() as u32).collect();
+        by_target.sort_unstable_by(|&a, &b| given[a as usize].1.cmp(&given[b as usize].1));
+        let mut targets: Vec<T> = Vec::with_capacity(given.len());
+        let mut target_of = vec![0; given.len()];
+        for place in by_target {
+            let target = &given[place as usize].1;
+            if targets.last() != Some(target) {
+                targets.push(target.clone());
+            }
+            target_of[place as usize] = targets.len() as u32 - 1;
+        }
+        let backends = given.into_iter().map(|(key, _)| key).zip(target_of).collect();
+        Ok(Self { contents: Arc::new(Contents { backends, targets: targets.into() }) })
+    }
+
+    /// The set without backends: sessions that arrive are refused, and nothing is dialled.
+    pub fn empty() -> Self {
+        Self { contents: Arc::new(Contents { backends: Box::new([]), targets: Box::new([]) }) }
+    }
+
+    /// How many backends the set has.
+    pub fn len(&self) -> usize {
+        self.contents.backends.len()
+    }
+
+    /// Whether the set has no backend.
+    pub fn is_empty(&self) -> bool {
+        self.contents.backends.is_empty()
+    }
+
+    /// The backends, ascending by key.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&BackendKey, &T)> {
+        self.contents
+            .backends
+            .iter()
+            .map(|(key, target)| (key, &self.contents.targets[*target as usize]))
+    }
+
+    /// The target of a key. O(log n).
+    pub fn get(&self, key: &str) -> Option<&T> {
+        let place = self.contents.backends.binary_search_by(|(k, _)| k.as_str().cmp(key)).ok()?;
+        Some(self.target_at(place))
+    }
+
+    /// Each distinct target once, ascending.
+    pub fn targets(&self) -> &[T] {
+        &self.contents.targets
+    }
+
+    /// The key at a place in key order.
+    pub(crate) fn key_at(&self, place: usize) -> &BackendKey {
+        &self.contents.backends[place].0
+    }
+
+    /// The target at a place in key order.
+    pub(crate) fn target_at(&self, place: usize) -> &T {
+        &self.contents.targets[self.target_index_at(place) as usize]
+    }
+
+    /// Which of [`Self::targets`] the backend at a place in key order has.
+    pub(crate) fn target_index_at(&self, place: usize) -> u32 {
+        self.contents.backends[place].1
+    }
+
+    /// The place of the first key above this one, or `len()`. O(log n).
+    pub(crate) fn first_above(&self, key: &BackendKey) -> usize {
+        self.contents.backends.partition_point(|(k, _)| k <= key)
+    }
+
+    /// Which of [`Self::targets`] this is. O(log n).
+    pub(crate) fn target_index(&self, target: &T) -> Option<u32> {
+        self.contents.targets.binary_search(target).ok().map(|index| index as u32)
+    }
+
+    /// Whether both are clones of one set, without looking at the contents.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.contents, &other.contents)
+    }
+}
+
+impl<T> Clone for BackendSet<T> {
+    fn clone(&self) -> Self {
+        Self { contents: Arc::clone(&self.contents) }
+    }
+}
+
+impl<T: Target> PartialEq for BackendSet<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_same(other) || self.iter().eq(other.iter())
+    }
+}
+
+impl<T: Target> Eq for BackendSet<T> {}
+
+impl<T: fmt::Display> fmt::Debug for BackendSet<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Contents { backends, targets } = &*self.contents;
+        let entries = backends.iter().map(|(key, at)| (key, targets[*at as usize].to_string()));
+        f.debug_map().entries(entries).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backends_come_in_key_order_and_targets_once() {
+        let set = BackendSet::new([("b", 7), ("a", 9), ("c", 7)]).unwrap();
+        let pairs: Vec<_> = set.iter().map(|(key, target)| (key.as_str(), *target)).collect();
+        assert_eq!(pairs, [("a", 9), ("b", 7), ("c", 7)]);
+        assert_eq!(set.targets(), [7, 9]);
+        assert_eq!(set.get("a"), Some(&9));
+        assert_eq!(set.get("d"), None);
+    }
+
+    #[test]
+    fn a_bad_set_is_rejected_whole_and_names_the_backend() {
+        let empty = BackendSet::new([("a", 1), ("", 2)]).unwrap_err();
+        assert_eq!(empty, SetError::EmptyKey { target: "2".into() });
+        let twice = BackendSet::new([("b", 1), ("a", 2), ("b", 3)]).unwrap_err();
+        assert_eq!(twice, SetError::DuplicateKey { key: "b".into() });
+    }
+}

@@ -1,0 +1,138 @@
+use std::time::Duration;
+
+use crate::SettingsError;
+
+/// What becomes of the sessions that are connected to a target when it leaves the set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Removal {
+    /// Both ends are aborted at once.
+    #[default]
+    Abort,
+    /// They go on for at most this long (1 ms to 24 h) and are aborted then. If the target comes
+    /// back first, they are simply kept. Dials are revoked at once all the same.
+    Drain(Duration),
+}
+
+/// What a server can be told. All of it can be changed while it runs
+/// ([`Handle::configure`](crate::Handle::configure)) but `start`; sessions keep the time limits
+/// that were in force when they began to dial (for dialling) or to relay (for the rest).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Time for one attempt to dial, 1 ms to 1 h; shared among the addresses of a name. 3 s.
+    pub dial_timeout: Duration,
+    /// Distinct targets tried for one client, 1 to 16. A revoked dial doesn't count. 3.
+    pub dial_attempts_max: usize,
+    /// Time for all attempts of one client together, 1 ms to 1 h. 8 s.
+    pub dial_time_max: Duration,
+    /// Clients that may wait for the first set, 0 to 1,000,000. 1,024.
+    pub waiting_max: usize,
+    /// How long each may wait, 1 ms to 1 h. 10 s.
+    pub waiting_timeout: Duration,
+    /// How long a session whose one direction has ended may move no byte in the other, 1 ms to 7
+    /// days, counted from the later of that end and the last byte. `None`: for ever. 5 min.
+    pub half_close_timeout: Option<Duration>,
+    /// How long a session may move no byte in either direction, 1 ms to 7 days. `None`: for ever,
+    /// which is the default.
+    pub idle_timeout: Option<Duration>,
+    /// Live sessions at which the server stops accepting, 1 or more; the rest stays in the
+    /// listeners' backlogs. It is checked before each accept, so that each listener but one may
+    /// overshoot it by one. No limit.
+    pub max_connections: usize,
+    /// What becomes of sessions whose target is removed. [`Removal::Abort`].
+    pub removal: Removal,
+    /// Backends that a set may have, 1 to 10,000,000. 1,000,000.
+    pub backends_max: usize,
+    /// Where the rotation begins: the backend at this place in key order, modulo the length of
+    /// the first set. Give each of many servers another. 0.
+    pub start: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            dial_timeout: Duration::from_secs(3),
+            dial_attempts_max: 3,
+            dial_time_max: Duration::from_secs(8),
+            waiting_max: 1024,
+            waiting_timeout: Duration::from_secs(10),
+            half_close_timeout: Some(Duration::from_secs(300)),
+            idle_timeout: None,
+            max_connections: usize::MAX,
+            removal: Removal::Abort,
+            backends_max: 1_000_000,
+            start: 0,
+        }
+    }
+}
+
+const MS: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+impl Settings {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// The first setting, in the order of declaration, that is out of its range.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        let week = HOUR * 24 * 7;
+        check_time("dial_timeout", self.dial_timeout, HOUR, "1ms to 1h")?;
+        check_count("dial_attempts_max", self.dial_attempts_max, 1, 16, "1 to 16")?;
+        check_time("dial_time_max", self.dial_time_max, HOUR, "1ms to 1h")?;
+        check_count("waiting_max", self.waiting_max, 0, 1_000_000, "0 to 1000000")?;
+        check_time("waiting_timeout", self.waiting_timeout, HOUR, "1ms to 1h")?;
+        if let Some(timeout) = self.half_close_timeout {
+            check_time("half_close_timeout", timeout, week, "1ms to 7days, or off")?;
+        }
+        if let Some(timeout) = self.idle_timeout {
+            check_time("idle_timeout", timeout, week, "1ms to 7days, or off")?;
+        }
+        check_count("max_connections", self.max_connections, 1, usize::MAX, "1 or more")?;
+        if let Removal::Drain(time) = self.removal {
+            check_time("removal", time, HOUR * 24, "abort, or drain for 1ms to 24h")?;
+        }
+        check_count("backends_max", self.backends_max, 1, 10_000_000, "1 to 10000000")
+    }
+}
+
+fn check_time(
+    name: &'static str,
+    value: Duration,
+    max: Duration,
+    range: &'static str,
+) -> Result<(), SettingsError> {
+    if value < MS || value > max {
+        return Err(SettingsError { name, value: format!("{value:?}"), range });
+    }
+    Ok(())
+}
+
+fn check_count(
+    name: &'static str,
+    value: usize,
+    min: usize,
+    max: usize,
+    range: &'static str,
+) -> Result<(), SettingsError> {
+    if value < min || value > max {
+        return Err(SettingsError { name, value: value.to_string(), range });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_in_range_and_a_bad_value_is_named() {
+        assert_eq!(Settings::default().validate(), Ok(()));
+        let bad = Settings { dial_attempts_max: 0, ..Settings::default() };
+        let error = bad.validate().unwrap_err();
+        assert_eq!(error.to_string(), "dial_attempts_max is 0; it must be 1 to 16");
+        let bad = Settings { removal: Removal::Drain(Duration::ZERO), ..Settings::default() };
+        assert_eq!(bad.validate().unwrap_err().name, "removal");
+        let bad = Settings { idle_timeout: Some(HOUR * 200), ..Settings::default() };
+        assert_eq!(bad.validate().unwrap_err().name, "idle_timeout");
+    }
+}

@@ -1,0 +1,39 @@
+use std::{sync::Arc, time::Duration};
+
+use crate::{BackendSet, Generation, Load, Settings, Totals};
+
+/// The state of a server at one moment.
+///
+/// `accepted = live + ended.sum()`.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Snapshot<T> {
+    /// The current set, shared and not copied; `None` before the first.
+    pub set: Option<BackendSet<T>>,
+    /// The newest replacement.
+    pub generation: Generation,
+    /// Time since a source or a caller last said what the set is, also if it was the same set.
+    pub set_age: Option<Duration>,
+    /// Why the source of sets is lost, if it is.
+    pub source_lost: Option<Arc<str>>,
+    /// The sessions of each target that has any, ascending by target.
+    pub loads: Vec<Load<T>>,
+    /// Sessions that wait for the first set.
+    pub waiting: usize,
+    /// Clients accepted, ever.
+    pub accepted: u64,
+    /// Sessions that have not ended.
+    pub live: usize,
+    /// Sessions that have ended, by reason.
+    pub ended: Totals,
+    /// Bytes written to backends by sessions that have ended.
+    pub bytes_to_backends: u64,
+    /// Bytes written to clients by sessions that have ended.
+    pub bytes_to_clients: u64,
+    /// Listeners that accept.
+    pub listeners: usize,
+    /// Whether the server has begun to shut down.
+    pub is_shutting_down: bool,
+    /// The settings in force.
+    pub settings: Arc<Settings>,
+}

@@ -1,0 +1,51 @@
+use thiserror::Error as ThisError;
+
+/// Why a text is no address.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+#[non_exhaustive]
+pub enum AddressError {
+    /// There is no port.
+    #[error("`{text}` has no port: write HOST:PORT, [IPV6]:PORT or unix:/PATH")]
+    NoPort {
+        /// The text.
+        text: String,
+    },
+    /// What stands for the port is no number from 0 to 65535.
+    #[error("`{text}` has no valid port: it must be a number from 1 to 65535")]
+    BadPort {
+        /// The text.
+        text: String,
+    },
+    /// An IPv6 address without brackets.
+    #[error("`{text}` needs brackets around its IPv6 address: write [IPV6]:PORT")]
+    BareIpv6 {
+        /// The text.
+        text: String,
+    },
+    /// What stands in brackets is no IPv6 address.
+    #[error("`{text}` is no IPv6 address: write [IPV6]:PORT")]
+    NotAnIp {
+        /// The text.
+        text: String,
+    },
+    /// What stands for the host is neither an IP address nor a name.
+    #[error("`{text}` is no host: write an IP address or a host name")]
+    BadHost {
+        /// The text.
+        text: String,
+    },
+    /// The path of a Unix socket is relative.
+    #[error("`unix:{path}` is no absolute path: write unix:/PATH")]
+    RelativePath {
+        /// The path.
+        path: String,
+    },
+    /// The path of a Unix socket is too long for the system.
+    #[error("the path of a Unix socket has at most {max} bytes, this one has {bytes}: shorten it")]
+    LongPath {
+        /// Its length, in bytes.
+        bytes: usize,
+        /// The most it can have.
+        max: usize,
+    },
+}

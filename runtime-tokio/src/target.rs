@@ -1,0 +1,209 @@
+use std::{
+    ffi::OsStr,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    str::FromStr,
+    sync::Arc,
+};
+
+use crate::AddressError;
+
+/// A TCP address, `host:port` or `[v6]:port`. Names are kept, and resolved at each dial.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TcpTarget {
+    /// The machine.
+    pub host: Host,
+    /// The port, 1 to 65535; 0 only for a listener, where it means any.
+    pub port: u16,
+}
+
+/// A machine's address or name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Host {
+    /// An IPv4 or IPv6 address.
+    Ip(IpAddr),
+    /// A name for the system's resolver, in lower case.
+    Name(Arc<str>),
+}
+
+/// The path of a Unix socket, written `unix:/path`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixTarget(Arc<Path>);
+
+/// Where something listens: TCP or a Unix socket. Parsed from `host:port`, `[v6]:port` or
+/// `unix:/path`, and displayed as that.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Address {
+    /// TCP.
+    Tcp(TcpTarget),
+    /// A Unix socket.
+    Unix(UnixTarget),
+}
+
+/// The longest path that a Unix socket's address holds, in bytes (Linux: `sun_path` less its 0).
+const UNIX_PATH_MAX: usize = 107;
+
+/// The longest name that DNS allows, in bytes (RFC 1035, section 2.3.4).
+const NAME_MAX: usize = 253;
+
+impl UnixTarget {
+    /// The socket at an absolute path.
+    ///
+    /// # Errors
+    /// The path is relative or too long.
+    pub fn new(path: impl AsRef<Path>) -> Result<Self, AddressError> {
+        let path = path.as_ref();
+        if !path.is_absolute() {
+            return Err(AddressError::RelativePath { path: path.display().to_string() });
+        }
+        let bytes = path.as_os_str().len();
+        if bytes > UNIX_PATH_MAX {
+            return Err(AddressError::LongPath { bytes, max: UNIX_PATH_MAX });
+        }
+        Ok(Self(path.into()))
+    }
+
+    /// The path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl FromStr for TcpTarget {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let given = || text.to_string();
+        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+            let (host, port) =
+                rest.split_once(']').ok_or_else(|| AddressError::NotAnIp { text: given() })?;
+            let ip = host.parse().map_err(|_| AddressError::NotAnIp { text: host.into() })?;
+            let port = port.strip_prefix(':');
+            (Host::Ip(IpAddr::V6(ip)), port.ok_or_else(|| AddressError::NoPort { text: given() })?)
+        } else {
+            let (host, port) =
+                text.rsplit_once(':').ok_or_else(|| AddressError::NoPort { text: given() })?;
+            if host.contains(':') {
+                return Err(AddressError::BareIpv6 { text: given() });
+            }
+            (host.parse()?, port)
+        };
+        let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = port.parse().ok().filter(|_| digits);
+        Ok(Self { host, port: port.ok_or_else(|| AddressError::BadPort { text: given() })? })
+    }
+}
+
+impl FromStr for Host {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Ok(ip) = text.parse() {
+            return Ok(Self::Ip(ip));
+        }
+        let is_label = |label: &str| {
+            !label.is_empty()
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        };
+        let labels = text.strip_suffix('.').unwrap_or(text);
+        // A last label of digits would be an IPv4 address with a mistake in it.
+        let is_numeric = labels.rsplit('.').next().is_some_and(|label| label.parse::<u64>().is_ok());
+        if text.len() > NAME_MAX || is_numeric || !labels.split('.').all(is_label) {
+            return Err(AddressError::BadHost { text: text.into() });
+        }
+        Ok(Self::Name(text.to_ascii_lowercase().into()))
+    }
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        match text.strip_prefix("unix:") {
+            Some(path) => UnixTarget::new(OsStr::new(path)).map(Self::Unix),
+            None => text.parse().map(Self::Tcp),
+        }
+    }
+}
+
+impl From<SocketAddr> for TcpTarget {
+    fn from(address: SocketAddr) -> Self {
+        Self { host: Host::Ip(address.ip()), port: address.port() }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address.into())
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]"),
+            Self::Ip(IpAddr::V4(ip)) => ip.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+impl fmt::Display for TcpTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+impl fmt::Display for UnixTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unix:{}", self.0.display())
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(target) => target.fmt(f),
+            Self::Unix(target) => target.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_displayed_as_it_is_written() {
+        for text in ["127.0.0.1:80", "[::1]:65535", "db-1.example.org:5432", "unix:/run/a.sock"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+        assert_eq!("DB.Example:1".parse::<Address>(), "db.example:1".parse());
+        assert_eq!("[0:0::1]:1".parse::<Address>(), "[::1]:1".parse());
+    }
+
+    #[test]
+    fn a_bad_address_is_told_with_its_cause() {
+        for (text, cause) in [
+            ("localhost", "no port"),
+            ("", "no port"),
+            ("::1:80", "brackets"),
+            ("[::1]", "no port"),
+            ("[::g]:80", "IPv6"),
+            ("a:", "port"),
+            ("a:65536", "port"),
+            ("a:+1", "port"),
+            ("256.0.0.1:80", "host"),
+            ("a..b:80", "host"),
+            ("a b:80", "host"),
+            (":80", "host"),
+            ("unix:run/a", "absolute"),
+        ] {
+            let error = text.parse::<Address>().unwrap_err().to_string();
+            assert!(error.contains(cause), "{text}: {error}");
+        }
+        let long = format!("unix:/{}", "a".repeat(UNIX_PATH_MAX));
+        assert!(long.parse::<Address>().unwrap_err().to_string().contains("107"));
+    }
+}
