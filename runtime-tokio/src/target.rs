@@ -70,6 +70,39 @@ impl UnixTarget {
     }
 }
 
+impl Address {
+    /// Whether this can be a backend of a balancer that listens at `own`.
+    ///
+    /// # Errors
+    /// Port 0, or an address that leads back to the balancer itself, as far as the text tells.
+    pub fn validate_target(&self, own: &[Self]) -> Result<(), String> {
+        if let Self::Tcp(TcpTarget { port: 0, .. }) = self {
+            return Err("port 0 can't be dialled: give the backend's port".into());
+        }
+        match own.iter().find(|own| own.leads_to(self)) {
+            Some(own) => Err(format!("the balancer itself listens at {own}: give another address")),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether who dials `target` reaches who listens here.
+    fn leads_to(&self, target: &Self) -> bool {
+        let (Self::Tcp(own), Self::Tcp(target)) = (self, target) else { return self == target };
+        let is_here = match (&own.host, &target.host) {
+            (Host::Ip(own), Host::Ip(to)) => {
+                own == to
+                    || own.is_unspecified() && to.is_loopback()
+                    || to.is_unspecified() && (own.is_unspecified() || own.is_loopback())
+            }
+            (Host::Ip(own), Host::Name(name)) => {
+                &**name == "localhost" && (own.is_unspecified() || own.is_loopback())
+            }
+            (own, to) => own == to,
+        };
+        is_here && own.port == target.port
+    }
+}
+
 impl FromStr for TcpTarget {
     type Err = AddressError;
 
@@ -108,7 +141,8 @@ impl FromStr for Host {
         };
         let labels = text.strip_suffix('.').unwrap_or(text);
         // A last label of digits would be an IPv4 address with a mistake in it.
-        let is_numeric = labels.rsplit('.').next().is_some_and(|label| label.parse::<u64>().is_ok());
+        let is_numeric =
+            labels.rsplit('.').next().is_some_and(|label| label.parse::<u64>().is_ok());
         if text.len() > NAME_MAX || is_numeric || !labels.split('.').all(is_label) {
             return Err(AddressError::BadHost { text: text.into() });
         }
@@ -181,6 +215,34 @@ mod tests {
         }
         assert_eq!("DB.Example:1".parse::<Address>(), "db.example:1".parse());
         assert_eq!("[0:0::1]:1".parse::<Address>(), "[::1]:1".parse());
+    }
+
+    #[test]
+    fn a_target_that_leads_back_to_the_balancer_is_refused() {
+        let check = |own: &str, target: &str| {
+            target.parse::<Address>().unwrap().validate_target(&[own.parse().unwrap()])
+        };
+        for (own, target) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("0.0.0.0:80", "127.0.0.5:80"),
+            ("[::]:80", "[::1]:80"),
+            ("127.0.0.1:80", "0.0.0.0:80"),
+            ("127.0.0.1:80", "localhost:80"),
+            ("unix:/run/a", "unix:/run/a"),
+        ] {
+            let error = check(own, target).unwrap_err();
+            assert!(error.contains("the balancer itself"), "{own} {target}: {error}");
+        }
+        for (own, target) in [
+            ("127.0.0.1:80", "127.0.0.1:81"),
+            ("127.0.0.1:80", "127.0.0.2:80"),
+            ("0.0.0.0:80", "192.0.2.1:80"),
+            ("192.0.2.1:80", "localhost:80"),
+            ("unix:/run/a", "unix:/run/b"),
+        ] {
+            assert_eq!(check(own, target), Ok(()), "{own} {target}");
+        }
+        assert!(check("127.0.0.1:80", "127.0.0.1:0").unwrap_err().contains("port 0"));
     }
 
     #[test]

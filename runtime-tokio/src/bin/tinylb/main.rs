@@ -1,0 +1,5 @@
+//! The program `tinylb`.
+
+mod config;
+
+fn main() {}
