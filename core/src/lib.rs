@@ -52,7 +52,7 @@ pub use self::{
     reason::{EndReason, Totals},
     relay::{Direction, Progress, Relay, RelayError},
     runtime::Runtime,
-    server::{Handle, ListenerHandle, Replacement, Server, Shutdown},
+    server::{Handle, ListenerHandle, Replacement, Server, Shutdown, StopHandle},
     set::{BackendSet, Target},
     settings::{Removal, Settings},
     snapshot::Snapshot,

@@ -1,9 +1,46 @@
-//! tinylb on tokio.
+//! tinylb on tokio: TCP and Unix sockets for [`tinylb_core::Server`].
+//!
+//! - [`TcpListener`], [`TcpDialer`] and [`TcpConn`]; [`UnixListener`], [`UnixDialer`] and
+//!   [`UnixConn`]; [`AddressDialer`] for backends of both kinds.
+//! - [`TokioRuntime`], and [`TcpOptions`] for what every TCP connection is set to.
+//!
+//! The program `tinylb` is in this package as well, behind the feature `cli`.
+//!
+//! ```
+//! use tinylb_core::{BackendSet, CopyRelay, Server, Settings};
+//! use tinylb_tokio::{TcpDialer, TcpListener, TcpOptions, TcpTarget, TokioRuntime};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let options = TcpOptions::default();
+//! let runtime = TokioRuntime::current();
+//! let dialer = TcpDialer::new(options.clone());
+//! let server = Server::new(dialer, runtime.clone(), Settings::default())?;
+//! let listener = TcpListener::bind("127.0.0.1:0".parse()?, &options)?;
+//! server.listen(listener, CopyRelay::default(), runtime);
+//!
+//! let backends = [("a", "127.0.0.1:9001"), ("b", "127.0.0.1:9002")];
+//! let backends = backends.map(|(key, address)| (key, address.parse::<TcpTarget>().unwrap()));
+//! let replacement = server.handle().replace(BackendSet::new(backends)?)?;
+//! println!("{} backends came", replacement.await.added.len());
+//! # Ok(())
+//! # }
+//! ```
 
+mod conn;
+mod dialer;
 mod error;
+mod listener;
+mod options;
+mod runtime;
 mod target;
 
 pub use self::{
+    conn::{AddressConn, TcpConn, UnixConn},
+    dialer::{AddressDialer, TcpDialer, UnixDialer},
     error::AddressError,
+    listener::{TcpListener, UnixListener, UnixSocketFile},
+    options::TcpOptions,
+    runtime::TokioRuntime,
     target::{Address, Host, TcpTarget, UnixTarget},
 };

@@ -295,6 +295,24 @@ impl ListenerHandle {
 
     /// Stops accepting and closes the listener. Its sessions go on.
     pub fn stop(&self) {
+        self.stop_handle().stop();
+    }
+
+    /// A handle to stop the listener with while this one is awaited.
+    pub fn stop_handle(&self) -> StopHandle {
+        StopHandle { stop: Arc::clone(&self.stop) }
+    }
+}
+
+/// Stops one listener of a server. Cheap to clone.
+#[derive(Clone)]
+pub struct StopHandle {
+    stop: Arc<Signal>,
+}
+
+impl StopHandle {
+    /// Stops accepting and closes the listener. Its sessions go on.
+    pub fn stop(&self) {
         self.stop.raise(Word::Closed);
     }
 }

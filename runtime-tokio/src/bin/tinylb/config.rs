@@ -1,1 +1,164 @@
+//! The file that tells the program what to serve: its format, and every problem in it at once.
 
+mod document;
+mod fields;
+mod problem;
+mod syntax;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tinylb_core::{BackendSet, Settings, SettingsError};
+use tinylb_tokio::Address;
+
+pub(crate) use problem::Problem;
+
+/// The largest file that is read, in bytes: room for ten million backends. It keeps a device or
+/// a log given by mistake from filling the memory.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What a file says.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Config {
+    /// By name; at least one.
+    pub(crate) services: BTreeMap<String, Service>,
+}
+
+/// One balancer: where it listens, its backends, and its settings.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Service {
+    /// Where it listens: IP addresses and Unix sockets, at least one, in the order of the file.
+    pub(crate) listen: Vec<Address>,
+    /// The set; empty on purpose if the file says so.
+    pub(crate) backends: BackendSet<Address>,
+    /// What the core is told; `max_connections` and `start` are in it too if they were given.
+    pub(crate) settings: Settings,
+    /// `None`: the program derives it from the limit of descriptors.
+    pub(crate) max_connections: Option<usize>,
+    /// Where the rotation begins. `None`: the program chooses, for each process another.
+    pub(crate) start: Option<u64>,
+    /// How long sent bytes may go without an answer, 1 s to 24 h. `None`: as the system says.
+    pub(crate) tcp_user_timeout: Option<Duration>,
+    /// How long sessions may finish at shutdown, 0 s to 24 h.
+    pub(crate) shutdown_timeout: Duration,
+}
+
+impl Service {
+    /// A service with the default settings.
+    pub(crate) fn new(listen: Vec<Address>, backends: BackendSet<Address>) -> Self {
+        Self {
+            listen,
+            backends,
+            settings: Settings::default(),
+            max_connections: None,
+            start: None,
+            tcp_user_timeout: Some(Duration::from_secs(120)),
+            shutdown_timeout: Duration::from_secs(30),
+        }
+    }
+
+    /// Checks the range of every setting; the first that is out of it.
+    pub(crate) fn check_ranges(&self) -> Result<(), SettingsError> {
+        self.settings.validate()?;
+        let own = [
+            (
+                "tcp_user_timeout",
+                self.tcp_user_timeout,
+                Duration::from_secs(1),
+                "1s to 24h, or off",
+            ),
+            ("shutdown_timeout", Some(self.shutdown_timeout), Duration::ZERO, "0s to 24h"),
+        ];
+        for (name, value, min, range) in own {
+            if let Some(value) = value
+                && (value < min || value > DAY)
+            {
+                return Err(SettingsError { name, value: format!("{value:?}"), range });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why there is no [`Config`]. Displayed as one line for each problem.
+#[derive(Debug)]
+pub(crate) enum LoadError {
+    /// The file could not be read.
+    Io { path: PathBuf, source: io::Error },
+    /// It was read, and this is wrong with it: at least one, in order of position.
+    Problems { path: PathBuf, problems: Vec<Problem> },
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { path, source } => {
+                let remedy = match source.kind() {
+                    io::ErrorKind::NotFound => "check the path",
+                    io::ErrorKind::PermissionDenied => "let the user who runs tinylb read it",
+                    _ => "give the path of a TOML file",
+                };
+                write!(f, "can't read {}: {source}: {remedy}", path.display())
+            }
+            Self::Problems { path, problems } => {
+                let lines: Vec<_> = problems.iter().map(|problem| problem.one_line(path)).collect();
+                f.write_str(&lines.join("\n"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for LoadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            Self::Problems { .. } => None,
+        }
+    }
+}
+
+/// Reads and checks a file.
+pub(crate) fn load(path: &Path) -> Result<Config, LoadError> {
+    let bytes = read(path).map_err(|source| LoadError::Io { path: path.to_path_buf(), source })?;
+    parse_bytes(&bytes)
+        .map_err(|problems| LoadError::Problems { path: path.to_path_buf(), problems })
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 1 GiB"));
+    }
+    Ok(bytes)
+}
+
+/// What a file's bytes say, or all that is wrong with them.
+pub(crate) fn parse_bytes(bytes: &[u8]) -> Result<Config, Vec<Problem>> {
+    // A byte order mark is no part of the text: columns count from the first character.
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
+    match std::str::from_utf8(bytes) {
+        Ok(text) => document::read(text),
+        Err(error) => {
+            let at = error.valid_up_to();
+            let message =
+                format!("the byte 0x{:02x} is not UTF-8: save the file as UTF-8", bytes[at]);
+            Err(problem::locate(&String::from_utf8_lossy(bytes), vec![(at, message)]))
+        }
+    }
+}
+
+/// What a text says, or all that is wrong with it, in order of position.
+pub(crate) fn parse(text: &str) -> Result<Config, Vec<Problem>> {
+    parse_bytes(text.as_bytes())
+}

@@ -1,0 +1,109 @@
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tinylb_core::BackendSet;
+use tinylb_tokio::{Address, Host, TcpTarget};
+
+/// A round-robin load balancer of connections. When a backend is removed, its connections are
+/// reset at once, so that clients go to a live one.
+#[derive(Parser)]
+#[command(name = "tinylb", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Balance connections until told to stop.
+    Run(Run),
+    /// Look for every problem in a configuration file, and do nothing else.
+    Check {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Show a balancer at work: backends, clients and replacements in one process, in 6 seconds.
+    Demo,
+}
+
+#[derive(Args)]
+pub(crate) struct Run {
+    /// The configuration file; read again when it changes, and on SIGHUP.
+    #[arg(long, value_name = "FILE", required_unless_present = "listen")]
+    pub(crate) config: Option<PathBuf>,
+    /// Listen here, for a service named `default`: HOST:PORT, [IPV6]:PORT or unix:/PATH. Port 0
+    /// takes a free one. May be repeated.
+    #[arg(long, value_name = "ADDRESS", value_parser = listen_address, conflicts_with = "config",
+          requires = "backend")]
+    pub(crate) listen: Vec<Address>,
+    /// A backend of that service. May be repeated.
+    #[arg(long, value_name = "KEY=ADDRESS", value_parser = backend, requires = "listen")]
+    pub(crate) backend: Vec<(String, Address)>,
+    /// Answer GET /healthz, /readyz, /metrics and /services here: HOST:PORT or unix:/PATH.
+    #[arg(long, value_name = "ADDRESS", value_parser = listen_address)]
+    pub(crate) admin: Option<Address>,
+    /// Let the admin address also take PUT /services/NAME/backends.
+    #[arg(long, requires = "admin")]
+    pub(crate) admin_write: bool,
+    #[command(flatten)]
+    pub(crate) log: Log,
+}
+
+#[derive(Args)]
+pub(crate) struct Log {
+    /// How log lines look [default: human on a terminal, json elsewhere].
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+    /// The least severe lines that are logged; debug has a line for each connection.
+    #[arg(long, value_enum, value_name = "LEVEL", default_value = "info")]
+    pub(crate) log_level: LogLevel,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Human,
+    Json,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+impl Run {
+    /// The backends given as arguments.
+    ///
+    /// # Errors
+    /// What is wrong with them, for people to read.
+    pub(crate) fn backends(&self) -> Result<BackendSet<Address>, String> {
+        for (key, address) in &self.backend {
+            address
+                .validate_target(&self.listen)
+                .map_err(|reason| format!("the target {address} of {key} is invalid: {reason}"))?;
+        }
+        let backends = self.backend.iter().map(|(key, address)| (key.as_str(), address.clone()));
+        BackendSet::new(backends).map_err(|error| error.to_string())
+    }
+}
+
+fn listen_address(text: &str) -> Result<Address, String> {
+    match text.parse() {
+        Ok(Address::Tcp(TcpTarget { host: Host::Name(name), .. })) => {
+            Err(format!("`{name}` is a name: give the IP address to listen at"))
+        }
+        Ok(address) => Ok(address),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+fn backend(text: &str) -> Result<(String, Address), String> {
+    let (key, address) = text.split_once('=').ok_or("no `=` in it: write KEY=ADDRESS")?;
+    if key.is_empty() {
+        return Err("the key is empty: write KEY=ADDRESS".into());
+    }
+    Ok((key.into(), address.parse().map_err(|error| format!("{error}"))?))
+}

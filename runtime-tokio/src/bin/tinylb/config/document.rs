@@ -1,0 +1,299 @@
+use std::collections::{BTreeMap, btree_map::Entry};
+
+use tinylb_core::{BackendSet, SetError};
+use tinylb_tokio::{Address, AddressError, Host, TcpTarget};
+use toml::{
+    Spanned,
+    de::{DeString, DeTable, DeValue},
+};
+
+use super::{
+    Config, Service, fields,
+    problem::{self, Problem},
+    syntax::Syntax,
+};
+
+pub(super) type Key<'i> = Spanned<DeString<'i>>;
+pub(super) type Value<'i> = Spanned<DeValue<'i>>;
+
+/// What a text says, or all that is wrong with it.
+pub(super) fn read(text: &str) -> Result<Config, Vec<Problem>> {
+    let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+    if text.lines().all(is_blank) {
+        let message = "the file is empty: write [services.NAME] with `listen` and `backends`";
+        return Err(problem::locate(text, vec![(0, message.into())]));
+    }
+    let (services, reader) = Syntax::read(text, |tree, syntax| {
+        let mut reader = Reader { text, syntax, found: Vec::new(), listens: Vec::new() };
+        let services = reader.root(tree);
+        reader.check_listens();
+        (services, reader)
+    });
+    let Reader { syntax, mut found, .. } = reader;
+    found.retain(|(at, _)| !syntax.is_doubtful(*at));
+    found.extend(syntax.errors);
+    match found.is_empty() {
+        true => Ok(Config { services }),
+        false => Err(problem::locate(text, found)),
+    }
+}
+
+/// Reads a tree from its root, and collects what is wrong with it.
+pub(super) struct Reader<'t> {
+    text: &'t str,
+    syntax: Syntax,
+    /// Offset in bytes, and message.
+    found: Vec<(usize, String)>,
+    /// Offset in bytes, service, and address, of all services.
+    listens: Vec<(usize, String, Address)>,
+}
+
+impl Reader<'_> {
+    pub(super) fn wrong(&mut self, at: &Spanned<impl Sized>, message: impl Into<String>) {
+        self.found.push((at.span().start, message.into()));
+    }
+
+    /// Something isn't there. After an error of syntax, it may have been there unread.
+    pub(super) fn missing(&mut self, at: usize, message: impl Into<String>) {
+        if self.syntax.errors.is_empty() {
+            self.found.push((at, message.into()));
+        }
+    }
+
+    fn root(&mut self, root: &DeTable<'_>) -> BTreeMap<String, Service> {
+        let mut services = BTreeMap::new();
+        for (key, _) in root.iter().filter(|(key, _)| key.get_ref() != "services") {
+            if fields::is_known(key.get_ref()) {
+                let message = format!(
+                    "`{}` belongs to a service: write [services.NAME] above it",
+                    key.get_ref()
+                );
+                self.wrong(key, message);
+            } else {
+                self.unknown(key, "in the file", &["services"]);
+            }
+        }
+        let (at, given) = match root.get_key_value("services") {
+            Some((key, value)) => (key.span().start, Some(value)),
+            None => (0, None),
+        };
+        match given.map(|value| (value, value.get_ref())) {
+            Some((_, DeValue::Table(tables))) if !tables.is_empty() => {
+                for (key, value) in tables.iter() {
+                    let service = self.service(key, value);
+                    services.insert(key.get_ref().to_string(), service);
+                }
+            }
+            Some((value, other)) if !other.is_table() => {
+                let kind = fields::kind(other);
+                self.wrong(
+                    value,
+                    format!("`services` must be tables [services.NAME]; this is {kind}"),
+                );
+            }
+            // A header that was misspelt has been told already.
+            _ if self.found.is_empty() => {
+                let message =
+                    "there is no service: write [services.NAME] with `listen` and `backends`";
+                self.missing(at, message);
+            }
+            _ => {}
+        }
+        services
+    }
+
+    fn service(&mut self, name: &Key<'_>, value: &Value<'_>) -> Service {
+        let mut service = Service::new(Vec::new(), BackendSet::empty());
+        self.check_name(name);
+        let DeValue::Table(table) = value.get_ref() else {
+            let (name_text, kind) = (name.get_ref(), fields::kind(value.get_ref()));
+            let message =
+                format!("a service must be one table, [services.{name_text}]; this is {kind}");
+            self.wrong(value, message);
+            return service;
+        };
+        let mut misspelt = Vec::new();
+        for (key, value) in table.iter() {
+            match fields::find(key.get_ref()) {
+                Some(field) => field.read(self, value, &mut service),
+                None if key.get_ref() == "listen" => service.listen = self.listen(name, value),
+                None if key.get_ref() == "backends" => {}
+                None => misspelt.extend(self.unknown_in_service(key, value, name)),
+            }
+        }
+        // The backends come last: they are checked against the rest.
+        if let Some((key, value)) = table.get_key_value("backends") {
+            service.backends = self.backends(key, value, &service);
+        }
+        for (key, remedy) in [
+            ("listen", "write for example listen = \"127.0.0.1:8080\""),
+            ("backends", "write a table of them, or backends = {} if there shall be none"),
+        ] {
+            if !table.contains_key(key) && !misspelt.contains(&key) {
+                let message = format!("`{}` has no `{key}`: {remedy}", name.get_ref());
+                self.missing(name.span().start, message);
+            }
+        }
+        service
+    }
+
+    fn check_name(&mut self, name: &Key<'_>) {
+        let text = name.get_ref();
+        if text.is_empty() {
+            self.wrong(name, "a service's name is empty: write [services.NAME]");
+        } else if !text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+            self.wrong(
+                name,
+                format!("`{text}` is no name of a service: use letters, digits, `-`, `_` and `.`"),
+            );
+        }
+    }
+
+    fn unknown_in_service(
+        &mut self,
+        key: &Key<'_>,
+        value: &Value<'_>,
+        service: &Key<'_>,
+    ) -> Option<&'static str> {
+        let known = fields::known();
+        if value.get_ref().is_table() && fields::nearest(key.get_ref(), &known).is_none() {
+            let (service, key_text) = (service.get_ref(), key.get_ref());
+            let message = format!(
+                "unknown table `{key_text}` in `{service}`: if the dot is part of the service's \
+                 name, write [services.\"{service}.{key_text}\"]"
+            );
+            self.wrong(key, message);
+            return None;
+        }
+        self.unknown(key, &format!("in `{}`", service.get_ref()), &known)
+    }
+
+    /// Tells of an unknown key, and returns the known one that it seems to stand for.
+    pub(super) fn unknown(
+        &mut self,
+        key: &Key<'_>,
+        place: &str,
+        known: &[&'static str],
+    ) -> Option<&'static str> {
+        let (given, nearest) = (key.get_ref(), fields::nearest(key.get_ref(), known));
+        let message = match nearest {
+            Some(nearest) => format!("unknown key `{given}`: did you mean `{nearest}`?"),
+            None => {
+                let list: Vec<_> = known.iter().map(|known| format!("`{known}`")).collect();
+                format!("unknown key `{given}` {place}: expected {}", list.join(", "))
+            }
+        };
+        self.wrong(key, message);
+        nearest
+    }
+
+    fn listen(&mut self, service: &Key<'_>, value: &Value<'_>) -> Vec<Address> {
+        let given = match value.get_ref() {
+            DeValue::Array(array) => array.iter().collect(),
+            _ => vec![value],
+        };
+        if given.is_empty() {
+            self.wrong(value, "`listen` is empty: give at least one address");
+        }
+        let mut addresses = Vec::new();
+        for value in given {
+            let Some(address) = self.address("`listen`", value) else { continue };
+            match &address {
+                Address::Tcp(TcpTarget { host: Host::Name(_), port }) => {
+                    let message = format!(
+                        "`{address}` is a name: listen at an IP address, such as 127.0.0.1:{port} \
+                         or [::]:{port}"
+                    );
+                    self.wrong(value, message);
+                }
+                _ => {
+                    let at = value.span().start;
+                    self.listens.push((at, service.get_ref().to_string(), address.clone()));
+                    addresses.push(address);
+                }
+            }
+        }
+        addresses
+    }
+
+    /// Two listeners of one address: the second would fail.
+    fn check_listens(&mut self) {
+        self.listens.sort_by_key(|(at, ..)| *at);
+        let mut seen: BTreeMap<&Address, (usize, &str)> = BTreeMap::new();
+        for (at, service, address) in &self.listens {
+            if matches!(address, Address::Tcp(TcpTarget { port: 0, .. })) {
+                continue;
+            }
+            match seen.entry(address) {
+                Entry::Vacant(entry) => {
+                    entry.insert((*at, service));
+                }
+                Entry::Occupied(entry) => {
+                    let (first, other) = *entry.get();
+                    let line = self.text[..first].matches('\n').count() + 1;
+                    let message = format!(
+                        "`{other}` listens at {address} already, line {line}: give each listener \
+                         an address of its own"
+                    );
+                    self.found.push((*at, message));
+                }
+            }
+        }
+    }
+
+    fn backends(
+        &mut self,
+        at: &Key<'_>,
+        value: &Value<'_>,
+        service: &Service,
+    ) -> BackendSet<Address> {
+        let DeValue::Table(table) = value.get_ref() else {
+            let kind = fields::kind(value.get_ref());
+            let message = format!(
+                "`backends` must be a table, such as {{ a = \"127.0.0.1:9001\" }}; this is {kind}"
+            );
+            self.wrong(value, message);
+            return BackendSet::empty();
+        };
+        let max = service.settings.backends_max;
+        // The tree is in key order, as the set is.
+        if let Some(key) = table.keys().nth(max) {
+            let first = key.get_ref().as_ref().into();
+            let error = SetError::TooManyBackends { count: table.len(), max, key: first };
+            self.wrong(key, format!("{error}: remove some, or raise `backends_max`"));
+        }
+        let mut backends = Vec::with_capacity(table.len());
+        for (key, value) in table.iter() {
+            let name = key.get_ref().as_ref();
+            if name.is_empty() {
+                let target = value.get_ref().as_str().unwrap_or_default().to_string();
+                self.wrong(key, SetError::EmptyKey { target }.to_string());
+            }
+            let Some(target) = self.address("a backend's address", value) else { continue };
+            if let Err(reason) = target.validate_target(&service.listen) {
+                let key = if name.is_empty() { "\"\"" } else { name }.into();
+                let target = target.to_string();
+                self.wrong(value, SetError::InvalidTarget { key, target, reason }.to_string());
+            } else if !name.is_empty() {
+                backends.push((name, target));
+            }
+        }
+        BackendSet::new(backends).unwrap_or_else(|error| {
+            self.wrong(at, error.to_string());
+            BackendSet::empty()
+        })
+    }
+
+    fn address(&mut self, what: &str, value: &Value<'_>) -> Option<Address> {
+        let DeValue::String(text) = value.get_ref() else {
+            let kind = fields::kind(value.get_ref());
+            let message = format!(
+                "{what} must be a string, \"HOST:PORT\", \"[IPV6]:PORT\" or \"unix:/PATH\"; this \
+                 is {kind}"
+            );
+            self.wrong(value, message);
+            return None;
+        };
+        text.parse().map_err(|error: AddressError| self.wrong(value, error.to_string())).ok()
+    }
+}

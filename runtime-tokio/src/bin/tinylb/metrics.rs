@@ -1,0 +1,167 @@
+use std::{
+    collections::BTreeMap,
+    fmt::{Display, Write},
+    sync::atomic::Ordering,
+};
+
+use tinylb_core::{EndReason, Snapshot};
+use tinylb_tokio::Address;
+
+use crate::service::Service;
+
+/// The state of all services in Prometheus's text format, version 0.0.4.
+pub(crate) fn text(services: &[std::sync::Arc<Service>]) -> String {
+    let mut page = Page::default();
+    for service in services {
+        let snapshot = service.handle().snapshot();
+        let name = service.name.as_str();
+        totals(&mut page, name, &snapshot);
+        backends(&mut page, name, &snapshot);
+        let failures = [
+            (
+                "tinylb_dial_failures_total",
+                "Dials that came to nothing.",
+                &service.events.dial_failures,
+            ),
+            (
+                "tinylb_accept_failures_total",
+                "Accepts that failed.",
+                &service.events.accept_failures,
+            ),
+        ];
+        for (metric, help, counter) in failures {
+            let labels = [("service", name)];
+            page.add(metric, "counter", help, &labels, counter.load(Ordering::Relaxed));
+        }
+    }
+    page.finish()
+}
+
+fn totals(page: &mut Page, service: &str, snapshot: &Snapshot<Address>) {
+    let labels = [("service", service)];
+    page.add(
+        "tinylb_connections_accepted_total",
+        "counter",
+        "Clients' connections accepted.",
+        &labels,
+        snapshot.accepted,
+    );
+    for reason in EndReason::ALL {
+        page.add(
+            "tinylb_connections_ended_total",
+            "counter",
+            "Connections ended, by reason.",
+            &[("service", service), ("reason", reason.as_str())],
+            snapshot.ended.of(reason),
+        );
+    }
+    for (direction, bytes) in
+        [("to_backends", snapshot.bytes_to_backends), ("to_clients", snapshot.bytes_to_clients)]
+    {
+        page.add(
+            "tinylb_bytes_total",
+            "counter",
+            "Bytes relayed by connections that have ended.",
+            &[("service", service), ("direction", direction)],
+            bytes,
+        );
+    }
+    let backends = snapshot.set.as_ref().map_or(0, |set| set.len());
+    let age = snapshot.set_age.map_or(0.0, |age| age.as_secs_f64());
+    let gauges: [(&str, &str, &dyn Display); 8] = [
+        ("tinylb_connections_live", "Connections that have not ended.", &snapshot.live),
+        (
+            "tinylb_connections_waiting",
+            "Connections that wait for the first set.",
+            &snapshot.waiting,
+        ),
+        (
+            "tinylb_connections_max",
+            "Connections at which accepting pauses.",
+            &snapshot.settings.max_connections,
+        ),
+        ("tinylb_listeners", "Listeners that accept.", &snapshot.listeners),
+        ("tinylb_backends", "Backends in the set.", &backends),
+        ("tinylb_set_generation", "Replacements of the set so far.", &snapshot.generation),
+        ("tinylb_set_age_seconds", "Time since the set was last given.", &age),
+        (
+            "tinylb_source_lost",
+            "Whether the source of sets is lost.",
+            &u8::from(snapshot.source_lost.is_some()),
+        ),
+    ];
+    for (metric, help, value) in gauges {
+        page.add(metric, "gauge", help, &labels, value);
+    }
+}
+
+/// Each target of the set, and those that left it and drain.
+fn backends(page: &mut Page, service: &str, snapshot: &Snapshot<Address>) {
+    let mut targets: BTreeMap<String, [usize; 3]> = BTreeMap::new();
+    for target in snapshot.set.iter().flat_map(|set| set.targets()) {
+        targets.entry(target.to_string()).or_default();
+    }
+    for load in &snapshot.loads {
+        let counts = targets.entry(load.target.to_string()).or_default();
+        counts[0] += load.dialling;
+        counts[if load.is_draining { 2 } else { 1 }] += load.connected;
+    }
+    for (target, counts) in &targets {
+        for (state, count) in ["dialling", "connected", "draining"].iter().zip(counts) {
+            page.add(
+                "tinylb_backend_connections",
+                "gauge",
+                "Connections of each target.",
+                &[("service", service), ("target", target), ("state", state)],
+                count,
+            );
+        }
+    }
+}
+
+/// Samples by metric: the format wants all of one metric together.
+#[derive(Default)]
+struct Page(BTreeMap<&'static str, String>);
+
+impl Page {
+    fn add(
+        &mut self,
+        metric: &'static str,
+        kind: &str,
+        help: &str,
+        labels: &[(&str, &str)],
+        value: impl Display,
+    ) {
+        let text = self
+            .0
+            .entry(metric)
+            .or_insert_with(|| format!("# HELP {metric} {help}\n# TYPE {metric} {kind}\n"));
+        let labels: Vec<String> =
+            labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
+        let _ = writeln!(text, "{metric}{{{}}} {value}", labels.join(","));
+    }
+
+    fn finish(self) -> String {
+        self.0.into_values().collect()
+    }
+}
+
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_of_one_metric_stand_together_and_labels_are_escaped() {
+        let mut page = Page::default();
+        page.add("b", "gauge", "B.", &[("x", "1")], 1);
+        page.add("a", "counter", "A.", &[("x", "q\"\\\n")], 2);
+        page.add("b", "gauge", "B.", &[("x", "2")], 3.5);
+        let expected = "# HELP a A.\n# TYPE a counter\na{x=\"q\\\"\\\\\\n\"} 2\n\
+                        # HELP b B.\n# TYPE b gauge\nb{x=\"1\"} 1\nb{x=\"2\"} 3.5\n";
+        assert_eq!(page.finish(), expected);
+    }
+}

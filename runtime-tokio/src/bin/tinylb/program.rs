@@ -1,0 +1,192 @@
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use futures::future::join_all;
+use tinylb_tokio::{Address, TcpOptions};
+use tokio::sync::mpsc;
+use tracing::info;
+
+use crate::{
+    config::{self, Config},
+    descriptors,
+    service::Service,
+    socket::{Acceptor, Socket},
+};
+
+/// All services and the sockets they accept from. Shared by the reloads, the admin address and
+/// the signals.
+pub(crate) struct Program {
+    state: Mutex<State>,
+    fatal: mpsc::UnboundedSender<String>,
+    /// Where the rotations of this process begin, where the configuration doesn't say.
+    start: u64,
+}
+
+#[derive(Default)]
+struct State {
+    services: BTreeMap<String, Arc<Service>>,
+    sockets: BTreeMap<SocketKey, Socket>,
+    /// Services that the file has no more, while their sessions finish.
+    retired: Vec<Arc<Service>>,
+}
+
+/// An address as configured. Where it takes any port, each service has a socket of its own.
+type SocketKey = (Option<String>, Address);
+
+impl Program {
+    /// A program without services. `fatal` is told of a listener that died.
+    pub(crate) fn new(fatal: mpsc::UnboundedSender<String>) -> Self {
+        // Any number that differs from process to process will do.
+        let start = u64::from(std::process::id());
+        Self { state: Mutex::default(), fatal, start }
+    }
+
+    /// Does as the configuration says: starts, changes and ends services. What can fail is done
+    /// first, so that a configuration that can't be had changes nothing.
+    ///
+    /// # Errors
+    /// Cause and remedy in one line.
+    pub(crate) fn apply(&self, config: Config) -> Result<(), String> {
+        let mut state = self.lock();
+        let config = self.complete(config);
+        let bound = bind_new(&state.sockets, &config)?;
+        let mut changes = Vec::new();
+        for (name, service) in config {
+            let (own, acceptors) = open(&state, &bound, &name, &service)?;
+            let running = match state.services.get(&name) {
+                Some(running) => Arc::clone(running),
+                None => Arc::new(Service::new(&name, service.clone(), self.fatal.clone())?),
+            };
+            changes.push((running, service, own, acceptors));
+        }
+
+        for (key, socket) in bound {
+            let address = socket.local_address().map_err(|error| error.to_string())?;
+            info!("listening on {address}");
+            state.sockets.insert(key, socket);
+        }
+        let mut services = BTreeMap::new();
+        for (service, config, own, acceptors) in changes {
+            let is_new = !state.services.contains_key(&service.name);
+            service.apply(config, own, acceptors, is_new)?;
+            services.insert(service.name.clone(), service);
+        }
+        let before = std::mem::replace(&mut state.services, services);
+        self.retire_missing(&mut state, before);
+        Ok(())
+    }
+
+    /// The service of this name.
+    pub(crate) fn service(&self, name: &str) -> Option<Arc<Service>> {
+        self.lock().services.get(name).cloned()
+    }
+
+    /// Every service, by name.
+    pub(crate) fn services(&self) -> Vec<Arc<Service>> {
+        self.lock().services.values().cloned().collect()
+    }
+
+    /// Stops accepting and waits until the sessions have finished, each service for as long as it
+    /// is set to; called again, aborts them.
+    pub(crate) async fn shutdown(&self) {
+        let services: Vec<_> = {
+            let mut state = self.lock();
+            state.sockets.clear();
+            state.services.values().chain(&state.retired).cloned().collect()
+        };
+        join_all(services.iter().map(|service| service.shutdown())).await;
+    }
+
+    /// Fills in what the configuration leaves to the program.
+    fn complete(&self, config: Config) -> BTreeMap<String, config::Service> {
+        let mut services = config.services;
+        let open_ended = services.values().filter(|s| s.max_connections.is_none()).count();
+        let listeners = services.values().map(|service| service.listen.len()).sum();
+        let connections_max = descriptors::connections_max(listeners) / open_ended.max(1);
+        for service in services.values_mut() {
+            let max_connections = service.max_connections.unwrap_or(connections_max.max(1));
+            service.settings.max_connections = max_connections;
+            service.settings.start = service.start.unwrap_or(self.start);
+        }
+        services
+    }
+
+    fn retire_missing(&self, state: &mut State, before: BTreeMap<String, Arc<Service>>) {
+        state.retired.retain(|service| service.handle().snapshot().live > 0);
+        for (name, service) in before {
+            if state.services.contains_key(&name) {
+                continue;
+            }
+            info!(service = name, "service removed, its sessions may finish");
+            state.retired.push(Arc::clone(&service));
+            tokio::spawn(async move { service.shutdown().await });
+        }
+        let wanted: Vec<SocketKey> = state
+            .services
+            .values()
+            .flat_map(|service| {
+                let name = &service.name;
+                service.listens_at().into_iter().map(|address| socket_key(name, &address))
+            })
+            .collect();
+        state.sockets.retain(|key, _| wanted.contains(key));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Listens at the addresses that nothing listens at yet.
+fn bind_new(
+    sockets: &BTreeMap<SocketKey, Socket>,
+    config: &BTreeMap<String, config::Service>,
+) -> Result<BTreeMap<SocketKey, Socket>, String> {
+    let mut bound = BTreeMap::new();
+    for (name, service) in config {
+        for address in &service.listen {
+            let key = socket_key(name, address);
+            if !sockets.contains_key(&key) && !bound.contains_key(&key) {
+                bound.insert(key, Socket::bind(address)?);
+            }
+        }
+    }
+    Ok(bound)
+}
+
+/// Where a service will listen, and acceptors for those addresses that are new to it.
+fn open(
+    state: &State,
+    bound: &BTreeMap<SocketKey, Socket>,
+    name: &str,
+    service: &config::Service,
+) -> Result<(Vec<Address>, Vec<(Address, Acceptor)>), String> {
+    let listens_at = state.services.get(name).map(|service| service.listens_at());
+    let listens_at = listens_at.unwrap_or_default();
+    let mut options = TcpOptions::default();
+    options.user_timeout = service.tcp_user_timeout;
+    let (mut own, mut acceptors) = (Vec::new(), Vec::new());
+    for address in &service.listen {
+        let key = socket_key(name, address);
+        let Some(socket) = bound.get(&key).or_else(|| state.sockets.get(&key)) else { continue };
+        let failed = |error: std::io::Error| format!("can't listen at {address}: {error}");
+        own.push(socket.local_address().map_err(failed)?);
+        if !listens_at.contains(address) {
+            acceptors.push((address.clone(), socket.acceptor(&options).map_err(failed)?));
+        }
+    }
+    // The file could not be checked against a port that was not taken yet.
+    for (key, target) in service.backends.iter() {
+        target.validate_target(&own).map_err(|reason| {
+            format!("service {name}: the target {target} of {key} is invalid: {reason}")
+        })?;
+    }
+    Ok((own, acceptors))
+}
+
+fn socket_key(service: &str, address: &Address) -> SocketKey {
+    let takes_any_port = matches!(address, Address::Tcp(target) if target.port == 0);
+    (takes_any_port.then(|| service.to_string()), address.clone())
+}

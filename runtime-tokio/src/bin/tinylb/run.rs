@@ -1,0 +1,142 @@
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
+use tracing::{error, info};
+
+use crate::{
+    Failure, admin,
+    args::Run,
+    config::{self, Config},
+    descriptors, log,
+    program::Program,
+    watch,
+};
+
+/// `tinylb run`: balances until told to stop.
+pub(crate) fn run(args: &Run) -> Result<(), Failure> {
+    // Before the file is read, so that a change in between counts.
+    let read = args.config.as_deref().and_then(|path| watch::signature(path).ok());
+    let config = configuration(args)?;
+    descriptors::raise_limit();
+    let _log = log::start(&args.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Error(format!("can't start the runtime: {error}")))?;
+    let result = runtime.block_on(serve(args, config, read));
+    // A name that is still being looked up would hold the program up.
+    runtime.shutdown_background();
+    result
+}
+
+fn configuration(args: &Run) -> Result<Config, Failure> {
+    match &args.config {
+        Some(path) => config::load(path).map_err(|error| Failure::Error(error.to_string())),
+        None => {
+            let backends = args.backends().map_err(Failure::Usage)?;
+            let service = config::Service::new(args.listen.clone(), backends);
+            Ok(Config { services: BTreeMap::from([("default".into(), service)]) })
+        }
+    }
+}
+
+async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Result<(), Failure> {
+    let no_signals = |error| Failure::Error(format!("can't listen to signals: {error}"));
+    let mut stop = Stop::new().map_err(no_signals)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
+    let (fatal, mut deaths) = mpsc::unbounded_channel();
+    let program = Arc::new(Program::new(fatal));
+    if let Some(address) = &args.admin {
+        admin::start(address, args.admin_write, Arc::clone(&program)).map_err(Failure::Error)?;
+    }
+    program.apply(config).map_err(Failure::Error)?;
+
+    // Without a file, nothing changes and a hangup has nothing to read again.
+    let path = args.config.clone();
+    let (_unchanged, no_changes) = mpsc::channel(1);
+    let mut changes = path.clone().map_or(no_changes, |path| watch::changes(path, read));
+    loop {
+        tokio::select! {
+            biased;
+            Some(death) = deaths.recv() => {
+                error!("{death}");
+                return Err(Failure::Error(death));
+            }
+            () = stop.said() => break,
+            _ = hangup.recv() => reload(&program, path.as_ref(), Reading::AsItIs),
+            Some(()) = changes.recv() => reload(&program, path.as_ref(), Reading::Settled),
+        }
+    }
+
+    info!("shutting down; a second signal ends it at once");
+    tokio::select! {
+        biased;
+        () = program.shutdown() => {}
+        () = stop.said() => program.shutdown().await,
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// How a file is read again.
+enum Reading {
+    /// Now, since somebody said so.
+    AsItIs,
+    /// Unless it is being written at this moment: its change will be told of again.
+    Settled,
+}
+
+/// Reads the file again and does as it says. A file that can't be used changes nothing.
+fn reload(program: &Program, path: Option<&PathBuf>, reading: Reading) {
+    let Some(path) = path else { return };
+    match read_again(program, path, reading) {
+        Ok(true) => info!("configuration read again"),
+        Ok(false) => {}
+        Err(error) => {
+            for line in error.lines() {
+                error!("configuration not taken, nothing changed: {line}");
+            }
+        }
+    }
+}
+
+fn read_again(program: &Program, path: &Path, reading: Reading) -> Result<bool, String> {
+    let before = watch::signature(path).ok();
+    let loaded = config::load(path);
+    if matches!(reading, Reading::Settled) && watch::signature(path).ok() != before {
+        return Ok(false);
+    }
+    program.apply(loaded.map_err(|error| error.to_string())?)?;
+    Ok(true)
+}
+
+/// Signals that say that somebody wants the program to end.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn said(&mut self) {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,135 @@
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tinylb_core::{Handle, ListenerHandle, Server, StopHandle};
+use tinylb_tokio::{Address, AddressDialer, TcpOptions, TokioRuntime};
+use tokio::sync::mpsc;
+
+use crate::{config, log::EventLog, socket::Acceptor};
+
+/// A service that runs: one server, its listeners, and what the file said of it.
+pub(crate) struct Service {
+    pub(crate) name: String,
+    pub(crate) events: Arc<EventLog>,
+    server: Server<AddressDialer>,
+    state: Mutex<State>,
+    /// Where a dead listener is reported.
+    fatal: mpsc::UnboundedSender<String>,
+}
+
+struct State {
+    config: config::Service,
+    /// By the address as it is configured.
+    listeners: BTreeMap<Address, StopHandle>,
+}
+
+impl Service {
+    /// A service that doesn't listen yet.
+    ///
+    /// # Errors
+    /// A setting is out of its range.
+    pub(crate) fn new(
+        name: &str,
+        config: config::Service,
+        fatal: mpsc::UnboundedSender<String>,
+    ) -> Result<Self, String> {
+        let events = Arc::new(EventLog::new(name));
+        let dialer = AddressDialer::new(tcp_options(&config));
+        let observer = {
+            let events = Arc::clone(&events);
+            move |_, event: &_| events.observe(event)
+        };
+        let settings = config.settings.clone();
+        let server = Server::with_observer(dialer, TokioRuntime::current(), settings, observer)
+            .map_err(|error| format!("service {name}: {error}"))?;
+        let state = State { config, listeners: BTreeMap::new() };
+        Ok(Self { name: name.into(), events, server, state: Mutex::new(state), fatal })
+    }
+
+    pub(crate) fn handle(&self) -> Handle<Address> {
+        self.server.handle()
+    }
+
+    /// Does as the file says now. `own`: where the service listens from now on; `acceptors`: those
+    /// of its addresses that are new to it. Backends that the file didn't change stay as they are.
+    pub(crate) fn apply(
+        &self,
+        config: config::Service,
+        own: Vec<Address>,
+        acceptors: Vec<(Address, Acceptor)>,
+        is_new: bool,
+    ) -> Result<(), String> {
+        let mut state = self.lock();
+        let in_service = |error: String| format!("service {}: {error}", self.name);
+        self.server.dialer().set_options(tcp_options(&config));
+        self.server.dialer().set_own(own);
+        let handle = self.server.handle();
+        handle.configure(config.settings.clone()).map_err(|e| in_service(e.to_string()))?;
+        if is_new || state.config.backends != config.backends {
+            let replaced = handle.replace(config.backends.clone());
+            drop(replaced.map_err(|e| in_service(e.to_string()))?);
+        }
+        state.listeners.retain(|address, listener| {
+            let stays = config.listen.contains(address);
+            if !stays {
+                listener.stop();
+            }
+            stays
+        });
+        for (address, acceptor) in acceptors {
+            let listener = acceptor.listen(&self.server);
+            state.listeners.insert(address.clone(), listener.stop_handle());
+            self.report_death(address, listener);
+        }
+        state.config = config;
+        Ok(())
+    }
+
+    /// The addresses, as configured, that it listens at.
+    pub(crate) fn listens_at(&self) -> Vec<Address> {
+        self.lock().listeners.keys().cloned().collect()
+    }
+
+    /// Why the service isn't ready, if it isn't.
+    pub(crate) fn unready(&self) -> Option<&'static str> {
+        let snapshot = self.server.handle().snapshot();
+        if snapshot.is_shutting_down {
+            Some("shutting down")
+        } else if snapshot.listeners < self.lock().config.listen.len() {
+            Some("not listening")
+        } else if snapshot.set.is_none() {
+            Some("no set of backends yet")
+        } else {
+            None
+        }
+    }
+
+    /// Stops accepting and waits for the sessions; called again, aborts them.
+    pub(crate) async fn shutdown(&self) {
+        let grace = self.lock().config.shutdown_timeout;
+        self.server.handle().shutdown(grace).await;
+    }
+
+    fn report_death(&self, address: Address, listener: ListenerHandle) {
+        let (fatal, name) = (self.fatal.clone(), self.name.clone());
+        tokio::spawn(async move {
+            if let Err(error) = listener.await {
+                let cause = std::error::Error::source(&error).map(|e| format!(": {e}"));
+                let cause = cause.unwrap_or_default();
+                let _ = fatal.send(format!("service {name}, {address}: {error}{cause}"));
+            }
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn tcp_options(config: &config::Service) -> TcpOptions {
+    let mut options = TcpOptions::default();
+    options.user_timeout = config.tcp_user_timeout;
+    options
+}

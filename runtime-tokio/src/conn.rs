@@ -1,0 +1,313 @@
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures::{
+    FutureExt,
+    future::BoxFuture,
+    io::{AsyncRead, AsyncWrite},
+};
+use rustix::net::{SendFlags, Shutdown};
+use socket2::SockRef;
+use tinylb_core::Conn;
+use tokio::{
+    io::Interest,
+    net::{TcpStream, UnixStream},
+};
+
+/// A TCP connection. [`Conn::abort`] resets it, and a reset by the peer is noticed without reading
+/// on Linux.
+///
+/// A reset discards what the system has not sent yet, so the peer of an aborted connection gets a
+/// prefix of what was written, and never an end of stream.
+pub struct TcpConn {
+    stream: Stream<TcpStream>,
+    peer: SocketAddr,
+}
+
+/// A connection over a Unix socket. It can't be reset: the peer of an aborted one sees an end of
+/// stream, or a reset if it had sent something that was not read yet (Linux).
+pub struct UnixConn {
+    stream: Stream<UnixStream>,
+    peer: Arc<str>,
+}
+
+/// A connection to an [`Address`](crate::Address).
+pub enum AddressConn {
+    /// TCP.
+    Tcp(TcpConn),
+    /// A Unix socket.
+    Unix(UnixConn),
+}
+
+impl TcpConn {
+    pub(crate) fn new(stream: TcpStream, peer: SocketAddr) -> Self {
+        Self { stream: Stream::new(stream), peer }
+    }
+}
+
+impl UnixConn {
+    pub(crate) fn new(stream: UnixStream, peer: impl Into<Arc<str>>) -> Self {
+        Self { stream: Stream::new(stream), peer: peer.into() }
+    }
+}
+
+impl Conn for TcpConn {
+    fn peer(&self) -> String {
+        self.peer.to_string()
+    }
+
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.stream.poll_cut(cx)
+    }
+
+    fn abort(&mut self) {
+        if let Some(stream) = &self.stream.socket {
+            // Without lingering, closing the socket sends a reset.
+            let _ = SockRef::from(&**stream).set_linger(Some(Duration::ZERO));
+        }
+        self.stream.close();
+    }
+}
+
+impl Conn for UnixConn {
+    fn peer(&self) -> String {
+        self.peer.to_string()
+    }
+
+    fn abort(&mut self) {
+        self.stream.close();
+    }
+}
+
+impl Conn for AddressConn {
+    fn peer(&self) -> String {
+        match self {
+            Self::Tcp(conn) => conn.peer(),
+            Self::Unix(conn) => conn.peer(),
+        }
+    }
+
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        match self {
+            Self::Tcp(conn) => conn.poll_cut(cx),
+            Self::Unix(conn) => conn.poll_cut(cx),
+        }
+    }
+
+    fn abort(&mut self) {
+        match self {
+            Self::Tcp(conn) => conn.abort(),
+            Self::Unix(conn) => conn.abort(),
+        }
+    }
+}
+
+/// What the two kinds of stream have in common. The socket is shared with the future that waits
+/// for a reset, and gone once the connection was aborted.
+struct Stream<S> {
+    socket: Option<Arc<S>>,
+    cut: Option<BoxFuture<'static, ()>>,
+}
+
+impl<S: Socket> Stream<S> {
+    fn new(socket: S) -> Self {
+        Self { socket: Some(Arc::new(socket)), cut: None }
+    }
+
+    fn close(&mut self) {
+        self.cut = None;
+        self.socket = None;
+    }
+
+    fn socket(&self) -> io::Result<&Arc<S>> {
+        self.socket.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if !cfg!(any(target_os = "linux", target_os = "android")) {
+            return Poll::Pending;
+        }
+        let Some(socket) = &self.socket else { return Poll::Pending };
+        let cut = self.cut.get_or_insert_with(|| Arc::clone(socket).errored());
+        ready!(cut.poll_unpin(cx));
+        let error = SockRef::from(&**socket).take_error().ok().flatten();
+        self.cut = None;
+        Poll::Ready(error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()))
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.cut = None;
+        let socket = self.socket()?;
+        loop {
+            ready!(socket.poll_read_ready(cx))?;
+            let length = buffer.len();
+            let read = || Ok(rustix::io::read(&**socket, &mut *buffer)?);
+            if let Some(result) = try_io(&**socket, Interest::READABLE, length, read) {
+                return Poll::Ready(result);
+            }
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        let socket = self.socket()?;
+        loop {
+            ready!(socket.poll_write_ready(cx))?;
+            let write = || Ok(rustix::net::send(&**socket, buffer, SendFlags::NOSIGNAL)?);
+            if let Some(result) = try_io(&**socket, Interest::WRITABLE, buffer.len(), write) {
+                return Poll::Ready(result);
+            }
+        }
+    }
+
+    fn poll_close(&mut self) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(rustix::net::shutdown(&**self.socket()?, Shutdown::Write)?))
+    }
+}
+
+/// Tries to move up to `length` bytes. A short count means that the socket is drained (or full),
+/// so the readiness is taken back with it, and the next poll saves a call in vain. `None`: it
+/// wasn't ready at all.
+fn try_io<S: Socket>(
+    socket: &S,
+    interest: Interest,
+    length: usize,
+    mut operation: impl FnMut() -> io::Result<usize>,
+) -> Option<io::Result<usize>> {
+    let mut short = None;
+    let result = socket.try_io(interest, &mut || {
+        let count = operation()?;
+        if 0 < count && count < length {
+            short = Some(count);
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(count)
+    });
+    match (result, short) {
+        (_, Some(count)) => Some(Ok(count)),
+        (Err(error), None) if error.kind() == io::ErrorKind::WouldBlock => None,
+        (Err(error), None) if error.kind() == io::ErrorKind::Interrupted => None,
+        (result, None) => Some(result),
+    }
+}
+
+/// The two socket types of tokio, which have these methods in common but no trait.
+trait Socket: std::os::fd::AsFd + Send + Sync + 'static {
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn try_io(
+        &self,
+        interest: Interest,
+        operation: &mut dyn FnMut() -> io::Result<usize>,
+    ) -> io::Result<usize>;
+    /// Ready when the socket has an error, such as a reset.
+    fn errored(self: Arc<Self>) -> BoxFuture<'static, ()>;
+}
+
+macro_rules! socket {
+    ($stream:ty) => {
+        impl Socket for $stream {
+            fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                self.poll_read_ready(cx)
+            }
+
+            fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                self.poll_write_ready(cx)
+            }
+
+            fn try_io(
+                &self,
+                interest: Interest,
+                operation: &mut dyn FnMut() -> io::Result<usize>,
+            ) -> io::Result<usize> {
+                self.try_io(interest, operation)
+            }
+
+            fn errored(self: Arc<Self>) -> BoxFuture<'static, ()> {
+                Box::pin(async move {
+                    let _ = self.ready(Interest::ERROR).await;
+                })
+            }
+        }
+    };
+}
+
+socket!(TcpStream);
+socket!(UnixStream);
+
+macro_rules! byte_streams {
+    ($conn:ty, $self:ident => $stream:expr) => {
+        impl AsyncRead for $conn {
+            fn poll_read(
+                mut $self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buffer: &mut [u8],
+            ) -> Poll<io::Result<usize>> {
+                $stream.poll_read(cx, buffer)
+            }
+        }
+
+        impl AsyncWrite for $conn {
+            fn poll_write(
+                mut $self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buffer: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                $stream.poll_write(cx, buffer)
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
+            }
+
+            fn poll_close(mut $self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                $stream.poll_close()
+            }
+        }
+    };
+}
+
+byte_streams!(TcpConn, self => self.stream);
+byte_streams!(UnixConn, self => self.stream);
+
+impl AsyncRead for AddressConn {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(conn) => conn.stream.poll_read(cx, buffer),
+            Self::Unix(conn) => conn.stream.poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for AddressConn {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(conn) => conn.stream.poll_write(cx, buffer),
+            Self::Unix(conn) => conn.stream.poll_write(cx, buffer),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(conn) => conn.stream.poll_close(),
+            Self::Unix(conn) => conn.stream.poll_close(),
+        }
+    }
+}

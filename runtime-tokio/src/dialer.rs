@@ -1,0 +1,186 @@
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{PoisonError, RwLock},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tinylb_core::Dialer;
+use tokio::{
+    net::{TcpSocket, UnixStream, lookup_host},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{Address, AddressConn, Host, TcpConn, TcpOptions, TcpTarget, UnixConn, UnixTarget};
+
+/// Connects over TCP. Names are resolved at each dial by the system's resolver, and every address
+/// of a name is tried in its order, each for its share of the time that is left.
+#[derive(Default)]
+pub struct TcpDialer {
+    options: RwLock<TcpOptions>,
+    own: RwLock<Vec<Address>>,
+}
+
+/// Connects to Unix sockets.
+#[derive(Default)]
+pub struct UnixDialer {
+    own: RwLock<Vec<Address>>,
+}
+
+/// Connects to any [`Address`].
+#[derive(Default)]
+pub struct AddressDialer {
+    tcp: TcpDialer,
+    unix: UnixDialer,
+}
+
+/// Pause before a Unix socket whose backlog is full is tried again.
+const FULL_PAUSE: Duration = Duration::from_millis(5);
+
+impl TcpDialer {
+    /// A dialer whose connections have these options.
+    pub fn new(options: TcpOptions) -> Self {
+        Self { options: RwLock::new(options), own: RwLock::default() }
+    }
+
+    /// Gives connections that are dialled from now on these options.
+    pub fn set_options(&self, options: TcpOptions) {
+        set(&self.options, options);
+    }
+
+    /// Where the balancer itself listens: such targets are refused in a set, and addresses of
+    /// names that lead there are refused in a dial.
+    pub fn set_own(&self, own: Vec<Address>) {
+        set(&self.own, own);
+    }
+
+    async fn connect(&self, address: SocketAddr) -> io::Result<TcpConn> {
+        check(&self.own, &address.into())
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        get(&self.options).apply(&socket)?;
+        let stream = socket.connect(address).await?;
+        // Where nobody listens on a local port of the ephemeral range, a socket may get that port
+        // for its own and connect to itself (TCP's simultaneous open, RFC 9293, section 3.5).
+        if address.ip().is_loopback() && stream.local_addr()? == address {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        Ok(TcpConn::new(stream, address))
+    }
+}
+
+#[async_trait]
+impl Dialer for TcpDialer {
+    type Target = TcpTarget;
+    type Conn = TcpConn;
+
+    async fn dial(&self, target: &TcpTarget, within: Duration) -> io::Result<TcpConn> {
+        let name = match &target.host {
+            Host::Ip(ip) => return self.connect(SocketAddr::new(*ip, target.port)).await,
+            Host::Name(name) => name,
+        };
+        let deadline = Instant::now() + within;
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for address in lookup_host((&**name, target.port)).await? {
+            if !addresses.contains(&address.ip()) {
+                addresses.push(address.ip());
+            }
+        }
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for (place, ip) in addresses.iter().enumerate() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let share = left / (addresses.len() - place) as u32;
+            match timeout(share, self.connect(SocketAddr::new(*ip, target.port))).await {
+                Ok(Ok(conn)) => return Ok(conn),
+                Ok(Err(error)) => failure = io::Error::new(error.kind(), format!("{ip}: {error}")),
+                Err(_) => {
+                    failure = io::Error::new(io::ErrorKind::TimedOut, format!("{ip}: timed out"))
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    fn validate(&self, target: &TcpTarget) -> Result<(), String> {
+        check(&self.own, &Address::Tcp(target.clone()))
+    }
+}
+
+impl UnixDialer {
+    /// Where the balancer itself listens: such targets are refused in a set.
+    pub fn set_own(&self, own: Vec<Address>) {
+        set(&self.own, own);
+    }
+}
+
+#[async_trait]
+impl Dialer for UnixDialer {
+    type Target = UnixTarget;
+    type Conn = UnixConn;
+
+    async fn dial(&self, target: &UnixTarget, _within: Duration) -> io::Result<UnixConn> {
+        loop {
+            match UnixStream::connect(target.path()).await {
+                Ok(stream) => return Ok(UnixConn::new(stream, target.to_string())),
+                // Unlike TCP, a full backlog is an error (unix(7): EAGAIN).
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(FULL_PAUSE).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn validate(&self, target: &UnixTarget) -> Result<(), String> {
+        check(&self.own, &Address::Unix(target.clone()))
+    }
+}
+
+impl AddressDialer {
+    /// A dialer whose TCP connections have these options.
+    pub fn new(options: TcpOptions) -> Self {
+        Self { tcp: TcpDialer::new(options), unix: UnixDialer::default() }
+    }
+
+    /// Gives TCP connections that are dialled from now on these options.
+    pub fn set_options(&self, options: TcpOptions) {
+        self.tcp.set_options(options);
+    }
+
+    /// Where the balancer itself listens, see [`TcpDialer::set_own`].
+    pub fn set_own(&self, own: Vec<Address>) {
+        self.tcp.set_own(own.clone());
+        self.unix.set_own(own);
+    }
+}
+
+#[async_trait]
+impl Dialer for AddressDialer {
+    type Target = Address;
+    type Conn = AddressConn;
+
+    async fn dial(&self, target: &Address, within: Duration) -> io::Result<AddressConn> {
+        match target {
+            Address::Tcp(target) => self.tcp.dial(target, within).await.map(AddressConn::Tcp),
+            Address::Unix(target) => self.unix.dial(target, within).await.map(AddressConn::Unix),
+        }
+    }
+
+    fn validate(&self, target: &Address) -> Result<(), String> {
+        check(&self.tcp.own, target)
+    }
+}
+
+fn check(own: &RwLock<Vec<Address>>, target: &Address) -> Result<(), String> {
+    target.validate_target(&own.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn get<T: Clone>(shared: &RwLock<T>) -> T {
+    shared.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+fn set<T>(shared: &RwLock<T>, value: T) {
+    *shared.write().unwrap_or_else(PoisonError::into_inner) = value;
+}

@@ -1,0 +1,226 @@
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use async_trait::async_trait;
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+use tinylb_core::{AcceptFailure, Listener};
+
+use crate::{TcpConn, TcpOptions, UnixConn};
+
+/// Connections that the kernel holds while they wait to be accepted; Linux caps it at
+/// `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Accepts TCP connections.
+pub struct TcpListener {
+    listener: tokio::net::TcpListener,
+}
+
+/// Accepts connections over a Unix socket.
+pub struct UnixListener {
+    listener: tokio::net::UnixListener,
+    path: String,
+    /// `None` if somebody else looks after it.
+    _file: Option<UnixSocketFile>,
+}
+
+/// The file of a Unix socket; removed when this is dropped, unless another has taken its place.
+#[derive(Debug)]
+pub struct UnixSocketFile {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl TcpListener {
+    /// Listens at an address; port 0 takes any that is free. To be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// The system's: the address is in use, not this machine's, or not allowed.
+    pub fn bind(address: SocketAddr, options: &TcpOptions) -> io::Result<Self> {
+        Self::from_std(Self::bind_std(address)?, options)
+    }
+
+    /// A socket that listens at an address already, for who wants to keep it and accept from a
+    /// clone.
+    ///
+    /// # Errors
+    /// As for [`Self::bind`].
+    pub fn bind_std(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        // A restart must not wait for connections of the run before (TIME-WAIT).
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    }
+
+    /// Accepts from a socket that listens, with these options for what it accepts. To be called in
+    /// a tokio runtime.
+    ///
+    /// # Errors
+    /// The socket can't take the options, or no more sockets can be watched.
+    pub fn from_std(listener: std::net::TcpListener, options: &TcpOptions) -> io::Result<Self> {
+        options.apply(&listener)?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener: tokio::net::TcpListener::from_std(listener)? })
+    }
+
+    /// The address it listens at, with the port that was taken.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+impl UnixListener {
+    /// Listens at a path. A socket's file that nobody listens on any more is replaced; the file is
+    /// removed when the listener is dropped. To be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AddrInUse`] if somebody listens there or the file is no socket; else the
+    /// system's.
+    pub fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
+        let (listener, file) = Self::bind_std(path)?;
+        let mut listener = Self::from_std(listener)?;
+        listener._file = Some(file);
+        Ok(listener)
+    }
+
+    /// A socket that listens at a path already, for who wants to keep it and accept from a clone;
+    /// and its file, to be dropped after the last clone.
+    ///
+    /// # Errors
+    /// As for [`Self::bind`].
+    pub fn bind_std(
+        path: impl AsRef<Path>,
+    ) -> io::Result<(std::os::unix::net::UnixListener, UnixSocketFile)> {
+        let path = path.as_ref();
+        remove_stale(path)?;
+        let listener = std::os::unix::net::UnixListener::bind(path)?;
+        let file = UnixSocketFile { path: path.to_owned(), inode: inode(path)? };
+        Ok((listener, file))
+    }
+
+    /// Accepts from a socket that listens. To be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// No more sockets can be watched.
+    pub fn from_std(listener: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        let address = listener.local_addr()?;
+        let path =
+            address.as_pathname().map_or("unix:".into(), |p| format!("unix:{}", p.display()));
+        Ok(Self { listener, path, _file: None })
+    }
+}
+
+#[async_trait]
+impl Listener for TcpListener {
+    type Conn = TcpConn;
+
+    async fn accept(&mut self) -> io::Result<TcpConn> {
+        let (stream, peer) = self.listener.accept().await?;
+        Ok(TcpConn::new(stream, peer))
+    }
+
+    fn classify(&self, error: &io::Error) -> AcceptFailure {
+        classify(error)
+    }
+}
+
+#[async_trait]
+impl Listener for UnixListener {
+    type Conn = UnixConn;
+
+    async fn accept(&mut self) -> io::Result<UnixConn> {
+        let (stream, _) = self.listener.accept().await?;
+        Ok(UnixConn::new(stream, self.path.as_str()))
+    }
+
+    fn classify(&self, error: &io::Error) -> AcceptFailure {
+        classify(error)
+    }
+}
+
+/// accept(2): what a failed accept says of the listener.
+fn classify(error: &io::Error) -> AcceptFailure {
+    match Errno::from_io_error(error) {
+        Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP | Errno::FAULT) => {
+            AcceptFailure::Fatal
+        }
+        // Errors that wait on the new connection are that connection's alone; so is a firewall.
+        Some(
+            Errno::CONNABORTED
+            | Errno::CONNRESET
+            | Errno::INTR
+            | Errno::AGAIN
+            | Errno::PERM
+            | Errno::PROTO
+            | Errno::NOPROTOOPT
+            | Errno::NETDOWN
+            | Errno::NETUNREACH
+            | Errno::HOSTDOWN
+            | Errno::HOSTUNREACH
+            | Errno::TIMEDOUT,
+        ) => AcceptFailure::Skip,
+        // Descriptors, memory, and whatever else may pass.
+        _ => AcceptFailure::BackOff,
+    }
+}
+
+/// Removes a socket's file that nobody listens on.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let in_use = |why: &str| Err(io::Error::new(io::ErrorKind::AddrInUse, why.to_string()));
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(file) if !file.file_type().is_socket() => {
+            in_use("a file that is no socket stands there: remove it or choose another path")
+        }
+        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+            Ok(_) => in_use("somebody listens there: end that program or choose another path"),
+            Err(error) => Err(error),
+        },
+    }
+}
+
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+impl Drop for UnixSocketFile {
+    fn drop(&mut self) {
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_error_of_the_listener_itself_is_fatal() {
+        let kind = |errno: Errno| classify(&errno.into());
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
+            assert_eq!(kind(errno), AcceptFailure::BackOff, "{errno}");
+        }
+        for errno in [Errno::CONNABORTED, Errno::PROTO, Errno::PERM, Errno::HOSTUNREACH] {
+            assert_eq!(kind(errno), AcceptFailure::Skip, "{errno}");
+        }
+        for errno in [Errno::BADF, Errno::INVAL, Errno::NOTSOCK] {
+            assert_eq!(kind(errno), AcceptFailure::Fatal, "{errno}");
+        }
+        assert_eq!(classify(&io::Error::other("?")), AcceptFailure::BackOff);
+    }
+}

@@ -1,0 +1,49 @@
+use std::{io, os::fd::AsFd, time::Duration};
+
+use socket2::{SockRef, TcpKeepalive};
+
+/// Socket options of every TCP connection, accepted or dialled. Besides these, `TCP_NODELAY` is
+/// always on: a relay writes what it has read at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TcpOptions {
+    /// `TCP_USER_TIMEOUT`, in whole milliseconds: how long sent data may stay unacknowledged before
+    /// the connection fails. Linux counts a peer whose receive window is shut as well, so this is
+    /// also the longest time that a reader may stall while data waits for it. `None`: the system's
+    /// own limits, on Linux about 15 minutes, and none for a shut window. 2 min.
+    pub user_timeout: Option<Duration>,
+    /// Whether idle connections are probed (`SO_KEEPALIVE`), from 30 s of silence on, every 10 s.
+    /// A peer that is gone is found by the third probe without an answer, 60 s after it was last
+    /// heard. Linux has `user_timeout` override that count if it is longer; it is overridden back
+    /// while the connection is idle. On.
+    pub keepalive: bool,
+}
+
+/// Silence before the first probe, time between probes, and probes without answer.
+const KEEPALIVE_TIME: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
+
+impl Default for TcpOptions {
+    fn default() -> Self {
+        Self { user_timeout: Some(Duration::from_secs(120)), keepalive: true }
+    }
+}
+
+impl TcpOptions {
+    /// Sets the options of a socket; of a listener, for all that it accepts (Linux: tcp(7),
+    /// accepted sockets inherit them).
+    pub(crate) fn apply(&self, socket: &impl AsFd) -> io::Result<()> {
+        let socket = SockRef::from(socket);
+        socket.set_tcp_nodelay(true)?;
+        socket.set_keepalive(self.keepalive)?;
+        if self.keepalive {
+            let keepalive =
+                TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
+            socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))?;
+        }
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        socket.set_tcp_user_timeout(self.user_timeout)?;
+        Ok(())
+    }
+}
