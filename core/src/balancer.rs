@@ -254,6 +254,7 @@ impl<T: Target, K> Balancer<T, K> {
     /// back.
     ///
     /// O(sessions taken out + targets in use + log n); the rest is in the [`Change`].
+    #[expect(clippy::result_large_err, reason = "the change is handed back, not boxed up")]
     pub fn replace(
         &mut self,
         mut change: Change<T>,

@@ -40,6 +40,9 @@ pub enum AddressError {
         /// The path.
         path: String,
     },
+    /// The path of a Unix socket holds a NUL byte.
+    #[error("a path can't hold a NUL byte: remove it")]
+    NulInPath,
     /// The path of a Unix socket is too long for the system.
     #[error("the path of a Unix socket has at most {max} bytes, this one has {bytes}: shorten it")]
     LongPath {

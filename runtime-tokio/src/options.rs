@@ -14,8 +14,11 @@ pub struct TcpOptions {
     pub user_timeout: Option<Duration>,
     /// Whether idle connections are probed (`SO_KEEPALIVE`), from 30 s of silence on, every 10 s.
     /// A peer that is gone is found by the third probe without an answer, 60 s after it was last
-    /// heard. Linux has `user_timeout` override that count if it is longer; it is overridden back
-    /// while the connection is idle. On.
+    /// heard. On.
+    ///
+    /// On Linux `user_timeout`, if there is one, decides instead of that count (tcp(7)): an idle
+    /// peer that is gone is then found at the first probe after `user_timeout`. For 60 s, set that
+    /// to 60 s or to `None`.
     pub keepalive: bool,
 }
 

@@ -2,6 +2,7 @@ use std::{
     ffi::OsStr,
     fmt,
     net::{IpAddr, SocketAddr},
+    os::unix::ffi::OsStrExt,
     path::Path,
     str::FromStr,
     sync::Arc,
@@ -51,11 +52,14 @@ impl UnixTarget {
     /// The socket at an absolute path.
     ///
     /// # Errors
-    /// The path is relative or too long.
+    /// The path is relative, too long, or holds a NUL byte.
     pub fn new(path: impl AsRef<Path>) -> Result<Self, AddressError> {
         let path = path.as_ref();
         if !path.is_absolute() {
             return Err(AddressError::RelativePath { path: path.display().to_string() });
+        }
+        if path.as_os_str().as_bytes().contains(&0) {
+            return Err(AddressError::NulInPath);
         }
         let bytes = path.as_os_str().len();
         if bytes > UNIX_PATH_MAX {
@@ -261,6 +265,7 @@ mod tests {
             ("a b:80", "host"),
             (":80", "host"),
             ("unix:run/a", "absolute"),
+            ("unix:/run/a\0b", "NUL"),
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();
             assert!(error.contains(cause), "{text}: {error}");

@@ -509,7 +509,8 @@ impl<T: Target> State<T> {
     }
 
     /// A replacement, its report, the set before it, and the time that sessions may drain.
-    #[allow(clippy::type_complexity)]
+    #[expect(clippy::type_complexity, reason = "named by its doc, used once")]
+    #[expect(clippy::result_large_err, reason = "the change is handed back, not boxed up")]
     fn replace(
         &mut self,
         change: Change<T>,

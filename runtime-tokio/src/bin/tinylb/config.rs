@@ -157,8 +157,3 @@ pub(crate) fn parse_bytes(bytes: &[u8]) -> Result<Config, Vec<Problem>> {
         }
     }
 }
-
-/// What a text says, or all that is wrong with it, in order of position.
-pub(crate) fn parse(text: &str) -> Result<Config, Vec<Problem>> {
-    parse_bytes(text.as_bytes())
-}

@@ -54,12 +54,12 @@ impl Program {
         let bound = bind_new(&state.sockets, &config)?;
         let mut changes = Vec::new();
         for (name, service) in config {
-            let (own, acceptors) = open(&state, &bound, &name, &service)?;
+            let opened = open(&state, &bound, &name, &service)?;
             let running = match state.services.get(&name) {
                 Some(running) => Arc::clone(running),
                 None => Arc::new(Service::new(&name, service.clone(), self.fatal.clone())?),
             };
-            changes.push((running, service, own, acceptors));
+            changes.push((running, service, opened));
         }
 
         for (key, socket) in bound {
@@ -68,9 +68,9 @@ impl Program {
             state.sockets.insert(key, socket);
         }
         let mut services = BTreeMap::new();
-        for (service, config, own, acceptors) in changes {
+        for (service, config, opened) in changes {
             let is_new = !state.services.contains_key(&service.name);
-            service.apply(config, own, acceptors, is_new)?;
+            service.apply(config, opened, is_new)?;
             services.insert(service.name.clone(), service);
         }
         let before = std::mem::replace(&mut state.services, services);
@@ -156,13 +156,21 @@ fn bind_new(
     Ok(bound)
 }
 
-/// Where a service will listen, and acceptors for those addresses that are new to it.
+/// What a service needs in order to listen where it is to.
+pub(crate) struct Opened {
+    /// Where it will listen, with the ports that were taken.
+    pub(crate) own: Vec<Address>,
+    /// For each address, as configured, that is new to it.
+    pub(crate) acceptors: Vec<(Address, Acceptor)>,
+}
+
+/// Prepares all that can fail when a service does as it is configured.
 fn open(
     state: &State,
     bound: &BTreeMap<SocketKey, Socket>,
     name: &str,
     service: &config::Service,
-) -> Result<(Vec<Address>, Vec<(Address, Acceptor)>), String> {
+) -> Result<Opened, String> {
     let listens_at = state.services.get(name).map(|service| service.listens_at());
     let listens_at = listens_at.unwrap_or_default();
     let mut options = TcpOptions::default();
@@ -183,7 +191,7 @@ fn open(
             format!("service {name}: the target {target} of {key} is invalid: {reason}")
         })?;
     }
-    Ok((own, acceptors))
+    Ok(Opened { own, acceptors })
 }
 
 fn socket_key(service: &str, address: &Address) -> SocketKey {

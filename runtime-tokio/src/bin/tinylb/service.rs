@@ -7,7 +7,7 @@ use tinylb_core::{Handle, ListenerHandle, Server, StopHandle};
 use tinylb_tokio::{Address, AddressDialer, TcpOptions, TokioRuntime};
 use tokio::sync::mpsc;
 
-use crate::{config, log::EventLog, socket::Acceptor};
+use crate::{config, log::EventLog, program::Opened};
 
 /// A service that runs: one server, its listeners, and what the file said of it.
 pub(crate) struct Service {
@@ -52,19 +52,17 @@ impl Service {
         self.server.handle()
     }
 
-    /// Does as the file says now. `own`: where the service listens from now on; `acceptors`: those
-    /// of its addresses that are new to it. Backends that the file didn't change stay as they are.
+    /// Does as the file says now. Backends that the file didn't change stay as they are.
     pub(crate) fn apply(
         &self,
         config: config::Service,
-        own: Vec<Address>,
-        acceptors: Vec<(Address, Acceptor)>,
+        opened: Opened,
         is_new: bool,
     ) -> Result<(), String> {
         let mut state = self.lock();
         let in_service = |error: String| format!("service {}: {error}", self.name);
         self.server.dialer().set_options(tcp_options(&config));
-        self.server.dialer().set_own(own);
+        self.server.dialer().set_own(opened.own);
         let handle = self.server.handle();
         handle.configure(config.settings.clone()).map_err(|e| in_service(e.to_string()))?;
         if is_new || state.config.backends != config.backends {
@@ -78,7 +76,7 @@ impl Service {
             }
             stays
         });
-        for (address, acceptor) in acceptors {
+        for (address, acceptor) in opened.acceptors {
             let listener = acceptor.listen(&self.server);
             state.listeners.insert(address.clone(), listener.stop_handle());
             self.report_death(address, listener);

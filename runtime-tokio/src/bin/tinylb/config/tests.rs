@@ -4,6 +4,10 @@ use tinylb_core::Removal;
 
 use super::*;
 
+fn parse(text: &str) -> Result<Config, Vec<Problem>> {
+    parse_bytes(text.as_bytes())
+}
+
 /// Everything that can be written.
 const FULL: &str = r#"# A comment.
 [services.web]
