@@ -10,7 +10,9 @@ use futures::io::{AsyncRead, AsyncWrite};
 /// What the balancer relies on beyond the usual contract of [`AsyncRead`] and [`AsyncWrite`]:
 /// - `poll_close` ends the write side only: what was written before arrives, then an end of
 ///   stream, and reads go on;
-/// - a read returns 0 only at such an end; a connection that was cut reads as an error.
+/// - a read returns 0 only at such an end; a connection that was cut reads as an error. Once that
+///   has been told, by an error or by [`Self::poll_cut`], what reads say is open (a system may
+///   report a reset once, and an end of stream from then on): the balancer doesn't ask.
 pub trait Conn: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// The other end's address, for people to read.
     fn peer(&self) -> String;

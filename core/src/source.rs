@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What a source of sets says. A source is any [`Stream`] of these; see
-/// [`Server::follow`](crate::Server::follow).
+/// [`Handle::follow`](crate::Handle::follow).
 ///
 /// An empty set and a lost source are not the same: the first closes everything, the second
 /// changes nothing. A stream that ends is lost.

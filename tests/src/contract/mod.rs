@@ -1,0 +1,205 @@
+//! The contract of an adapter: what the balancer relies on and the traits alone can't say.
+//!
+//! To run it on an adapter of your own, depend on this crate, write one [`Adapter`] and one line:
+//!
+//! ```text
+//! struct Mine;
+//!
+//! impl Adapter for Mine {
+//!     type Listener = MyListener;
+//!     type Dialer = MyDialer;
+//!
+//!     fn capabilities(&self) -> Capabilities {
+//!         Capabilities { notices_cut: false, ..Capabilities::default() }
+//!     }
+//!     async fn listen(&self) -> io::Result<(MyListener, MyTarget)> { .. }
+//!     fn nowhere(&self) -> MyTarget { .. }
+//!     fn dialer(&self) -> MyDialer { .. }
+//!     fn runtime(&self) -> impl Runtime { .. }
+//!     fn run(&self, case: impl Future<Output = ()>) { .. }
+//! }
+//!
+//! contract_tests!(mine, Mine);
+//! ```
+//!
+//! The cases: [`stream`] is about bytes and their end, [`cut`] about connections that are given
+//! up, [`connect`] about dialling and accepting, and [`balanced`] puts a
+//! [`Server`](tinylb_core::Server) with the adapter on both its sides between client and backend.
+//! No case measures time, and none waits for any: an adapter that loses a wake-up hangs, and
+//! [`Adapter::run`] is to end that after a generous while.
+
+pub mod balanced;
+pub mod connect;
+pub mod cut;
+mod drive;
+pub mod stream;
+
+use std::io;
+
+use tinylb_core::{CopyRelay, Dialer, Listener, Relay, Runtime};
+
+/// An adapter, set up for one case.
+#[allow(async_fn_in_trait)] // `run` drives a case where it stands; nothing is sent to a thread.
+pub trait Adapter {
+    /// What accepts: clients for the balancer, and the balancer for the backends of the tests.
+    type Listener: Listener;
+    /// What dials: backends for the balancer, and the balancer for the clients of the tests.
+    type Dialer: Dialer;
+
+    /// What the adapter can show, and what it does instead.
+    fn capabilities(&self) -> Capabilities;
+
+    /// A new listener, and the target by which [`Self::dialer`] reaches it.
+    async fn listen(&self) -> io::Result<(Self::Listener, TargetOf<Self>)>;
+
+    /// A target that refuses every dial.
+    fn nowhere(&self) -> TargetOf<Self>;
+
+    /// A new dialer.
+    fn dialer(&self) -> Self::Dialer;
+
+    /// The relay that the balancer uses.
+    fn relay(&self) -> impl Relay<Accepted<Self>, Dialled<Self>> {
+        CopyRelay::default()
+    }
+
+    /// The runtime that the balancer uses. Asked for within [`Self::run`].
+    fn runtime(&self) -> impl Runtime;
+
+    /// Lets the next accept at a target fail, in a way that is not fatal, before a connection is
+    /// taken. `false`: the adapter has no means to.
+    fn fail_accept(&self, _target: &TargetOf<Self>) -> bool {
+        false
+    }
+
+    /// Runs a case to its end, together with what [`Self::runtime`] spawns.
+    ///
+    /// # Panics
+    /// When the case does, and when it has not ended after a generous while (a minute, say).
+    fn run(&self, case: impl Future<Output = ()>);
+}
+
+/// Where an adapter's dialer dials.
+pub type TargetOf<A> = <<A as Adapter>::Dialer as Dialer>::Target;
+/// The connection that an adapter accepts.
+pub type Accepted<A> = <<A as Adapter>::Listener as Listener>::Conn;
+/// The connection that an adapter dials.
+pub type Dialled<A> = <<A as Adapter>::Dialer as Dialer>::Conn;
+
+/// What an adapter can show. Where it can't do what TCP can, the cases assert what it says here
+/// that it does instead. The default is TCP on Linux.
+///
+/// The cases count on a connection to hold 16 KiB in each direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// What the other end sees of an abort, when each end has read all it was sent.
+    pub abort: Sight,
+    /// What the other end sees of an abort by an end that has bytes left to read.
+    pub abort_unread: Sight,
+    /// Whether [`Conn::poll_cut`](tinylb_core::Conn::poll_cut) tells of an abort that is a
+    /// [`Sight::Cut`]. If not, it never tells of anything.
+    pub notices_cut: bool,
+    /// A bound for the bytes that one direction of a connection holds while nobody reads them.
+    pub in_flight_max: u64,
+    /// Bytes that are moved where the amount matters: enough to fill buffers several times.
+    pub volume: u64,
+}
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        Self {
+            abort: Sight::Cut,
+            abort_unread: Sight::Cut,
+            notices_cut: true,
+            in_flight_max: 64 << 20,
+            volume: 4 << 20,
+        }
+    }
+}
+
+/// How a stream is over, for who reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// A read fails.
+    Cut,
+    /// A read returns 0.
+    End,
+}
+
+/// One `#[test]` for each case of the contract, in a module of this name, each with an adapter of
+/// its own that the expression makes.
+#[macro_export]
+macro_rules! contract_tests {
+    ($name:ident, $adapter:expr) => {
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            $crate::contract_tests! { @each $adapter;
+                stream {
+                    bytes_arrive_intact_both_ways_at_odd_sizes
+                    an_answer_after_the_end_of_the_question_arrives_whole
+                    an_end_of_stream_comes_after_every_byte_and_nothing_after_it
+                    a_connection_dropped_after_its_ends_is_finished_and_not_cut
+                    a_writer_waits_for_a_reader_that_does_not_read
+                }
+                cut {
+                    an_aborted_stream_is_not_taken_for_a_finished_one
+                    an_abort_with_bytes_unread_leaves_a_prefix_and_a_cut
+                    an_abort_wakes_a_stuck_writer
+                    a_cut_is_noticed_without_reading
+                    who_watches_for_a_cut_still_gets_bytes_and_room
+                    an_end_of_stream_is_not_taken_for_a_cut
+                }
+                connect {
+                    both_ends_have_a_name_for_people
+                    a_refused_dial_is_an_error
+                    a_dial_that_is_given_up_leaves_no_connection_behind
+                    an_accept_that_is_given_up_loses_no_connection
+                    an_accept_that_fails_costs_no_connection
+                    a_client_that_is_gone_before_it_is_accepted_costs_no_other
+                }
+                balanced {
+                    bytes_pass_intact_both_ways_at_odd_sizes
+                    an_answer_passes_whole_after_the_end_of_the_question
+                    an_abort_is_passed_on_to_the_other_side
+                    a_slow_reader_stalls_its_own_writer_and_nobody_else
+                    a_removed_backend_is_cut_from_its_clients_and_others_are_not
+                    a_removal_does_not_wait_for_a_peer_that_stalls
+                    a_backend_that_refuses_costs_no_client
+                    an_accept_that_fails_costs_no_client
+                }
+            }
+        }
+    };
+    (@each $adapter:expr; $($group:ident { $($case:ident)* })*) => {
+        $($(
+            #[test]
+            fn $case() {
+                let adapter = $adapter;
+                let case = $crate::contract::$group::$case(&adapter);
+                $crate::contract::Adapter::run(&adapter, case);
+            }
+        )*)*
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_case_that_is_written_is_run() {
+        let listed = include_str!("mod.rs");
+        let files = [
+            include_str!("stream.rs"),
+            include_str!("cut.rs"),
+            include_str!("connect.rs"),
+            include_str!("balanced.rs"),
+        ];
+        let cases = files.iter().flat_map(|file| file.lines()).filter_map(|line| {
+            line.strip_prefix("pub async fn ").and_then(|line| line.split('<').next())
+        });
+        let unlisted: Vec<&str> =
+            cases.filter(|case| !listed.lines().any(|line| line.trim() == *case)).collect();
+        assert!(unlisted.is_empty(), "not in contract_tests!: {unlisted:?}");
+    }
+}

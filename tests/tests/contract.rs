@@ -1,0 +1,301 @@
+//! The contract, run on every adapter there is.
+
+use std::{
+    future::{Future, pending},
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{
+    FutureExt, StreamExt,
+    channel::mpsc,
+    future::BoxFuture,
+    stream::FuturesUnordered,
+    task::{ArcWake, waker},
+};
+use tinylb_core::Runtime;
+use tinylb_tests::{
+    contract::{Adapter, Capabilities, Sight},
+    contract_tests,
+    pipe::{PipeDialer, PipeListener, PipeNetwork, PipeTarget},
+};
+use tinylb_tokio::{
+    TcpDialer, TcpListener, TcpOptions, TcpTarget, TokioRuntime, UnixDialer, UnixListener,
+    UnixTarget,
+};
+
+#[allow(dead_code)] // Its `main`, for one.
+#[path = "../../core/examples/smol.rs"]
+mod smol_adapter;
+
+use smol_adapter::{SmolDialer, SmolListener, SmolRuntime};
+
+contract_tests!(pipe, Pipe::new(64 << 10, usize::MAX));
+contract_tests!(pipe_of_few_bytes_at_a_time, Pipe::new(16 << 10, 3));
+contract_tests!(tcp_on_one_thread, Tcp::new(Threads::One));
+contract_tests!(tcp_on_many_threads, Tcp::new(Threads::Many));
+contract_tests!(unix, Unix::new());
+contract_tests!(smol_example, Smol);
+
+/// How long a case may take: it hangs, if so.
+const WATCHDOG: Duration = Duration::from_secs(120);
+
+const LOOPBACK: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+/// A port of the loopback where nobody listens: tcpmux, which needs privileges and is long dead.
+const NOBODY: SocketAddr = SocketAddr::new(LOOPBACK.ip(), 1);
+
+// In memory.
+
+/// Pipes, on a runtime of a few lines: one thread, and a case that can't go on fails at once.
+struct Pipe {
+    network: PipeNetwork,
+    listeners: AtomicUsize,
+    capacity: usize,
+    spawner: mpsc::UnboundedSender<BoxFuture<'static, ()>>,
+    spawned: Mutex<mpsc::UnboundedReceiver<BoxFuture<'static, ()>>>,
+}
+
+impl Pipe {
+    fn new(capacity: usize, chunk_max: usize) -> Self {
+        let network = PipeNetwork::new();
+        network.set_capacity(capacity);
+        network.set_chunk_max(chunk_max);
+        let (spawner, spawned) = mpsc::unbounded();
+        let spawned = Mutex::new(spawned);
+        Self { network, listeners: AtomicUsize::new(0), capacity, spawner, spawned }
+    }
+}
+
+impl Adapter for Pipe {
+    type Listener = PipeListener;
+    type Dialer = PipeDialer;
+
+    fn capabilities(&self) -> Capabilities {
+        let capacity = self.capacity as u64;
+        Capabilities { in_flight_max: capacity, volume: capacity * 20, ..Capabilities::default() }
+    }
+
+    async fn listen(&self) -> io::Result<(PipeListener, PipeTarget)> {
+        let name = format!("listener-{}", self.listeners.fetch_add(1, Ordering::Relaxed));
+        let listener = self.network.listen(&name);
+        let target = listener.target();
+        Ok((listener, target))
+    }
+
+    fn nowhere(&self) -> PipeTarget {
+        "nowhere".into()
+    }
+
+    fn dialer(&self) -> PipeDialer {
+        self.network.dialer()
+    }
+
+    fn runtime(&self) -> impl Runtime {
+        Stepper(self.spawner.clone())
+    }
+
+    fn fail_accept(&self, target: &PipeTarget) -> bool {
+        self.network.fail_accept(&target.to_string(), io::ErrorKind::ConnectionAborted.into());
+        true
+    }
+
+    fn run(&self, case: impl Future<Output = ()>) {
+        let mut case = pin!(case);
+        let mut spawned = self.spawned.lock().expect("run once");
+        let mut tasks = FuturesUnordered::new();
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        let waker = waker(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        while woken.0.swap(false, Ordering::AcqRel) {
+            if case.poll_unpin(&mut cx).is_ready() {
+                return;
+            }
+            while let Poll::Ready(Some(task)) = spawned.poll_next_unpin(&mut cx) {
+                tasks.push(task);
+            }
+            while let Poll::Ready(Some(())) = tasks.poll_next_unpin(&mut cx) {}
+        }
+        panic!("nothing is left that could go on: the case would wait for ever");
+    }
+}
+
+struct Woken(AtomicBool);
+
+impl ArcWake for Woken {
+    fn wake_by_ref(woken: &Arc<Self>) {
+        woken.0.store(true, Ordering::Release);
+    }
+}
+
+/// A runtime whose time stands still.
+struct Stepper(mpsc::UnboundedSender<BoxFuture<'static, ()>>);
+
+impl Runtime for Stepper {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        let _ = self.0.unbounded_send(task);
+    }
+
+    fn sleep(&self, _duration: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(pending())
+    }
+
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+// tokio.
+
+#[derive(Clone, Copy)]
+enum Threads {
+    One,
+    Many,
+}
+
+fn run_on_tokio(threads: Threads, case: impl Future<Output = ()>) {
+    let mut builder = match threads {
+        Threads::One => tokio::runtime::Builder::new_current_thread(),
+        Threads::Many => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder.worker_threads(2).enable_all().build().expect("a runtime");
+    runtime.block_on(async { tokio::time::timeout(WATCHDOG, case).await }).expect("the case hangs");
+}
+
+/// TCP on tokio.
+struct Tcp {
+    threads: Threads,
+}
+
+impl Tcp {
+    fn new(threads: Threads) -> Self {
+        Self { threads }
+    }
+}
+
+impl Adapter for Tcp {
+    type Listener = TcpListener;
+    type Dialer = TcpDialer;
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { notices_cut: cfg!(target_os = "linux"), ..Capabilities::default() }
+    }
+
+    async fn listen(&self) -> io::Result<(TcpListener, TcpTarget)> {
+        let listener = TcpListener::bind(LOOPBACK, &TcpOptions::default())?;
+        let address = listener.local_address()?;
+        Ok((listener, address.into()))
+    }
+
+    fn nowhere(&self) -> TcpTarget {
+        NOBODY.into()
+    }
+
+    fn dialer(&self) -> TcpDialer {
+        TcpDialer::new(TcpOptions::default())
+    }
+
+    fn runtime(&self) -> impl Runtime {
+        TokioRuntime::current()
+    }
+
+    fn run(&self, case: impl Future<Output = ()>) {
+        run_on_tokio(self.threads, case);
+    }
+}
+
+/// Unix sockets on tokio, each in a directory that goes away with the adapter.
+struct Unix {
+    directory: tempfile::TempDir,
+    listeners: AtomicUsize,
+}
+
+impl Unix {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        Self { directory, listeners: AtomicUsize::new(0) }
+    }
+
+    fn target(&self, name: &str) -> UnixTarget {
+        UnixTarget::new(self.directory.path().join(name)).expect("a short path")
+    }
+}
+
+impl Adapter for Unix {
+    type Listener = UnixListener;
+    type Dialer = UnixDialer;
+
+    /// There is no reset of a Unix socket; but Linux tells the peer of bytes that were never read.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { abort: Sight::End, notices_cut: false, ..Capabilities::default() }
+    }
+
+    async fn listen(&self) -> io::Result<(UnixListener, UnixTarget)> {
+        let name = self.listeners.fetch_add(1, Ordering::Relaxed).to_string();
+        let target = self.target(&name);
+        Ok((UnixListener::bind(target.path())?, target))
+    }
+
+    fn nowhere(&self) -> UnixTarget {
+        self.target("nowhere")
+    }
+
+    fn dialer(&self) -> UnixDialer {
+        UnixDialer::default()
+    }
+
+    fn runtime(&self) -> impl Runtime {
+        TokioRuntime::current()
+    }
+
+    fn run(&self, case: impl Future<Output = ()>) {
+        run_on_tokio(Threads::One, case);
+    }
+}
+
+// smol: the core's example, as a third party would test its own.
+
+struct Smol;
+
+impl Adapter for Smol {
+    type Listener = SmolListener;
+    type Dialer = SmolDialer;
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { notices_cut: false, ..Capabilities::default() }
+    }
+
+    async fn listen(&self) -> io::Result<(SmolListener, SocketAddr)> {
+        let listener = smol::net::TcpListener::bind(LOOPBACK).await?;
+        let address = listener.local_addr()?;
+        Ok((SmolListener(listener), address))
+    }
+
+    fn nowhere(&self) -> SocketAddr {
+        NOBODY
+    }
+
+    fn dialer(&self) -> SmolDialer {
+        SmolDialer
+    }
+
+    fn runtime(&self) -> impl Runtime {
+        SmolRuntime
+    }
+
+    fn run(&self, case: impl Future<Output = ()>) {
+        let watchdog = async {
+            smol::Timer::after(WATCHDOG).await;
+            panic!("the case hangs");
+        };
+        smol::block_on(smol::future::or(case, watchdog));
+    }
+}
