@@ -313,9 +313,15 @@ impl<T: Target, K> Balancer<T, K> {
         for (_, session) in &mut self.sessions {
             match mem::replace(&mut session.phase, Phase::Out) {
                 Phase::Waiting(kill) => kills.push(kill),
-                Phase::Pooled(member) => members.push(member),
+                Phase::Pooled(member) => {
+                    session.owed = Some(self.generation);
+                    members.push(member);
+                }
                 Phase::Out => {}
             }
+        }
+        if !members.is_empty() {
+            *self.outstanding.entry(self.generation).or_default() += members.len();
         }
         kills.extend(members.into_iter().map(|member| self.pool.remove(member)));
         kills

@@ -255,7 +255,8 @@ impl<T: Target> Drop for Replacement<T> {
     }
 }
 
-/// A shutdown that has begun. Ready when every listener is closed and every session has ended.
+/// A shutdown that has begun. Ready when every listener is closed, every session has ended, and the
+/// observer has seen it.
 /// Dropping it changes nothing.
 pub struct Shutdown<T: Target> {
     shared: Arc<Shared<T>>,

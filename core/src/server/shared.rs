@@ -264,13 +264,15 @@ impl<T: Target> Shared<T> {
 
     /// Whether a replacement is applied; if not, the waker is told when it is.
     pub(super) fn poll_applied(&self, generation: Generation, waker: &Waker) -> bool {
-        self.step(|state| {
-            let is_applied = state.balancer.is_applied(generation);
-            if !is_applied {
-                state.barriers.insert(generation, waker.clone());
+        let waker = waker.clone();
+        let (is_applied, _unused) = self.step(|state| {
+            if state.balancer.is_applied(generation) {
+                (true, Some(waker))
+            } else {
+                (false, state.barriers.insert(generation, waker))
             }
-            is_applied
-        })
+        });
+        is_applied
     }
 
     pub(super) fn forget_barrier(&self, generation: Generation) {
@@ -407,19 +409,22 @@ impl<T: Target> Shared<T> {
         self.lock().shutdowns.insert(None)
     }
 
-    /// Whether nothing is left of the server; if something is, the waker is told when not.
+    /// Whether nothing is left of the server, and its observer knows; if something is, the waker is
+    /// told when not.
     pub(super) fn poll_shutdown(&self, place: usize, waker: &Waker) -> bool {
-        self.step(|state| {
-            let is_done = state.is_done();
-            if !is_done {
-                state.shutdowns[place] = Some(waker.clone());
+        let waker = waker.clone();
+        let (is_done, _unused) = self.step(|state| {
+            if state.is_done() && state.outbox.is_idle() {
+                (true, Some(waker))
+            } else {
+                (false, state.shutdowns[place].replace(waker))
             }
-            is_done
-        })
+        });
+        is_done
     }
 
     pub(super) fn forget_shutdown(&self, place: usize) {
-        self.lock().shutdowns.remove(place);
+        self.step(|state| state.shutdowns.remove(place));
     }
 
     pub(super) fn snapshot(&self) -> Snapshot<T> {
@@ -496,6 +501,10 @@ impl<T: Target> Shared<T> {
             state = self.lock();
         }
         state.outbox.is_delivering = false;
+        state.settle();
+        let wakes = mem::take(&mut state.wakes);
+        drop(state);
+        wakes.wake();
     }
 }
 
@@ -572,14 +581,20 @@ impl<T: Target> State<T> {
         {
             self.wakes.wakers.push(barrier.remove());
         }
-        if self.phase != Phase::Running && self.is_done() {
-            self.wakes.wakers.extend(self.shutdowns.iter_mut().filter_map(|(_, w)| w.take()));
+        if self.is_done() {
             self.stop_tasks(|_| true);
+            if self.outbox.is_idle() {
+                self.wakes.wakers.extend(self.shutdowns.iter_mut().filter_map(|(_, w)| w.take()));
+            }
         }
     }
 }
 
 impl<T> Outbox<T> {
+    fn is_idle(&self) -> bool {
+        self.items.is_empty() && !self.is_delivering
+    }
+
     fn event(&mut self, event: impl FnOnce() -> Event<T>) {
         if self.is_observed {
             self.items.push(Item::Event(self.next_number, event()));
