@@ -311,3 +311,35 @@ impl AsyncWrite for AddressConn {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tinylb_core::{Dialer, Listener};
+
+    use super::*;
+    use crate::{TcpDialer, TcpListener, TcpOptions, TcpTarget};
+
+    #[tokio::test]
+    async fn both_ends_of_a_session_have_the_options_they_are_set_to() {
+        for user_timeout in [Some(Duration::from_secs(120)), None] {
+            let options = TcpOptions { user_timeout, keepalive: true };
+            let mut listener = TcpListener::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap();
+            let target = TcpTarget::from(listener.local_address().unwrap());
+            let dialer = TcpDialer::new(options);
+            let (accepted, dialled) =
+                tokio::join!(listener.accept(), dialer.dial(&target, Duration::from_secs(10)));
+            for conn in [accepted.unwrap(), dialled.unwrap()] {
+                let socket = SockRef::from(&**conn.stream.socket().unwrap());
+                assert!(socket.tcp_nodelay().unwrap());
+                assert!(socket.keepalive().unwrap());
+                let idle = socket.tcp_keepalive_time().unwrap();
+                let probing = socket.tcp_keepalive_interval().unwrap()
+                    * socket.tcp_keepalive_retries().unwrap();
+                assert_eq!(idle + probing, Duration::from_secs(60));
+                assert_eq!(socket.tcp_user_timeout().unwrap(), user_timeout);
+            }
+        }
+    }
+}

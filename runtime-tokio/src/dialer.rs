@@ -6,6 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use tinylb_core::Dialer;
 use tokio::{
     net::{TcpSocket, UnixStream, lookup_host},
@@ -83,26 +84,16 @@ impl Dialer for TcpDialer {
             Host::Ip(ip) => return self.connect(SocketAddr::new(*ip, target.port)).await,
             Host::Name(name) => name,
         };
-        let deadline = Instant::now() + within;
+        let began = Instant::now();
         let mut addresses: Vec<IpAddr> = Vec::new();
         for address in lookup_host((&**name, target.port)).await? {
             if !addresses.contains(&address.ip()) {
                 addresses.push(address.ip());
             }
         }
-        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for (place, ip) in addresses.iter().enumerate() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let share = left / (addresses.len() - place) as u32;
-            match timeout(share, self.connect(SocketAddr::new(*ip, target.port))).await {
-                Ok(Ok(conn)) => return Ok(conn),
-                Ok(Err(error)) => failure = io::Error::new(error.kind(), format!("{ip}: {error}")),
-                Err(_) => {
-                    failure = io::Error::new(io::ErrorKind::TimedOut, format!("{ip}: timed out"))
-                }
-            }
-        }
-        Err(failure)
+        let left = within.saturating_sub(began.elapsed());
+        try_each(&addresses, left, |ip| Box::pin(self.connect(SocketAddr::new(ip, target.port))))
+            .await
     }
 
     fn validate(&self, target: &TcpTarget) -> Result<(), String> {
@@ -173,6 +164,26 @@ impl Dialer for AddressDialer {
     }
 }
 
+/// Connects to the first address that answers; each has its share of the time that is left.
+async fn try_each<'a, C>(
+    addresses: &[IpAddr],
+    within: Duration,
+    connect: impl Fn(IpAddr) -> BoxFuture<'a, io::Result<C>>,
+) -> io::Result<C> {
+    let deadline = Instant::now() + within;
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for (place, &ip) in addresses.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / (addresses.len() - place) as u32;
+        failure = match timeout(share, connect(ip)).await {
+            Ok(Ok(conn)) => return Ok(conn),
+            Ok(Err(error)) => io::Error::new(error.kind(), format!("{ip}: {error}")),
+            Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("{ip}: timed out")),
+        };
+    }
+    Err(failure)
+}
+
 fn check(own: &RwLock<Vec<Address>>, target: &Address) -> Result<(), String> {
     target.validate_target(&own.read().unwrap_or_else(PoisonError::into_inner))
 }
@@ -183,4 +194,54 @@ fn get<T: Clone>(shared: &RwLock<T>) -> T {
 
 fn set<T>(shared: &RwLock<T>, value: T) {
     *shared.write().unwrap_or_else(PoisonError::into_inner) = value;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, sync::Mutex};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_address_of_a_name_costs_its_share_of_the_time_only() {
+        let addresses = [1, 2, 3, 4].map(|last| IpAddr::from([192, 0, 2, last]));
+        let began = Instant::now();
+        let tries = Mutex::new(Vec::new());
+        // The first hangs, the second refuses, the third hangs, the fourth answers.
+        let answer = try_each(&addresses, Duration::from_secs(12), |ip| {
+            tries.lock().unwrap().push((ip, began.elapsed().as_secs()));
+            let refused = Err(io::ErrorKind::ConnectionRefused.into());
+            match tries.lock().unwrap().len() {
+                1 | 3 => Box::pin(pending()),
+                2 => Box::pin(async { refused }),
+                _ => Box::pin(async move { Ok(ip) }),
+            }
+        });
+        assert_eq!(answer.await.unwrap(), addresses[3]);
+        let [a, b, c, d] = addresses;
+        assert_eq!(*tries.lock().unwrap(), [(a, 0), (b, 3), (c, 3), (d, 7)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_whose_addresses_all_fail_says_how_the_last_one_did() {
+        let addresses = [IpAddr::from([192, 0, 2, 1])];
+        let hang = |_| -> BoxFuture<'_, io::Result<()>> { Box::pin(pending()) };
+        let error = try_each(&addresses, Duration::from_secs(3), hang).await.unwrap_err();
+        assert_eq!(error.to_string(), "192.0.2.1: timed out");
+        let none = try_each(&[], Duration::from_secs(3), hang).await.unwrap_err();
+        assert!(none.to_string().contains("no address"));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_to_the_balancer_itself_is_not_dialled() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let target: TcpTarget = format!("localhost:{}", address.port()).parse().unwrap();
+        let dialer = TcpDialer::default();
+        let within = Duration::from_secs(10);
+        assert!(dialer.dial(&target, within).await.is_ok());
+        dialer.set_own(vec![address.into()]);
+        let error = dialer.dial(&target, within).await.err().unwrap();
+        assert!(error.to_string().contains("the balancer itself"), "{error}");
+    }
 }
