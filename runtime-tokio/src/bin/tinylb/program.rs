@@ -6,7 +6,7 @@ use std::{
 use futures::future::join_all;
 use tinylb_tokio::{Address, TcpOptions};
 use tokio::sync::mpsc;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     config::{self, Config},
@@ -104,11 +104,18 @@ impl Program {
         let mut services = config.services;
         let open_ended = services.values().filter(|s| s.max_connections.is_none()).count();
         let listeners = services.values().map(|service| service.listen.len()).sum();
-        let connections_max = descriptors::connections_max(listeners) / open_ended.max(1);
+        let descriptors = descriptors::connections_max(listeners);
+        let connections_max = (descriptors / open_ended.max(1)).max(1);
         for service in services.values_mut() {
-            let max_connections = service.max_connections.unwrap_or(connections_max.max(1));
-            service.settings.max_connections = max_connections;
+            service.settings.max_connections = service.max_connections.unwrap_or(connections_max);
             service.settings.start = service.start.unwrap_or(self.start);
+            if service.settings.max_connections > descriptors {
+                warn!(
+                    "max_connections is {}, and there are descriptors for {descriptors}: raise the \
+                     limit of descriptors, or clients beyond that are reset",
+                    service.settings.max_connections
+                );
+            }
         }
         services
     }
