@@ -121,7 +121,9 @@ impl<T> Stream for Subscription<T> {
         if published.is_closed {
             return Poll::Ready(None);
         }
-        published.wakers[this.waker] = Some(cx.waker().clone());
+        let before = published.wakers[this.waker].replace(cx.waker().clone());
+        drop(published);
+        drop(before);
         Poll::Pending
     }
 }

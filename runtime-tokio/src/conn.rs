@@ -146,9 +146,10 @@ impl<S: Socket> Stream<S> {
         let socket = self.socket()?;
         loop {
             ready!(socket.poll_read_ready(cx))?;
-            let length = buffer.len();
-            let read = || Ok(rustix::io::read(&**socket, &mut *buffer)?);
-            if let Some(result) = try_io(&**socket, Interest::READABLE, length, read) {
+            // A short count says nothing: a read also stops at urgent data (tcp(7)), and at
+            // descriptors that were passed (unix(7)), with more to read behind.
+            let mut read = || Ok(rustix::io::read(&**socket, &mut *buffer)?);
+            if let Some(result) = done(socket.try_io(Interest::READABLE, &mut read)) {
                 return Poll::Ready(result);
             }
         }
@@ -158,8 +159,18 @@ impl<S: Socket> Stream<S> {
         let socket = self.socket()?;
         loop {
             ready!(socket.poll_write_ready(cx))?;
-            let write = || Ok(rustix::net::send(&**socket, buffer, SendFlags::NOSIGNAL)?);
-            if let Some(result) = try_io(&**socket, Interest::WRITABLE, buffer.len(), write) {
+            // A short count means that the socket is full, so the readiness is taken back with
+            // it, and the next poll saves a call in vain.
+            let mut short = None;
+            let mut write = || match rustix::net::send(&**socket, buffer, SendFlags::NOSIGNAL)? {
+                written if 0 < written && written < buffer.len() => {
+                    short = Some(written);
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+                written => Ok(written),
+            };
+            let result = socket.try_io(Interest::WRITABLE, &mut write);
+            if let Some(result) = short.map(Ok).or_else(|| done(result)) {
                 return Poll::Ready(result);
             }
         }
@@ -170,29 +181,15 @@ impl<S: Socket> Stream<S> {
     }
 }
 
-/// Tries to move up to `length` bytes. A short count means that the socket is drained (or full),
-/// so the readiness is taken back with it, and the next poll saves a call in vain. `None`: it
-/// wasn't ready at all.
-fn try_io<S: Socket>(
-    socket: &S,
-    interest: Interest,
-    length: usize,
-    mut operation: impl FnMut() -> io::Result<usize>,
-) -> Option<io::Result<usize>> {
-    let mut short = None;
-    let result = socket.try_io(interest, &mut || {
-        let count = operation()?;
-        if 0 < count && count < length {
-            short = Some(count);
-            return Err(io::ErrorKind::WouldBlock.into());
+/// What an operation came to, or `None` if it is to be tried again once the socket is ready.
+fn done(result: io::Result<usize>) -> Option<io::Result<usize>> {
+    match result {
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
+        {
+            None
         }
-        Ok(count)
-    });
-    match (result, short) {
-        (_, Some(count)) => Some(Ok(count)),
-        (Err(error), None) if error.kind() == io::ErrorKind::WouldBlock => None,
-        (Err(error), None) if error.kind() == io::ErrorKind::Interrupted => None,
-        (result, None) => Some(result),
+        result => Some(result),
     }
 }
 

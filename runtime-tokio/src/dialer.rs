@@ -65,10 +65,19 @@ impl TcpDialer {
         };
         get(&self.options).apply(&socket)?;
         let stream = socket.connect(address).await?;
-        // Where nobody listens on a local port of the ephemeral range, a socket may get that port
-        // for its own and connect to itself (TCP's simultaneous open, RFC 9293, section 3.5).
-        if address.ip().is_loopback() && stream.local_addr()? == address {
-            return Err(io::ErrorKind::ConnectionRefused.into());
+        let local = stream.local_addr()?;
+        if local.ip() == address.ip() {
+            // Where nobody listens on a port of this machine's ephemeral range, a socket may get
+            // that port for its own and connect to itself (TCP's simultaneous open, RFC 9293,
+            // section 3.5).
+            if local.port() == address.port() {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            // One of this machine's addresses: who listens at all of them listens there.
+            if listens_everywhere(&self.own, address) {
+                let error = format!("the balancer itself listens at port {}", address.port());
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+            }
         }
         Ok(TcpConn::new(stream, address))
     }
@@ -186,6 +195,17 @@ async fn try_each<'a, C>(
 
 fn check(own: &RwLock<Vec<Address>>, target: &Address) -> Result<(), String> {
     target.validate_target(&own.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn listens_everywhere(own: &RwLock<Vec<Address>>, address: SocketAddr) -> bool {
+    own.read().unwrap_or_else(PoisonError::into_inner).iter().any(|own| match own {
+        Address::Tcp(TcpTarget { host: Host::Ip(ip), port }) => {
+            *port == address.port()
+                && ip.is_unspecified()
+                && (ip.is_ipv6() || address.ip().to_canonical().is_ipv4())
+        }
+        _ => false,
+    })
 }
 
 fn get<T: Clone>(shared: &RwLock<T>) -> T {

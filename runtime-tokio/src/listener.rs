@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tinylb_core::{AcceptFailure, Listener};
 
 use crate::{TcpConn, TcpOptions, UnixConn};
@@ -185,12 +185,20 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Ok(file) if !file.file_type().is_socket() => {
             in_use("a file that is no socket stands there: remove it or choose another path")
         }
-        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => match try_connect(path) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-            Ok(_) => in_use("somebody listens there: end that program or choose another path"),
-            Err(error) => Err(error),
+            // A full backlog is somebody's as well.
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => in_use("somebody listens there: end that program or choose another path"),
         },
     }
+}
+
+/// Connects to a Unix socket, without waiting for room in its backlog.
+fn try_connect(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)
 }
 
 fn inode(path: &Path) -> io::Result<(u64, u64)> {

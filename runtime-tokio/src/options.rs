@@ -3,7 +3,8 @@ use std::{io, os::fd::AsFd, time::Duration};
 use socket2::{SockRef, TcpKeepalive};
 
 /// Socket options of every TCP connection, accepted or dialled. Besides these, `TCP_NODELAY` is
-/// always on: a relay writes what it has read at once.
+/// always on: a relay writes what it has read at once. So is `SO_OOBINLINE`: urgent data stays in
+/// its place in the stream, and passes as any other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TcpOptions {
@@ -36,9 +37,13 @@ impl Default for TcpOptions {
 impl TcpOptions {
     /// Sets the options of a socket; of a listener, for all that it accepts (Linux: tcp(7),
     /// accepted sockets inherit them).
-    pub(crate) fn apply(&self, socket: &impl AsFd) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn apply(&self, socket: &impl AsFd) -> io::Result<()> {
         let socket = SockRef::from(socket);
         socket.set_tcp_nodelay(true)?;
+        socket.set_out_of_band_inline(true)?;
         socket.set_keepalive(self.keepalive)?;
         if self.keepalive {
             let keepalive =

@@ -1,8 +1,11 @@
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
 
 use futures::future::BoxFuture;
 use tinylb_core::Runtime;
-use tokio::{runtime::Handle, time::Instant};
+use tokio::runtime::Handle;
 
 /// A tokio runtime, of either flavour. All in one process share their epoch.
 #[derive(Clone, Debug)]
@@ -39,7 +42,11 @@ impl Runtime for TokioRuntime {
 
     fn now(&self) -> Duration {
         let _context = self.handle.enter();
-        let now = Instant::now();
-        now.saturating_duration_since(*EPOCH.get_or_init(|| now))
+        // A runtime with a paused clock may be behind the true time, so the epoch is before it.
+        let epoch = EPOCH.get_or_init(|| {
+            let now = Instant::now();
+            now.checked_sub(Duration::from_secs(60)).unwrap_or(now)
+        });
+        tokio::time::Instant::now().into_std().saturating_duration_since(*epoch)
     }
 }

@@ -94,9 +94,12 @@ impl Address {
         let (Self::Tcp(own), Self::Tcp(target)) = (self, target) else { return self == target };
         let is_here = match (&own.host, &target.host) {
             (Host::Ip(own), Host::Ip(to)) => {
+                let (own, to) = (own.to_canonical(), to.to_canonical());
+                // Listening at `::` takes in IPv4 as well, unless the system is set otherwise.
+                let takes_in = own.is_unspecified() && (own.is_ipv6() || to.is_ipv4());
                 own == to
-                    || own.is_unspecified() && to.is_loopback()
-                    || to.is_unspecified() && (own.is_unspecified() || own.is_loopback())
+                    || takes_in && (to.is_loopback() || to.is_unspecified())
+                    || to.is_unspecified() && own.is_loopback() && own.is_ipv4() == to.is_ipv4()
             }
             (Host::Ip(own), Host::Name(name)) => {
                 &**name == "localhost" && (own.is_unspecified() || own.is_loopback())
@@ -231,6 +234,8 @@ mod tests {
             ("0.0.0.0:80", "127.0.0.5:80"),
             ("[::]:80", "[::1]:80"),
             ("127.0.0.1:80", "0.0.0.0:80"),
+            ("127.0.0.1:80", "[::ffff:127.0.0.1]:80"),
+            ("[::]:80", "127.0.0.1:80"),
             ("127.0.0.1:80", "localhost:80"),
             ("unix:/run/a", "unix:/run/a"),
         ] {
@@ -241,6 +246,8 @@ mod tests {
             ("127.0.0.1:80", "127.0.0.1:81"),
             ("127.0.0.1:80", "127.0.0.2:80"),
             ("0.0.0.0:80", "192.0.2.1:80"),
+            ("0.0.0.0:80", "[::1]:80"),
+            ("127.0.0.1:80", "[::]:80"),
             ("192.0.2.1:80", "localhost:80"),
             ("unix:/run/a", "unix:/run/b"),
         ] {

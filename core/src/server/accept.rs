@@ -1,9 +1,13 @@
-use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, task::Poll, time::Duration};
 
 use futures::{FutureExt, future::poll_fn};
 
-use super::{Link, session::Session, signal::Signal};
-use crate::{AcceptFailure, Admission, Dialer, Listener, ListenerError, ListenerId, Relay};
+use super::{
+    Link,
+    session::Session,
+    signal::{Signal, until_told},
+};
+use crate::{AcceptFailure, Admission, Conn, Dialer, Listener, ListenerError, ListenerId, Relay};
 
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -29,10 +33,10 @@ impl<L: Listener, D: Dialer, R: Relay<L::Conn, D::Conn>> AcceptLoop<L, D, R> {
         loop {
             let shared = &self.link.shared;
             let room = poll_fn(|_| if shared.has_room() { Poll::Ready(()) } else { Poll::Pending });
-            if until_stopped(&self.stop, room).await.is_none() {
+            if until_told(&self.stop, room).await.is_none() {
                 return Ok(());
             }
-            match until_stopped(&self.stop, self.listener.accept()).await {
+            match until_told(&self.stop, self.listener.accept()).await {
                 None => return Ok(()),
                 Some(Ok(client)) => {
                     pause = PAUSE_MIN;
@@ -47,7 +51,7 @@ impl<L: Listener, D: Dialer, R: Relay<L::Conn, D::Conn>> AcceptLoop<L, D, R> {
                         AcceptFailure::BackOff => {
                             shared.accept_failed(self.id, error, Some(pause));
                             let over = self.link.runtime.sleep(pause);
-                            if until_stopped(&self.stop, over).await.is_none() {
+                            if until_told(&self.stop, over).await.is_none() {
                                 return Ok(());
                             }
                             pause = (pause * 2).min(PAUSE_MAX);
@@ -65,10 +69,8 @@ impl<L: Listener, D: Dialer, R: Relay<L::Conn, D::Conn>> AcceptLoop<L, D, R> {
 
     /// Begins a client's session. A client that comes in the moment of shutdown is dropped.
     fn begin(&self, mut client: L::Conn) {
-        use crate::Conn;
-
         let signal = Arc::new(Signal::default());
-        let admitted = self.link.shared.admit(self.id, || client.peer(), &signal);
+        let admitted = self.link.shared.admit(self.id, &client, &signal);
         let Some((id, admission)) = admitted else { return client.abort() };
         let session = Session::new(id, signal, client, Arc::clone(&self.link));
         match admission {
@@ -76,14 +78,4 @@ impl<L: Listener, D: Dialer, R: Relay<L::Conn, D::Conn>> AcceptLoop<L, D, R> {
             admission => self.link.runtime.spawn(Box::pin(session.run(admission))),
         }
     }
-}
-
-/// What the future gives, or `None` as soon as the signal says stop.
-async fn until_stopped<F: Future>(stop: &Signal, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    poll_fn(|cx| match stop.poll(None, cx) {
-        Poll::Ready(_) => Poll::Ready(None),
-        Poll::Pending => future.as_mut().poll(cx).map(Some),
-    })
-    .await
 }

@@ -4,13 +4,14 @@ mod shared;
 mod signal;
 
 use std::{
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures::{Stream, StreamExt, channel::oneshot};
+use futures::{FutureExt, Stream, StreamExt, channel::oneshot};
 
 use self::{
     accept::AcceptLoop,
@@ -56,8 +57,9 @@ impl<D: Dialer> Server<D> {
     }
 
     /// Like [`Self::new`], and calls `observer` with each event and its number, in the order of
-    /// the numbers, outside every lock. It may use the server's handle. It must not block, since
-    /// sessions wait for it; a panic of it is caught, and that event is lost to it.
+    /// the numbers, outside every lock. It may use the server's handle (and keeps the server's
+    /// state in memory if it holds one). It must not block: whoever delivers waits for it, and
+    /// events that it is too slow for pile up. A panic of it is caught, and that event is lost.
     ///
     /// # Errors
     /// A setting is out of its range.
@@ -162,10 +164,11 @@ impl<T: Target> Handle<T> {
     }
 
     /// Takes sets from a source until the server ends, in a task on the server's runtime. A set
-    /// that is rejected is an [`Event::SetRejected`], and the one before stays.
+    /// that is rejected is an [`Event::SetRejected`], and the one before stays. A source that ends
+    /// or panics is lost.
     pub fn follow(&self, source: impl Stream<Item = Update<T>> + Send + 'static) {
         let handle = self.clone();
-        self.shared.spawn(async move {
+        let following = async move {
             let mut source = std::pin::pin!(source);
             while let Some(update) = source.next().await {
                 match update {
@@ -177,7 +180,14 @@ impl<T: Target> Handle<T> {
                     Update::Lost(reason) => handle.shared.source_lost(reason),
                 }
             }
-            handle.shared.source_lost("the source has ended".into());
+        };
+        let shared = Arc::clone(&self.shared);
+        self.shared.spawn(async move {
+            let reason = match AssertUnwindSafe(following).catch_unwind().await {
+                Ok(()) => "the source has ended",
+                Err(_) => "the source panicked",
+            };
+            shared.source_lost(reason.into());
         });
     }
 

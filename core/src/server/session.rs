@@ -1,5 +1,5 @@
 use std::{
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -124,19 +124,17 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
         let (shared, id) = (&link.shared, self.record.id);
         let settings = shared.settings();
         let began = link.runtime.now();
-        let mut attempts = 0;
+        let time_left =
+            || settings.dial_time_max.saturating_sub(link.runtime.now().saturating_sub(began));
+        let (mut attempts, mut left) = (0, settings.dial_time_max);
         loop {
-            let left = settings.dial_time_max.saturating_sub(link.runtime.now() - began);
-            if left.is_zero() {
-                return Err(EndReason::DialTimedOut);
-            }
             let failure = match self.attempt(settings.dial_timeout.min(left)).await {
                 Outcome::Dialled(backend) => {
                     self.ends.backend = Some(backend);
                     if shared.connected(id) {
                         return Ok(());
                     }
-                    abort(self.ends.backend.take());
+                    abort(self.ends.backend.take().as_mut());
                     DialFailure::Revoked
                 }
                 Outcome::Failed(failure) => failure,
@@ -146,6 +144,11 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
             shared.dial_failed(id, failure);
             if attempts == settings.dial_attempts_max {
                 return Err(EndReason::DialFailed);
+            }
+            // Before the next turn is taken: it is another session's if this one can't use it.
+            left = time_left();
+            if left.is_zero() {
+                return Err(EndReason::DialTimedOut);
             }
             self.signal = Arc::new(Signal::default());
             shared.retry(id, &self.signal)?;
@@ -278,17 +281,18 @@ impl<'a> Limits<'a> {
     }
 }
 
-fn abort(conn: Option<impl Conn>) {
-    if let Some(mut conn) = conn {
-        conn.abort();
+/// An adapter's panic must not keep the other end from being aborted.
+fn abort(conn: Option<&mut impl Conn>) {
+    if let Some(conn) = conn {
+        let _ = catch_unwind(AssertUnwindSafe(|| conn.abort()));
     }
 }
 
 impl<C: Conn, B: Conn> Drop for Ends<C, B> {
     fn drop(&mut self) {
         if !self.is_clean {
-            self.client.abort();
-            abort(self.backend.take());
+            abort(Some(&mut self.client));
+            abort(self.backend.as_mut());
         }
     }
 }

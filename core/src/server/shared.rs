@@ -7,14 +7,13 @@ use std::{
     time::Duration,
 };
 
-use futures::future::poll_fn;
 use slab::Slab;
 
-use super::signal::{Signal, Word};
+use super::signal::{Signal, Word, until_told};
 use crate::{
-    Admission, BackendSet, Balancer, Change, DialFailure, Direction, EndReason, Event, Generation,
-    ListenerId, Owed, Pick, Progress, Refusal, Removal, Report, Runtime, SessionId, SetError,
-    Settings, Side, Snapshot, Target,
+    Admission, BackendSet, Balancer, Change, Conn, DialFailure, Direction, EndReason, Event,
+    Generation, ListenerId, Owed, Pick, Progress, Refusal, Removal, Report, Runtime, SessionId,
+    SetError, Settings, Side, Snapshot, Target,
     sync::{Mutex, MutexGuard},
 };
 
@@ -137,15 +136,18 @@ impl<T: Target> Shared<T> {
     pub(super) fn admit(
         &self,
         listener: ListenerId,
-        peer: impl FnOnce() -> String,
+        client: &impl Conn,
         signal: &Arc<Signal>,
     ) -> Option<(SessionId, Admission<T>)> {
+        // An adapter's code, so neither under the lock nor trusted not to panic.
+        let peer = || catch_unwind(AssertUnwindSafe(|| client.peer())).unwrap_or_default();
+        let peer = self.observer.is_some().then(peer).unwrap_or_default();
         self.step(|state| {
             if state.phase != Phase::Running {
                 return None;
             }
             let (id, admission) = state.balancer.admit(Arc::clone(signal));
-            state.outbox.event(|| Event::Accepted { id, listener, peer: peer() });
+            state.outbox.event(|| Event::Accepted { id, listener, peer });
             if let Admission::Dial(pick) = &admission {
                 state.outbox.event(|| Event::Admitted { id, pick: pick.clone() });
             }
@@ -250,7 +252,7 @@ impl<T: Target> Shared<T> {
         Ok(Report::clone(&report))
     }
 
-    /// A source's update could not be used, or it has none any more.
+    /// A source can't tell what the set is, or has ended.
     pub(super) fn source_lost(&self, reason: Arc<str>) {
         self.step(|state| {
             state.source_lost = Some(Arc::clone(&reason));
@@ -337,12 +339,7 @@ impl<T: Target> Shared<T> {
         let Some(guard) = guard else { return };
         self.runtime.spawn(Box::pin(async move {
             let _guard = guard;
-            let mut task = std::pin::pin!(task);
-            poll_fn(|cx| match stop.poll(None, cx) {
-                std::task::Poll::Ready(_) => std::task::Poll::Ready(()),
-                std::task::Poll::Pending => task.as_mut().poll(cx),
-            })
-            .await;
+            until_told(&stop, task).await;
         }));
     }
 

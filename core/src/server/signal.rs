@@ -1,9 +1,10 @@
 use std::{
+    pin::pin,
     sync::atomic::Ordering,
     task::{Context, Poll},
 };
 
-use futures::task::AtomicWaker;
+use futures::{future::poll_fn, task::AtomicWaker};
 
 use crate::sync::AtomicU8;
 
@@ -64,6 +65,16 @@ impl Signal {
             _ => Poll::Pending,
         }
     }
+}
+
+/// What a future gives, or `None` as soon as the signal has a word.
+pub(crate) async fn until_told<F: Future>(signal: &Signal, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match signal.poll(None, cx) {
+        Poll::Ready(_) => Poll::Ready(None),
+        Poll::Pending => future.as_mut().poll(cx).map(Some),
+    })
+    .await
 }
 
 #[cfg(test)]

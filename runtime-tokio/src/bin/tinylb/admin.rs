@@ -28,9 +28,13 @@ const BODY_MAX: usize = 16 << 20;
 /// Time for the head of a request to come, and for a request to be answered altogether.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
+/// Time for a connection altogether, however many requests it has and however it reads.
+const CONNECTION_TIME_MAX: Duration = Duration::from_secs(60);
+/// Time that an answer to a PUT waits for the replacement to be applied.
+const APPLY_TIME_MAX: Duration = Duration::from_secs(20);
 /// Connections served at a time; the rest waits.
 const CONNECTIONS_MAX: usize = 16;
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 type Answer = Response<Full<Bytes>>;
 
@@ -108,11 +112,11 @@ impl Admin {
                 Ok::<_, std::convert::Infallible>(answer.unwrap_or_else(|_| late()))
             });
             // A client that breaks off is its own affair.
-            let _ = http1::Builder::new()
+            let serving = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIME_MAX)
-                .serve_connection(conn, answers)
-                .await;
+                .serve_connection(conn, answers);
+            let _ = timeout(CONNECTION_TIME_MAX, serving).await;
         });
     }
 
@@ -181,7 +185,12 @@ impl Admin {
             Err(cause) => return error(StatusCode::BAD_REQUEST, &cause),
         };
         match service.handle().replace(set) {
-            Ok(replacement) => json_answer(StatusCode::OK, &report(&replacement.await)),
+            Ok(mut replacement) => {
+                let is_applied = timeout(APPLY_TIME_MAX, &mut replacement).await.is_ok();
+                // Taken, and what was cut is on its way out.
+                let status = if is_applied { StatusCode::OK } else { StatusCode::ACCEPTED };
+                json_answer(status, &report(replacement.report()))
+            }
             Err(cause) => error(StatusCode::BAD_REQUEST, &cause.to_string()),
         }
     }

@@ -80,6 +80,11 @@ impl Run {
     /// # Errors
     /// What is wrong with them, for people to read.
     pub(crate) fn backends(&self) -> Result<BackendSet<Address>, String> {
+        for (place, address) in self.listen.iter().enumerate() {
+            if self.listen[..place].contains(address) {
+                return Err(format!("--listen {address} is there twice: once is enough"));
+            }
+        }
         for (key, address) in &self.backend {
             address
                 .validate_target(&self.listen)

@@ -10,7 +10,7 @@ mod tests;
 use std::{
     collections::BTreeMap,
     fmt,
-    fs::File,
+    fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
     time::Duration,
@@ -135,6 +135,10 @@ pub(crate) fn load(path: &Path) -> Result<Config, LoadError> {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // Opening anything else, such as a pipe, may wait for ever.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
     let mut bytes = Vec::new();
     File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {

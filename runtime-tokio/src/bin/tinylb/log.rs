@@ -8,20 +8,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tinylb_core::{BackendKey, Event, Report, SessionId};
+use tinylb_core::{BackendKey, DialFailure, Event, Report, SessionId};
 use tinylb_tokio::Address;
 use tracing::{Level, debug, enabled, info, warn};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::{filter::Targets, prelude::*};
 
 use crate::args;
 
 /// Lines that wait to be written; more are dropped, since a log must not hold up traffic.
 const LINES_MAX: usize = 10_000;
 
+/// The target of lines that are logged at any level: who starts the program reads them.
+pub(crate) const ALWAYS: &str = "tinylb::always";
+
 /// Keys named in one line.
 const KEYS_MAX: usize = 10;
 
-/// The least time between two lines about the same kind of failure.
+/// The least time between two lines of a service about failures.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Starts the log, on standard error and by a thread of its own. The guard writes out what waits
@@ -38,16 +42,18 @@ pub(crate) fn start(log: &args::Log) -> WorkerGuard {
         args::LogLevel::Info => Level::INFO,
         args::LogLevel::Debug => Level::DEBUG,
     };
+    let shown = Targets::new().with_default(level).with_target(ALWAYS, Level::INFO);
     let lines = tracing_subscriber::fmt()
         .with_writer(writer)
-        .with_max_level(level)
+        .with_max_level(Level::TRACE)
         .with_target(false)
         .with_ansi(is_terminal && std::env::var_os("NO_COLOR").is_none());
     let is_human = log.log_format.map_or(is_terminal, |f| f == args::LogFormat::Human);
     if is_human {
-        lines.init();
+        lines.finish().with(shown).init();
     } else {
-        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
+        let lines = lines.json().flatten_event(true).with_current_span(false);
+        lines.with_span_list(false).finish().with(shown).init();
     }
     guard
 }
@@ -57,8 +63,7 @@ pub(crate) struct EventLog {
     service: String,
     pub(crate) dial_failures: AtomicU64,
     pub(crate) accept_failures: AtomicU64,
-    dial_lines: Mutex<Sparing>,
-    accept_lines: Mutex<Sparing>,
+    failure_lines: Mutex<Sparing>,
     /// Who is connected, and since when; kept only while lines for each connection are wanted.
     clients: Mutex<BTreeMap<SessionId, (String, Instant)>>,
 }
@@ -76,8 +81,7 @@ impl EventLog {
             service: service.into(),
             dial_failures: AtomicU64::new(0),
             accept_failures: AtomicU64::new(0),
-            dial_lines: Mutex::default(),
-            accept_lines: Mutex::default(),
+            failure_lines: Mutex::default(),
             clients: Mutex::default(),
         }
     }
@@ -88,9 +92,11 @@ impl EventLog {
             Event::Accepted { id, peer, .. } if enabled!(Level::DEBUG) => {
                 lock(&self.clients).insert(*id, (peer.clone(), Instant::now()));
             }
+            // A removal's doing, and counted there.
+            Event::DialFailed { failure: DialFailure::Revoked, .. } => {}
             Event::DialFailed { pick, failure, .. } => {
                 self.dial_failures.fetch_add(1, Ordering::Relaxed);
-                if let Some(spared) = lock(&self.dial_lines).line() {
+                if let Some(spared) = lock(&self.failure_lines).line() {
                     let (backend, target) = (pick.key.as_str(), &pick.target);
                     warn!(service, backend, %target, spared, "dial failed: {failure}");
                 }
@@ -107,7 +113,7 @@ impl EventLog {
             }
             Event::AcceptFailed { error, pause, .. } => {
                 self.accept_failures.fetch_add(1, Ordering::Relaxed);
-                if let Some(spared) = lock(&self.accept_lines).line() {
+                if let Some(spared) = lock(&self.failure_lines).line() {
                     let pause_ms = pause.map(|pause| pause.as_millis() as u64);
                     warn!(service, pause_ms, spared, "accept failed: {error}");
                 }

@@ -4,14 +4,14 @@ use std::{
 };
 
 use futures::future::join_all;
-use tinylb_tokio::{Address, TcpOptions};
+use tinylb_tokio::Address;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::{
     config::{self, Config},
-    descriptors,
-    service::Service,
+    descriptors, log,
+    service::{Service, tcp_options},
     socket::{Acceptor, Socket},
 };
 
@@ -64,7 +64,7 @@ impl Program {
 
         for (key, socket) in bound {
             let address = socket.local_address().map_err(|error| error.to_string())?;
-            info!("listening on {address}");
+            info!(target: log::ALWAYS, "listening on {address}");
             state.sockets.insert(key, socket);
         }
         let mut services = BTreeMap::new();
@@ -89,14 +89,20 @@ impl Program {
     }
 
     /// Stops accepting and waits until the sessions have finished, each service for as long as it
-    /// is set to; called again, aborts them.
-    pub(crate) async fn shutdown(&self) {
-        let services: Vec<_> = {
-            let mut state = self.lock();
-            state.sockets.clear();
-            state.services.values().chain(&state.retired).cloned().collect()
-        };
-        join_all(services.iter().map(|service| service.shutdown())).await;
+    /// is set to.
+    pub(crate) async fn finish(&self) {
+        self.lock().sockets.clear();
+        join_all(self.ending().iter().map(|service| service.finish())).await;
+    }
+
+    /// Aborts every session, and waits until that is done.
+    pub(crate) async fn abort(&self) {
+        join_all(self.ending().iter().map(|service| service.abort())).await;
+    }
+
+    fn ending(&self) -> Vec<Arc<Service>> {
+        let state = self.lock();
+        state.services.values().chain(&state.retired).cloned().collect()
     }
 
     /// Fills in what the configuration leaves to the program.
@@ -128,7 +134,7 @@ impl Program {
             }
             info!(service = name, "service removed, its sessions may finish");
             state.retired.push(Arc::clone(&service));
-            tokio::spawn(async move { service.shutdown().await });
+            tokio::spawn(async move { service.finish().await });
         }
         let wanted: Vec<SocketKey> = state
             .services
@@ -156,7 +162,8 @@ fn bind_new(
         for address in &service.listen {
             let key = socket_key(name, address);
             if !sockets.contains_key(&key) && !bound.contains_key(&key) {
-                bound.insert(key, Socket::bind(address)?);
+                let socket = Socket::bind(address);
+                bound.insert(key, socket.map_err(|error| hint(error, sockets, address))?);
             }
         }
     }
@@ -180,15 +187,16 @@ fn open(
 ) -> Result<Opened, String> {
     let listens_at = state.services.get(name).map(|service| service.listens_at());
     let listens_at = listens_at.unwrap_or_default();
-    let mut options = TcpOptions::default();
-    options.user_timeout = service.tcp_user_timeout;
+    let options = tcp_options(service);
     let (mut own, mut acceptors) = (Vec::new(), Vec::new());
     for address in &service.listen {
         let key = socket_key(name, address);
         let Some(socket) = bound.get(&key).or_else(|| state.sockets.get(&key)) else { continue };
         let failed = |error: std::io::Error| format!("can't listen at {address}: {error}");
         own.push(socket.local_address().map_err(failed)?);
-        if !listens_at.contains(address) {
+        if listens_at.contains(address) {
+            socket.set_options(&options).map_err(failed)?;
+        } else {
             acceptors.push((address.clone(), socket.acceptor(&options).map_err(failed)?));
         }
     }
@@ -199,6 +207,18 @@ fn open(
         })?;
     }
     Ok(Opened { own, acceptors })
+}
+
+/// Adds what may be in the way: a socket of this program, which is closed only later.
+fn hint(error: String, sockets: &BTreeMap<SocketKey, Socket>, wanted: &Address) -> String {
+    let Address::Tcp(wanted) = wanted else { return error };
+    let is_in_the_way = |own: &Address| matches!(own, Address::Tcp(own) if own.port == wanted.port);
+    match sockets.keys().find(|(_, own)| is_in_the_way(own)) {
+        Some((_, own)) => {
+            format!("{error}; tinylb itself listens at {own}: change it in two steps")
+        }
+        None => error,
+    }
 }
 
 fn socket_key(service: &str, address: &Address) -> SocketKey {

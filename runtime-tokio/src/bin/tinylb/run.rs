@@ -63,27 +63,27 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
     let path = args.config.clone();
     let (_unchanged, no_changes) = mpsc::channel(1);
     let mut changes = path.clone().map_or(no_changes, |path| watch::changes(path, read));
-    loop {
+    let result = loop {
         tokio::select! {
             biased;
             Some(death) = deaths.recv() => {
                 error!("{death}");
-                return Err(Failure::Error(death));
+                break Err(Failure::Error(death));
             }
-            () = stop.said() => break,
+            () = stop.said() => break Ok(()),
             _ = hangup.recv() => reload(&program, path.as_ref(), Reading::AsItIs),
             Some(()) = changes.recv() => reload(&program, path.as_ref(), Reading::Settled),
         }
-    }
+    };
 
     info!("shutting down; a second signal ends it at once");
     tokio::select! {
         biased;
-        () = program.shutdown() => {}
-        () = stop.said() => program.shutdown().await,
+        () = program.finish() => {}
+        () = stop.said() => program.abort().await,
     }
     info!("stopped");
-    Ok(())
+    result
 }
 
 /// How a file is read again.

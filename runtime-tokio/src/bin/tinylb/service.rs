@@ -1,6 +1,12 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
 };
 
 use tinylb_core::{Handle, ListenerHandle, Server, StopHandle};
@@ -23,6 +29,8 @@ struct State {
     config: config::Service,
     /// By the address as it is configured.
     listeners: BTreeMap<Address, StopHandle>,
+    /// The shutdown, once it has begun.
+    finishing: Option<Shared<BoxFuture<'static, ()>>>,
 }
 
 impl Service {
@@ -44,7 +52,7 @@ impl Service {
         let settings = config.settings.clone();
         let server = Server::with_observer(dialer, TokioRuntime::current(), settings, observer)
             .map_err(|error| format!("service {name}: {error}"))?;
-        let state = State { config, listeners: BTreeMap::new() };
+        let state = State { config, listeners: BTreeMap::new(), finishing: None };
         Ok(Self { name: name.into(), events, server, state: Mutex::new(state), fatal })
     }
 
@@ -104,10 +112,20 @@ impl Service {
         }
     }
 
-    /// Stops accepting and waits for the sessions; called again, aborts them.
-    pub(crate) async fn shutdown(&self) {
-        let grace = self.lock().config.shutdown_timeout;
-        self.server.handle().shutdown(grace).await;
+    /// Stops accepting and waits for the sessions; called again, waits for the same.
+    pub(crate) async fn finish(&self) {
+        let finishing = {
+            let mut state = self.lock();
+            let grace = state.config.shutdown_timeout;
+            let begin = || self.server.handle().shutdown(grace).boxed().shared();
+            state.finishing.get_or_insert_with(begin).clone()
+        };
+        finishing.await;
+    }
+
+    /// Aborts every session, and waits until that is done.
+    pub(crate) async fn abort(&self) {
+        self.server.handle().shutdown(Duration::ZERO).await;
     }
 
     fn report_death(&self, address: Address, listener: ListenerHandle) {
@@ -126,7 +144,8 @@ impl Service {
     }
 }
 
-fn tcp_options(config: &config::Service) -> TcpOptions {
+/// The socket options that a service is configured to have.
+pub(crate) fn tcp_options(config: &config::Service) -> TcpOptions {
     let mut options = TcpOptions::default();
     options.user_timeout = config.tcp_user_timeout;
     options

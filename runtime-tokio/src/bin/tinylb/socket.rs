@@ -51,6 +51,14 @@ impl Socket {
         }
     }
 
+    /// Gives connections that are accepted from now on these options.
+    pub(crate) fn set_options(&self, options: &TcpOptions) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => options.apply(socket),
+            Self::Unix(..) => Ok(()),
+        }
+    }
+
     /// A clone to accept from.
     pub(crate) fn acceptor(&self, options: &TcpOptions) -> io::Result<Acceptor> {
         Ok(match self {

@@ -219,12 +219,12 @@ impl Reader<'_> {
     /// Two listeners of one address: the second would fail.
     fn check_listens(&mut self) {
         self.listens.sort_by_key(|(at, ..)| *at);
-        let mut seen: BTreeMap<&Address, (usize, &str)> = BTreeMap::new();
+        let mut seen: BTreeMap<(&str, &Address), (usize, &str)> = BTreeMap::new();
         for (at, service, address) in &self.listens {
-            if matches!(address, Address::Tcp(TcpTarget { port: 0, .. })) {
-                continue;
-            }
-            match seen.entry(address) {
+            // Port 0 is another port for each service.
+            let takes_any_port = matches!(address, Address::Tcp(TcpTarget { port: 0, .. }));
+            let scope = if takes_any_port { service.as_str() } else { "" };
+            match seen.entry((scope, address)) {
                 Entry::Vacant(entry) => {
                     entry.insert((*at, service));
                 }
