@@ -339,4 +339,28 @@ mod tests {
             }
         }
     }
+
+    #[tokio::test]
+    async fn what_is_behind_urgent_data_is_read_as_well() {
+        use std::io::Write;
+
+        use futures::AsyncReadExt;
+
+        let options = TcpOptions::default();
+        let mut listener = TcpListener::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_address().unwrap()).unwrap();
+        let mut conn = listener.accept().await.unwrap();
+        client.write_all(b"A").unwrap();
+        SockRef::from(&client).send_out_of_band(b"!").unwrap();
+        client.write_all(b"C").unwrap();
+        // A reader that has room for more than there is before the mark.
+        let mut read = Vec::new();
+        while read.len() < 3 {
+            let mut buffer = [0; 16];
+            let reading = tokio::time::timeout(Duration::from_secs(10), conn.read(&mut buffer));
+            let length = reading.await.expect("there is more to read").unwrap();
+            read.extend_from_slice(&buffer[..length]);
+        }
+        assert_eq!(read, b"A!C");
+    }
 }
