@@ -2,6 +2,7 @@ mod accept;
 mod session;
 mod shared;
 mod signal;
+mod state;
 
 use std::{
     panic::AssertUnwindSafe,

@@ -1,5 +1,4 @@
 use std::{
-    collections::BTreeMap,
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -7,13 +6,14 @@ use std::{
     time::Duration,
 };
 
-use slab::Slab;
-
-use super::signal::{Signal, Word, until_told};
+use super::{
+    signal::{Signal, Word, until_told},
+    state::{Item, Phase, State, Task},
+};
 use crate::{
-    Admission, BackendSet, Balancer, Change, Conn, DialFailure, Direction, EndReason, Event,
-    Generation, ListenerId, Owed, Pick, Progress, Refusal, Removal, Report, Runtime, SessionId,
-    SetError, Settings, Side, Snapshot, Target,
+    Admission, BackendSet, Change, Conn, DialFailure, Direction, EndReason, Event, Generation,
+    ListenerId, Pick, Progress, Refusal, Report, Runtime, SessionId, SetError, Settings, Side,
+    Snapshot, Target,
     sync::{Mutex, MutexGuard},
 };
 
@@ -35,63 +35,6 @@ pub(crate) struct Shared<T> {
     pub(super) runtime: Arc<dyn Runtime>,
 }
 
-struct State<T> {
-    balancer: Balancer<T, Arc<Signal>>,
-    settings: Arc<Settings>,
-    phase: Phase,
-    outbox: Outbox<T>,
-    wakes: Wakes,
-    /// The stop handles of accept loops and background tasks.
-    tasks: Slab<Task>,
-    listeners: usize,
-    next_listener: u64,
-    /// An accept loop has seen the limit of connections reached.
-    is_parked: bool,
-    /// The replacements whose futures wait.
-    barriers: BTreeMap<Generation, Waker>,
-    /// The shutdowns whose futures wait.
-    shutdowns: Slab<Option<Waker>>,
-    set_at: Option<Duration>,
-    source_lost: Option<Arc<str>>,
-    bytes_to_backends: u64,
-    bytes_to_clients: u64,
-}
-
-struct Task {
-    stop: Arc<Signal>,
-    is_listener: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Running,
-    /// Nothing is accepted; sessions may finish.
-    Closing,
-    /// Everything has been aborted.
-    Closed,
-}
-
-/// Events that wait for delivery, and the acknowledgements that wait for the events before them.
-struct Outbox<T> {
-    is_observed: bool,
-    is_delivering: bool,
-    next_number: u64,
-    items: Vec<Item<T>>,
-}
-
-enum Item<T> {
-    Event(u64, Event<T>),
-    Owed(Owed),
-}
-
-/// Whom to wake once the lock is free.
-#[derive(Default)]
-struct Wakes {
-    words: Vec<(Arc<Signal>, Word)>,
-    nudges: Vec<Arc<Signal>>,
-    wakers: Vec<Waker>,
-}
-
 /// What a background task is known by; gives its place back when it ends.
 pub(super) struct TaskGuard<T: Target> {
     shared: Arc<Shared<T>>,
@@ -105,28 +48,7 @@ impl<T: Target> Shared<T> {
         observer: Option<Observer<T>>,
         validate: Validate<T>,
     ) -> Self {
-        let state = State {
-            balancer: Balancer::new(settings.start, settings.waiting_max),
-            settings: Arc::new(settings),
-            phase: Phase::Running,
-            outbox: Outbox {
-                is_observed: observer.is_some(),
-                is_delivering: false,
-                next_number: 0,
-                items: Vec::new(),
-            },
-            wakes: Wakes::default(),
-            tasks: Slab::new(),
-            listeners: 0,
-            next_listener: 0,
-            is_parked: false,
-            barriers: BTreeMap::new(),
-            shutdowns: Slab::new(),
-            set_at: None,
-            source_lost: None,
-            bytes_to_backends: 0,
-            bytes_to_clients: 0,
-        };
+        let state = State::new(settings, observer.is_some());
         Self { state: Mutex::new(state), replacing: Mutex::new(()), observer, validate, runtime }
     }
 
@@ -426,24 +348,7 @@ impl<T: Target> Shared<T> {
 
     pub(super) fn snapshot(&self) -> Snapshot<T> {
         let now = self.runtime.now();
-        let state = self.lock();
-        let mut snapshot = Snapshot {
-            set: state.balancer.set().cloned(),
-            generation: state.balancer.generation(),
-            set_age: state.set_at.map(|at| now.saturating_sub(at)),
-            source_lost: state.source_lost.clone(),
-            loads: state.balancer.loads().collect(),
-            waiting: state.balancer.waiting(),
-            accepted: state.balancer.accepted(),
-            live: state.balancer.live(),
-            ended: state.balancer.totals().clone(),
-            bytes_to_backends: state.bytes_to_backends,
-            bytes_to_clients: state.bytes_to_clients,
-            listeners: state.listeners,
-            is_shutting_down: state.phase != Phase::Running,
-            settings: Arc::clone(&state.settings),
-        };
-        drop(state);
+        let mut snapshot = self.lock().snapshot(now);
         snapshot.loads.sort_by(|a, b| a.target.cmp(&b.target));
         snapshot
     }
@@ -502,113 +407,6 @@ impl<T: Target> Shared<T> {
         let wakes = mem::take(&mut state.wakes);
         drop(state);
         wakes.wake();
-    }
-}
-
-impl<T: Target> State<T> {
-    fn has_room(&self) -> bool {
-        self.balancer.live() < self.settings.max_connections
-    }
-
-    fn is_done(&self) -> bool {
-        self.phase != Phase::Running && self.listeners == 0 && self.balancer.live() == 0
-    }
-
-    /// A replacement, its report, the set before it, and the time that sessions may drain.
-    #[expect(clippy::type_complexity, reason = "named by its doc, used once")]
-    #[expect(clippy::result_large_err, reason = "the change is handed back, not boxed up")]
-    fn replace(
-        &mut self,
-        change: Change<T>,
-    ) -> Result<(Arc<Report>, BackendSet<T>, Option<Duration>), Change<T>> {
-        let removal = self.settings.removal;
-        let replaced = self.balancer.replace(change, removal)?;
-        let report = Arc::new(Report {
-            generation: replaced.generation,
-            is_change: replaced.is_change,
-            backends: self.balancer.set().map_or(0, BackendSet::len),
-            added: replaced.added,
-            removed: replaced.removed,
-            retargeted: replaced.retargeted,
-            sessions_cut: replaced.cut.len(),
-            dials_revoked: replaced.revoked.len(),
-            sessions_draining: replaced.draining,
-        });
-        if report.is_change {
-            self.outbox.event(|| Event::SetReplaced(Arc::clone(&report)));
-        }
-        self.wakes.tell(replaced.cut, Word::Removed);
-        self.wakes.tell(replaced.revoked, Word::Revoked);
-        self.wakes.tell(replaced.refused, Word::Refused);
-        for (id, pick) in replaced.admitted {
-            let signal = self.balancer.kill_handle(id).cloned();
-            self.wakes.tell(signal, Word::Admitted);
-            self.outbox.event(|| Event::Admitted { id, pick });
-        }
-        let drain = match removal {
-            Removal::Drain(time) if report.sessions_draining > 0 => Some(time),
-            _ => None,
-        };
-        Ok((report, replaced.before, drain))
-    }
-
-    /// What an attempt owes is paid once the events so far have been delivered.
-    fn acknowledge(&mut self, owed: Option<Owed>) {
-        match owed {
-            Some(owed) if self.outbox.is_observed => self.outbox.items.push(Item::Owed(owed)),
-            Some(owed) => self.balancer.acknowledge(owed),
-            None => {}
-        }
-    }
-
-    fn stop_tasks(&mut self, which: impl Fn(&Task) -> bool) {
-        let stopped = self.tasks.iter().map(|(_, task)| task).filter(|task| which(task));
-        self.wakes.tell(stopped.map(|task| Arc::clone(&task.stop)), Word::Closed);
-    }
-
-    /// Collects whom the state as it is now concerns.
-    fn settle(&mut self) {
-        if self.is_parked && self.has_room() {
-            self.is_parked = false;
-            let listeners = self.tasks.iter().filter(|(_, task)| task.is_listener);
-            self.wakes.nudges.extend(listeners.map(|(_, task)| Arc::clone(&task.stop)));
-        }
-        while let Some(barrier) = self.barriers.first_entry()
-            && self.balancer.is_applied(*barrier.key())
-        {
-            self.wakes.wakers.push(barrier.remove());
-        }
-        if self.is_done() {
-            self.stop_tasks(|_| true);
-            if self.outbox.is_idle() {
-                self.wakes.wakers.extend(self.shutdowns.iter_mut().filter_map(|(_, w)| w.take()));
-            }
-        }
-    }
-}
-
-impl<T> Outbox<T> {
-    fn is_idle(&self) -> bool {
-        self.items.is_empty() && !self.is_delivering
-    }
-
-    fn event(&mut self, event: impl FnOnce() -> Event<T>) {
-        if self.is_observed {
-            self.items.push(Item::Event(self.next_number, event()));
-            self.next_number += 1;
-        }
-    }
-}
-
-impl Wakes {
-    fn tell(&mut self, signals: impl IntoIterator<Item = Arc<Signal>>, word: Word) {
-        self.words.extend(signals.into_iter().map(|signal| (signal, word)));
-    }
-
-    fn wake(self) {
-        self.words.into_iter().for_each(|(signal, word)| signal.raise(word));
-        self.nudges.into_iter().for_each(|signal| signal.nudge());
-        self.wakers.into_iter().for_each(Waker::wake);
     }
 }
 

@@ -1,0 +1,215 @@
+use std::{collections::BTreeMap, sync::Arc, task::Waker, time::Duration};
+
+use slab::Slab;
+
+use super::signal::{Signal, Word};
+use crate::{
+    BackendSet, Balancer, Change, Event, Generation, Owed, Removal, Report, Settings, Snapshot,
+    Target,
+};
+
+/// What is under the lock. Its steps leave behind whom to wake and what to tell.
+pub(super) struct State<T> {
+    pub(super) balancer: Balancer<T, Arc<Signal>>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) phase: Phase,
+    pub(super) outbox: Outbox<T>,
+    pub(super) wakes: Wakes,
+    /// The stop handles of accept loops and background tasks.
+    pub(super) tasks: Slab<Task>,
+    pub(super) listeners: usize,
+    pub(super) next_listener: u64,
+    /// An accept loop has seen the limit of connections reached.
+    pub(super) is_parked: bool,
+    /// The replacements whose futures wait.
+    pub(super) barriers: BTreeMap<Generation, Waker>,
+    /// The shutdowns whose futures wait.
+    pub(super) shutdowns: Slab<Option<Waker>>,
+    pub(super) set_at: Option<Duration>,
+    pub(super) source_lost: Option<Arc<str>>,
+    pub(super) bytes_to_backends: u64,
+    pub(super) bytes_to_clients: u64,
+}
+
+/// A task that is to end when its signal says so.
+pub(super) struct Task {
+    pub(super) stop: Arc<Signal>,
+    pub(super) is_listener: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Running,
+    /// Nothing is accepted; sessions may finish.
+    Closing,
+    /// Everything has been aborted.
+    Closed,
+}
+
+/// Events that wait for delivery, and the acknowledgements that wait for the events before them.
+pub(super) struct Outbox<T> {
+    pub(super) is_observed: bool,
+    pub(super) is_delivering: bool,
+    pub(super) next_number: u64,
+    pub(super) items: Vec<Item<T>>,
+}
+
+pub(super) enum Item<T> {
+    Event(u64, Event<T>),
+    Owed(Owed),
+}
+
+/// Whom to wake once the lock is free.
+#[derive(Default)]
+pub(super) struct Wakes {
+    pub(super) words: Vec<(Arc<Signal>, Word)>,
+    pub(super) nudges: Vec<Arc<Signal>>,
+    pub(super) wakers: Vec<Waker>,
+}
+
+impl<T: Target> State<T> {
+    pub(super) fn new(settings: Settings, is_observed: bool) -> Self {
+        Self {
+            balancer: Balancer::new(settings.start, settings.waiting_max),
+            settings: Arc::new(settings),
+            phase: Phase::Running,
+            outbox: Outbox { is_observed, is_delivering: false, next_number: 0, items: Vec::new() },
+            wakes: Wakes::default(),
+            tasks: Slab::new(),
+            listeners: 0,
+            next_listener: 0,
+            is_parked: false,
+            barriers: BTreeMap::new(),
+            shutdowns: Slab::new(),
+            set_at: None,
+            source_lost: None,
+            bytes_to_backends: 0,
+            bytes_to_clients: 0,
+        }
+    }
+
+    /// The state at this moment, with loads in no order.
+    pub(super) fn snapshot(&self, now: Duration) -> Snapshot<T> {
+        Snapshot {
+            set: self.balancer.set().cloned(),
+            generation: self.balancer.generation(),
+            set_age: self.set_at.map(|at| now.saturating_sub(at)),
+            source_lost: self.source_lost.clone(),
+            loads: self.balancer.loads().collect(),
+            waiting: self.balancer.waiting(),
+            accepted: self.balancer.accepted(),
+            live: self.balancer.live(),
+            ended: self.balancer.totals().clone(),
+            bytes_to_backends: self.bytes_to_backends,
+            bytes_to_clients: self.bytes_to_clients,
+            listeners: self.listeners,
+            is_shutting_down: self.phase != Phase::Running,
+            settings: Arc::clone(&self.settings),
+        }
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.balancer.live() < self.settings.max_connections
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.phase != Phase::Running && self.listeners == 0 && self.balancer.live() == 0
+    }
+
+    /// A replacement, its report, the set before it, and the time that sessions may drain.
+    #[expect(clippy::type_complexity, reason = "named by its doc, used once")]
+    #[expect(clippy::result_large_err, reason = "the change is handed back, not boxed up")]
+    pub(super) fn replace(
+        &mut self,
+        change: Change<T>,
+    ) -> Result<(Arc<Report>, BackendSet<T>, Option<Duration>), Change<T>> {
+        let removal = self.settings.removal;
+        let replaced = self.balancer.replace(change, removal)?;
+        let report = Arc::new(Report {
+            generation: replaced.generation,
+            is_change: replaced.is_change,
+            backends: self.balancer.set().map_or(0, BackendSet::len),
+            added: replaced.added,
+            removed: replaced.removed,
+            retargeted: replaced.retargeted,
+            sessions_cut: replaced.cut.len(),
+            dials_revoked: replaced.revoked.len(),
+            sessions_draining: replaced.draining,
+        });
+        if report.is_change {
+            self.outbox.event(|| Event::SetReplaced(Arc::clone(&report)));
+        }
+        self.wakes.tell(replaced.cut, Word::Removed);
+        self.wakes.tell(replaced.revoked, Word::Revoked);
+        self.wakes.tell(replaced.refused, Word::Refused);
+        for (id, pick) in replaced.admitted {
+            let signal = self.balancer.kill_handle(id).cloned();
+            self.wakes.tell(signal, Word::Admitted);
+            self.outbox.event(|| Event::Admitted { id, pick });
+        }
+        let drain = match removal {
+            Removal::Drain(time) if report.sessions_draining > 0 => Some(time),
+            _ => None,
+        };
+        Ok((report, replaced.before, drain))
+    }
+
+    /// What an attempt owes is paid once the events so far have been delivered.
+    pub(super) fn acknowledge(&mut self, owed: Option<Owed>) {
+        match owed {
+            Some(owed) if self.outbox.is_observed => self.outbox.items.push(Item::Owed(owed)),
+            Some(owed) => self.balancer.acknowledge(owed),
+            None => {}
+        }
+    }
+
+    pub(super) fn stop_tasks(&mut self, which: impl Fn(&Task) -> bool) {
+        let stopped = self.tasks.iter().map(|(_, task)| task).filter(|task| which(task));
+        self.wakes.tell(stopped.map(|task| Arc::clone(&task.stop)), Word::Closed);
+    }
+
+    /// Collects whom the state as it is now concerns.
+    pub(super) fn settle(&mut self) {
+        if self.is_parked && self.has_room() {
+            self.is_parked = false;
+            let listeners = self.tasks.iter().filter(|(_, task)| task.is_listener);
+            self.wakes.nudges.extend(listeners.map(|(_, task)| Arc::clone(&task.stop)));
+        }
+        while let Some(barrier) = self.barriers.first_entry()
+            && self.balancer.is_applied(*barrier.key())
+        {
+            self.wakes.wakers.push(barrier.remove());
+        }
+        if self.is_done() {
+            self.stop_tasks(|_| true);
+            if self.outbox.is_idle() {
+                self.wakes.wakers.extend(self.shutdowns.iter_mut().filter_map(|(_, w)| w.take()));
+            }
+        }
+    }
+}
+
+impl<T> Outbox<T> {
+    pub(super) fn is_idle(&self) -> bool {
+        self.items.is_empty() && !self.is_delivering
+    }
+
+    pub(super) fn event(&mut self, event: impl FnOnce() -> Event<T>) {
+        if self.is_observed {
+            self.items.push(Item::Event(self.next_number, event()));
+            self.next_number += 1;
+        }
+    }
+}
+
+impl Wakes {
+    pub(super) fn tell(&mut self, signals: impl IntoIterator<Item = Arc<Signal>>, word: Word) {
+        self.words.extend(signals.into_iter().map(|signal| (signal, word)));
+    }
+
+    pub(super) fn wake(self) {
+        self.words.into_iter().for_each(|(signal, word)| signal.raise(word));
+        self.nudges.into_iter().for_each(|signal| signal.nudge());
+        self.wakers.into_iter().for_each(Waker::wake);
+    }
+}
