@@ -1,5 +1,7 @@
 //! The core stays free of runtimes: what it is built from, and what its public API names.
 
+#![allow(clippy::unwrap_used)] // Tests and what serves only them.
+
 use std::{
     collections::BTreeSet,
     env, fs,

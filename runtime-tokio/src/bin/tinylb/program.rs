@@ -1,5 +1,6 @@
 use std::{
     collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -20,7 +21,7 @@ use crate::{
 pub(crate) struct Program {
     state: Mutex<State>,
     fatal: mpsc::UnboundedSender<String>,
-    /// Where the rotations of this process begin, where the configuration doesn't say.
+    /// Where the rotations of this process begin, where the configuration doesn't say: anywhere.
     start: u64,
 }
 
@@ -38,8 +39,7 @@ type SocketKey = (Option<String>, Address);
 impl Program {
     /// A program without services. `fatal` is told of a listener that died.
     pub(crate) fn new(fatal: mpsc::UnboundedSender<String>) -> Self {
-        // Any number that differs from process to process will do.
-        let start = u64::from(std::process::id());
+        let start = RandomState::new().hash_one(());
         Self { state: Mutex::default(), fatal, start }
     }
 

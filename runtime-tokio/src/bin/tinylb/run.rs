@@ -3,22 +3,27 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
+    time::sleep,
 };
 use tracing::{error, info};
 
 use crate::{
     Failure, admin,
     args::Run,
-    config::{self, Config},
+    config::{self, Config, LoadError},
     descriptors, log,
     program::Program,
     watch,
 };
+
+/// Pause before a file that could not be read for want of something is read again.
+const READ_PAUSE: Duration = Duration::from_secs(1);
 
 /// `tinylb run`: balances until told to stop.
 pub(crate) fn run(args: &Run) -> Result<(), Failure> {
@@ -63,6 +68,7 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
     let path = args.config.clone();
     let (_unchanged, no_changes) = mpsc::channel(1);
     let mut changes = path.clone().map_or(no_changes, |path| watch::changes(path, read));
+    let mut try_again = false;
     let result = loop {
         tokio::select! {
             biased;
@@ -71,8 +77,13 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
                 break Err(Failure::Error(death));
             }
             () = stop.said() => break Ok(()),
-            _ = hangup.recv() => reload(&program, path.as_ref(), Reading::AsItIs),
-            Some(()) = changes.recv() => reload(&program, path.as_ref(), Reading::Settled),
+            _ = hangup.recv() => try_again = reload(&program, path.as_ref(), Reading::AsItIs),
+            Some(()) = changes.recv() => {
+                try_again = reload(&program, path.as_ref(), Reading::Settled);
+            }
+            () = sleep(READ_PAUSE), if try_again => {
+                try_again = reload(&program, path.as_ref(), Reading::AsItIs);
+            }
         }
     };
 
@@ -94,28 +105,30 @@ enum Reading {
     Settled,
 }
 
-/// Reads the file again and does as it says. A file that can't be used changes nothing.
-fn reload(program: &Program, path: Option<&PathBuf>, reading: Reading) {
-    let Some(path) = path else { return };
-    match read_again(program, path, reading) {
-        Ok(true) => info!("configuration read again"),
-        Ok(false) => {}
+/// Reads the file again and does as it says. A file that can't be used changes nothing. Returns
+/// whether that is worth another try though the file stays as it is.
+fn reload(program: &Program, path: Option<&PathBuf>, reading: Reading) -> bool {
+    let Some(path) = path else { return false };
+    let before = watch::signature(path).ok();
+    let loaded = config::load(path);
+    if matches!(reading, Reading::Settled) && watch::signature(path).ok() != before {
+        return false;
+    }
+    // A file that is gone or is somebody else's tells when that changes; a lack of descriptors
+    // does not.
+    let is_passing = matches!(&loaded, Err(LoadError::Io { source, .. })
+        if source.raw_os_error().is_some() && before.is_some());
+    let applied =
+        loaded.map_err(|error| error.to_string()).and_then(|config| program.apply(config));
+    match applied {
+        Ok(()) => info!("configuration read again"),
         Err(error) => {
             for line in error.lines() {
                 error!("configuration not taken, nothing changed: {line}");
             }
         }
     }
-}
-
-fn read_again(program: &Program, path: &Path, reading: Reading) -> Result<bool, String> {
-    let before = watch::signature(path).ok();
-    let loaded = config::load(path);
-    if matches!(reading, Reading::Settled) && watch::signature(path).ok() != before {
-        return Ok(false);
-    }
-    program.apply(loaded.map_err(|error| error.to_string())?)?;
-    Ok(true)
+    is_passing
 }
 
 /// Signals that say that somebody wants the program to end.

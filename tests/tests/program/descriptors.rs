@@ -1,0 +1,243 @@
+//! More clients than descriptors.
+
+use std::{
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use crate::harness::{
+    Backend, Client, ConfigFile, End, Hung, Line, Socket, Tinylb, binary, get, service, until,
+};
+
+const CLIENTS: usize = 200;
+
+/// `tinylb run` with 64 descriptors, soft and hard.
+fn with_few_descriptors(file: &ConfigFile, more: &[&str]) -> Tinylb {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""]).arg(binary());
+    command.args(["run", "--config"]).arg(file.path()).args(more);
+    Tinylb::start(command)
+}
+
+/// Clients each of which tries until it is served, holds on for a while, and begins anew.
+struct Crowd {
+    is_over: Arc<AtomicBool>,
+    served: Arc<AtomicUsize>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Crowd {
+    fn start(address: &str) -> Self {
+        let (is_over, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let threads = (0..CLIENTS)
+            .map(|_| {
+                let (over, served, address) =
+                    (Arc::clone(&is_over), Arc::clone(&served), address.to_string());
+                thread::spawn(move || {
+                    while !over.load(SeqCst) {
+                        let Ok(mut client) = Client::try_connect(&address) else {
+                            thread::sleep(Duration::from_millis(20));
+                            continue;
+                        };
+                        served.fetch_add(1, SeqCst);
+                        while !over.load(SeqCst) && client.echo(1).is_ok() {
+                            thread::sleep(Duration::from_millis(20));
+                        }
+                    }
+                })
+            })
+            .collect();
+        Self { is_over, served, threads }
+    }
+
+    fn finish(self) {
+        self.is_over.store(true, SeqCst);
+        self.threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+}
+
+/// A line's time in seconds of the day: `2026-01-01T01:02:03.456789Z`.
+fn time(line: &Line) -> f64 {
+    let time = line.field("timestamp").split('T').nth(1).unwrap().trim_end_matches('Z');
+    time.split(':').fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap())
+}
+
+/// At most a line a second, by the lines' own times.
+fn check_pace(lines: &[Line]) {
+    let day = 24.0 * 3600.0;
+    let span = (time(&lines[lines.len() - 1]) - time(&lines[0])).rem_euclid(day);
+    // The last time a line was held up, and the first one wasn't.
+    assert!(lines.len() as f64 - 1.0 <= span + 0.5, "{} lines in {span} s: {lines:?}", lines.len());
+}
+
+/// Runs out of descriptors, and looks at the log and at what comes after.
+fn run_out(more: &[&str], meanwhile: impl FnOnce(&Tinylb)) -> Vec<Line> {
+    let a = Backend::echo("a");
+    let file = ConfigFile::new(&service("s", "127.0.0.1:0", [&a], "max_connections = 1000000"));
+    let mut tinylb = with_few_descriptors(&file, more);
+    let address = tinylb.address();
+    let crowd = Crowd::start(&address);
+    meanwhile(&tinylb);
+    // Long enough to tell one a second from more.
+    let lines = tinylb.lines(5, "Too many open files");
+    assert!(tinylb.is_running());
+    assert!(crowd.served.load(SeqCst) > 0);
+    crowd.finish();
+
+    // It recovers by itself.
+    until("a client to be served", || {
+        Client::try_connect(&address).is_ok_and(|mut client| client.is_served())
+    });
+    let mut clients = Client::several(&address, 10);
+    assert!(clients.iter_mut().all(Client::is_served));
+    drop(clients);
+    tinylb.stop();
+    lines
+}
+
+#[test]
+fn running_out_of_descriptors_is_survived_and_told_once_a_second() {
+    let lines = run_out(&[], |_| {});
+    for about in ["accept failed", "dial failed"] {
+        let lines: Vec<_> = lines.iter().filter(|line| line.says(about)).cloned().collect();
+        if !lines.is_empty() {
+            check_pace(&lines);
+        }
+    }
+    assert!(lines.iter().any(|line| line.says("accept failed")), "{lines:?}");
+}
+
+#[test]
+fn running_out_of_descriptors_makes_no_more_than_a_line_a_second_altogether() {
+    check_pace(&run_out(&[], |_| {}));
+}
+
+#[test]
+fn an_admin_address_without_descriptors_tells_so_no_more_than_once_a_second() {
+    let lines = run_out(&["--admin", "127.0.0.1:0"], |tinylb| {
+        // Somebody wants to know what is the matter, and waits.
+        let admin = tinylb.admin();
+        thread::spawn(move || {
+            for _ in 0..20 {
+                let waiting: Vec<_> = (0..20).map(|_| Socket::connect(&admin)).collect();
+                thread::sleep(Duration::from_millis(200));
+                drop(waiting);
+            }
+        });
+        tinylb.lines(5, "accept failed");
+    });
+    let admin: Vec<_> = lines.into_iter().filter(|line| line.says("admin accept failed")).collect();
+    if !admin.is_empty() {
+        check_pace(&admin);
+    }
+}
+
+#[test]
+fn a_change_of_the_file_that_came_without_descriptors_is_taken_when_there_are_some() {
+    let (hung, b) = (Hung::tcp(), Backend::echo("b"));
+    let text = |backend: &str| {
+        format!(
+            "[services.s]\nlisten = \"127.0.0.1:0\"\nbackends = {{ x = {backend:?} }}\n\
+             max_connections = 1000000\ndial_timeout = \"1h\"\ndial_time_max = \"1h\"\n"
+        )
+    };
+    let file = ConfigFile::new(&text(&hung.address));
+    let tinylb = with_few_descriptors(&file, &["--admin", "127.0.0.1:0"]);
+    let (address, admin) = (tinylb.address(), tinylb.admin());
+    // Each session holds two descriptors, and keeps them; the odd one goes to an admin client.
+    let clients: Vec<_> = (0..CLIENTS).map(|_| Socket::connect(&address).unwrap()).collect();
+    tinylb.line("Too many open files");
+    let odd = Socket::connect(&admin).unwrap();
+    file.edit(&text(&b.address));
+    tinylb.line("configuration not taken");
+
+    // Clients that have gone need no dial.
+    clients.into_iter().for_each(Socket::reset);
+    drop(odd);
+    until("the change", || Client::try_connect(&address).is_ok_and(|client| client.backend == "b"));
+    tinylb.stop();
+}
+
+#[test]
+fn by_default_there_are_never_more_connections_than_descriptors() {
+    let a = Backend::echo("a");
+    let file = ConfigFile::new(&service("s", "127.0.0.1:0", [&a], ""));
+    let tinylb = with_few_descriptors(&file, &["--admin", "127.0.0.1:0"]);
+    let (address, admin) = (tinylb.address(), tinylb.admin());
+    let metrics = get(&admin, "/metrics").body;
+    let max = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("tinylb_connections_max{service=\"s\"} "))
+        .unwrap();
+    let max: usize = max.parse().unwrap();
+    assert!((8..32).contains(&max), "{max}");
+
+    let sockets: Vec<_> = (0..CLIENTS).map(|_| Socket::connect(&address).unwrap()).collect();
+    // So many are served; the rest waits in the kernel, and the admin address goes on.
+    until("the limit", || get(&admin, "/services").json()["s"]["live"] == max);
+    until("the backend's share", || a.accepted() == max);
+    // Each that ends makes room for another, until all have been served, none was refused or cut.
+    for socket in sockets {
+        let mut client = Client::greeted(socket).unwrap();
+        assert!(client.is_served());
+        assert!(get(&admin, "/services").json()["s"]["live"].as_u64().unwrap() as usize <= max);
+        assert_eq!(client.finish(), End::Clean);
+    }
+    assert_eq!(a.accepted(), CLIENTS);
+    let log = tinylb.log();
+    assert!(!log.iter().any(|line| line.says("failed")), "{log:?}");
+    tinylb.stop();
+}
+
+#[test]
+fn services_share_the_descriptors_there_are() {
+    let a = Backend::echo("a");
+    let text = ["s", "t", "u"].map(|name| service(name, "127.0.0.1:0", [&a], "")).concat();
+    let file = ConfigFile::new(&text);
+    let tinylb = with_few_descriptors(&file, &[]);
+    let addresses = tinylb.addresses(3);
+    let mut sockets = Vec::new();
+    for _ in 0..30 {
+        sockets.extend(addresses.iter().map(|address| Socket::connect(address).unwrap()));
+    }
+    for socket in sockets {
+        assert_eq!(Client::greeted(socket).unwrap().finish(), End::Clean);
+    }
+    let log = tinylb.log();
+    assert!(!log.iter().any(|line| line.says("failed")), "{log:?}");
+    tinylb.stop();
+}
+
+#[test]
+fn the_soft_limit_is_raised_to_what_is_allowed() {
+    let a = Backend::echo("a");
+    let file = ConfigFile::new(&service("s", "127.0.0.1:0", [&a], ""));
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -S -n 64; exec \"$0\" \"$@\""]).arg(binary());
+    command.args(["run", "--config"]).arg(file.path());
+    let tinylb = Tinylb::start(command);
+    let mut clients = Client::several(&tinylb.address(), 100);
+    assert!(clients.iter_mut().all(Client::is_served));
+}
+
+#[test]
+fn at_max_connections_clients_wait_for_room() {
+    let a = Backend::echo("a");
+    let file = ConfigFile::new(&service("s", "127.0.0.1:0", [&a], "max_connections = 3"));
+    let tinylb = file.run_with(&["--admin", "127.0.0.1:0"]);
+    let mut clients = Client::several(&tinylb.address(), 3);
+    let waiting = Socket::connect(&tinylb.address()).unwrap();
+    // It is not accepted, however long the others talk.
+    for client in &mut clients {
+        assert!(client.is_served());
+        assert_eq!(get(&tinylb.admin(), "/services").json()["s"]["accepted"], 3);
+    }
+    assert_eq!(clients.remove(0).finish(), End::Clean);
+    assert!(Client::greeted(waiting).unwrap().is_served());
+    assert!(clients.iter_mut().all(Client::is_served));
+}

@@ -1,0 +1,155 @@
+//! Bad input: its cause and remedy in a line, the right exit code, and never a panic.
+
+use std::{
+    fs,
+    process::{Command, Output},
+};
+
+use tempfile::TempDir;
+
+use crate::harness::{Backend, ConfigFile, binary, output, service};
+
+fn run(args: &[&str]) -> Output {
+    output(Command::new(binary()).args(args))
+}
+
+/// Runs to the end, which is to come at once, and checks code and message.
+fn fails(args: &[&str], code: i32, message: &str) -> String {
+    let output = run(args);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
+    assert!(error.contains(message), "{args:?}: {error}");
+    assert!(!error.contains("panicked"), "{args:?}: {error}");
+    assert!(output.stdout.is_empty(), "{args:?}");
+    error
+}
+
+/// The same, for what went wrong at run time or in a file: one line, and no more.
+fn fails_in_a_line(args: &[&str], message: &str) {
+    let error = fails(args, 1, message);
+    assert_eq!(error.lines().count(), 1, "{args:?}: {error}");
+    assert!(error.starts_with("tinylb: "), "{args:?}: {error}");
+}
+
+#[test]
+fn wrong_arguments_are_told_apart_by_exit_code_2() {
+    let listen = ["run", "--listen", "127.0.0.1:0"];
+    let with = |more: &[&'static str]| [&listen, more].concat();
+    for (args, message) in [
+        (vec![], "Usage"),
+        (vec!["frob"], "frob"),
+        (vec!["run"], "required"),
+        (vec!["run", "--frob"], "--frob"),
+        (vec!["check"], "--config"),
+        (vec!["demo", "now"], "now"),
+        (listen.to_vec(), "--backend"),
+        (vec!["run", "--backend", "a=127.0.0.1:1"], "--listen"),
+        (with(&["--backend", "127.0.0.1:1"]), "KEY=ADDRESS"),
+        (with(&["--backend", "=127.0.0.1:1"]), "the key is empty"),
+        (with(&["--backend", "a="]), "--backend"),
+        (with(&["--backend", "a=127.0.0.1"]), "has no port"),
+        (with(&["--backend", "a=127.0.0.1:0"]), "port 0"),
+        (with(&["--backend", "a=127.0.0.1:99999"]), "99999"),
+        (with(&["--backend", "a=127.0.0.1:1", "--backend", "a=127.0.0.1:2"]), "there twice"),
+        (with(&["--listen", "127.0.0.1:0", "--backend", "a=127.0.0.1:1"]), "once is enough"),
+        (with(&["--backend", "a=127.0.0.1:1", "--config", "x"]), "--config"),
+        (with(&["--backend", "a=127.0.0.1:1", "--admin-write"]), "--admin"),
+        (with(&["--backend", "a=127.0.0.1:1", "--admin", "x"]), "--admin"),
+        (with(&["--backend", "a=127.0.0.1:1", "--log-level", "loud"]), "loud"),
+        (with(&["--backend", "a=127.0.0.1:1", "--log-format", "xml"]), "xml"),
+        (vec!["run", "--listen", "localhost:1", "--backend", "a=127.0.0.1:1"], "is a name"),
+        (vec!["run", "--listen", "127.0.0.1:1", "--backend", "a=127.0.0.1:1"], "127.0.0.1:1"),
+        (vec!["run", "--listen", "::1:80", "--backend", "a=127.0.0.1:1"], "--listen"),
+        (vec!["run", "--listen", "unix:", "--backend", "a=127.0.0.1:1"], "--listen"),
+        (vec!["run", "--listen", "", "--backend", "a=127.0.0.1:1"], "--listen"),
+    ] {
+        fails(&args, 2, message);
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_in_a_line() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    for command in ["run", "check"] {
+        fails_in_a_line(&[command, "--config", &path("missing")], "check the path");
+        fails_in_a_line(&[command, "--config", &path("")], "give the path of a TOML file");
+    }
+}
+
+#[test]
+fn a_bad_file_is_told_with_line_and_column() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("x.toml");
+    for (text, message) in [
+        ("", "x.toml:1:1: the file is empty"),
+        ("# nothing\n", "the file is empty"),
+        ("[services]\n", "there is no service"),
+        ("[services.s]\nlisten = \"127.0.0.1:0\"\n", "x.toml:1:11: `s` has no `backends`"),
+        ("[services.s]\nbackends = {}\n", "x.toml:1:11: `s` has no `listen`"),
+        (
+            "[services.s]\nlisten = \"127.0.0.1:0\"\nbackends = {}\nidle_timeout = 3\n",
+            "x.toml:4:16: ",
+        ),
+        (
+            "[services.s]\nlisten = \"127.0.0.1:0\"\nbackends = {}\nbogus = 3\n",
+            "x.toml:4:1: unknown key",
+        ),
+        ("[services.s\n", "x.toml:1:"),
+    ] {
+        fs::write(&path, text).unwrap();
+        fails_in_a_line(&["run", "--config", path.to_str().unwrap()], message);
+    }
+    fs::write(&path, b"[services.s]\nlisten = \"\xff\"\n").unwrap();
+    fails_in_a_line(&["run", "--config", path.to_str().unwrap()], "x.toml:2:11: ");
+}
+
+#[test]
+fn every_problem_of_a_file_is_told_at_the_start() {
+    let file = ConfigFile::new("[services.s]\nlisten = 1\nbackends = { a = 2 }\nbogus = 3\n");
+    let error = fails(&["run", "--config", file.path().to_str().unwrap()], 1, "toml:2:10: ");
+    assert_eq!(error.lines().count(), 3, "{error}");
+}
+
+#[test]
+fn an_address_that_cannot_be_had_is_told_in_a_line() {
+    let taken = Backend::echo("a");
+    let backend = ["--backend", "a=127.0.0.1:1"];
+    let line = |more: &[&str]| [&["run"], more, &backend].concat().join(" ");
+    for (args, message) in [
+        (line(&["--listen", &taken.address]), "in use"),
+        (line(&["--listen", "127.0.0.1:0", "--admin", &taken.address]), "in use"),
+        (line(&["--listen", "192.0.2.1:0"]), "choose an address of this machine"),
+        (line(&["--listen", "unix:/nonexistent/dir/socket"]), "make the directory first"),
+    ] {
+        fails_in_a_line(&args.split(' ').collect::<Vec<_>>(), message);
+    }
+    let file = ConfigFile::new(&service("s", &taken.address, [], ""));
+    fails_in_a_line(&["run", "--config", file.path().to_str().unwrap()], "in use");
+}
+
+#[test]
+fn a_path_too_long_for_a_socket_is_told_in_a_line() {
+    let listen = format!("unix:/{}", "x".repeat(200));
+    let output = run(&["run", "--listen", &listen, "--backend", "a=127.0.0.1:1"]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!([Some(1), Some(2)].contains(&output.status.code()), "{error}");
+    assert!(!error.contains("panicked"), "{error}");
+}
+
+#[test]
+fn a_balancer_in_front_of_itself_is_refused() {
+    let address = crate::harness::free_address();
+    let text = format!("[services.s]\nlisten = {address:?}\nbackends = {{ a = {address:?} }}\n");
+    let file = ConfigFile::new(&text);
+    fails_in_a_line(&["run", "--config", file.path().to_str().unwrap()], "tinylb.toml:3:18: ");
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for args in [&["--help"][..], &["--version"], &["run", "--help"], &["help", "check"]] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert!(output.stderr.is_empty() && !output.stdout.is_empty(), "{args:?}");
+    }
+}

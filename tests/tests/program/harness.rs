@@ -1,0 +1,56 @@
+//! Starts the program, backends and clients, and waits for what they do.
+
+mod backend;
+mod client;
+mod file;
+mod http;
+mod output;
+mod process;
+mod socket;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    sync::atomic::{AtomicU8, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+pub(crate) use self::{
+    backend::Backend,
+    client::{Client, End, Load},
+    file::{ConfigFile, service},
+    http::{Answer, get, http, put},
+    output::{Kill, output},
+    process::{Line, Tinylb, binary},
+    socket::{Hung, Socket},
+};
+
+/// Whatever takes longer hangs.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Looks until there is something to see.
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(began.elapsed() < DEADLINE, "this never came: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Looks until something holds.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    eventually(what, || holds().then_some(()));
+}
+
+/// An address at which nobody listens, for where port 0 won't do. The host is this test's own (the
+/// whole of 127.0.0.0/8 leads to this machine), so that no other program can take the port.
+pub(crate) fn free_address() -> String {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let host = Ipv4Addr::new(127, high.max(1), low, NEXT.fetch_add(1, Ordering::Relaxed));
+    let socket = TcpListener::bind(SocketAddr::new(IpAddr::V4(host), 0)).unwrap();
+    socket.local_addr().unwrap().to_string()
+}

@@ -1,0 +1,20 @@
+//! The program `tinylb`, started for real, on real sockets of the loopback.
+//!
+//! Every wait is for a condition, with a deadline that only a hang can reach.
+
+#![allow(clippy::unwrap_used)] // Tests and what serves only them.
+
+mod admin;
+mod descriptors;
+mod dial;
+mod exit;
+mod harness;
+mod output;
+mod put;
+mod relay;
+mod reload;
+mod removal;
+mod rotation;
+mod shutdown;
+mod tools;
+mod unix_socket;
