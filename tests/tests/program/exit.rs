@@ -57,6 +57,7 @@ fn wrong_arguments_are_told_apart_by_exit_code_2() {
         (with(&["--backend", "a=127.0.0.1:1", "--admin", "x"]), "--admin"),
         (with(&["--backend", "a=127.0.0.1:1", "--log-level", "loud"]), "loud"),
         (with(&["--backend", "a=127.0.0.1:1", "--log-format", "xml"]), "xml"),
+        (with(&["--backend", "a=127.0.0.1:1", "--listen", "127.0.0.1:0"]), "there twice"),
         (vec!["run", "--listen", "localhost:1", "--backend", "a=127.0.0.1:1"], "is a name"),
         (vec!["run", "--listen", "127.0.0.1:1", "--backend", "a=127.0.0.1:1"], "127.0.0.1:1"),
         (vec!["run", "--listen", "::1:80", "--backend", "a=127.0.0.1:1"], "--listen"),
@@ -94,6 +95,10 @@ fn a_bad_file_is_told_with_line_and_column() {
         (
             "[services.s]\nlisten = \"127.0.0.1:0\"\nbackends = {}\nbogus = 3\n",
             "x.toml:4:1: unknown key",
+        ),
+        (
+            "[services.s]\nlisten = [\"127.0.0.1:0\", \"127.0.0.1:0\"]\nbackends = {}\n",
+            "x.toml:2:26: ",
         ),
         ("[services.s\n", "x.toml:1:"),
     ] {
