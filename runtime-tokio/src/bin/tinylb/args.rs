@@ -32,8 +32,9 @@ pub(crate) struct Run {
     /// The configuration file; read again when it changes, and on SIGHUP.
     #[arg(long, value_name = "FILE", required_unless_present = "listen")]
     pub(crate) config: Option<PathBuf>,
-    /// Listen here, for a service named `default`: HOST:PORT, [IPV6]:PORT or unix:/PATH. Port 0
-    /// takes a free one. May be repeated.
+    // As text, since the documentation would take the brackets for a link.
+    #[arg(help = "Listen here, for a service named `default`: HOST:PORT, [IPV6]:PORT or \
+                  unix:/PATH. Port 0 takes a free one. May be repeated")]
     #[arg(long, value_name = "ADDRESS", value_parser = listen_address, conflicts_with = "config",
           requires = "backend")]
     pub(crate) listen: Vec<Address>,
