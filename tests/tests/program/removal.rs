@@ -1,6 +1,6 @@
 //! What becomes of connections whose backend is removed.
 
-use crate::harness::{Backend, Client, ConfigFile, End, Load, Socket, service, until};
+use crate::harness::{Backend, Client, ConfigFile, End, Load, service, until};
 
 const CLIENTS: usize = 18;
 
@@ -71,7 +71,7 @@ fn a_set_that_is_empty_on_purpose_cuts_everybody_and_takes_nobody() {
     for client in &mut clients {
         assert_eq!(client.end(), End::Reset);
     }
-    let refused = Client::greeted(Socket::connect(&tinylb.address()).unwrap());
+    let refused = Client::try_connect(&tinylb.address());
     assert_eq!(End::from(refused.map(|_| ())), End::Reset);
     assert_eq!(a.accepted(), 4);
 

@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Value, json};
 use tinylb_core::{BackendSet, EndReason, Report, Snapshot};
-use tinylb_tokio::Address;
+use tinylb_tokio::{Address, UnixSocketFile};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
@@ -38,7 +38,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 type Answer = Response<Full<Bytes>>;
 
-/// Answers requests at an address until the program ends.
+/// Answers requests at an address until the program ends. Returns the socket's file, if it has one,
+/// to be dropped then: the runtime's end doesn't wait for the task that accepts.
 ///
 /// # Errors
 /// Cause and remedy in one line.
@@ -46,7 +47,7 @@ pub(crate) fn start(
     address: &Address,
     can_write: bool,
     program: Arc<Program>,
-) -> Result<(), String> {
+) -> Result<Option<UnixSocketFile>, String> {
     let socket = Socket::bind(address)?;
     let failed = |error: std::io::Error| format!("can't listen at {address}: {error}");
     info!("admin on {}", socket.local_address().map_err(failed)?);
@@ -61,20 +62,20 @@ pub(crate) fn start(
                     admin.clone().serve(listener.accept().await.map(|(conn, _)| conn), room).await;
                 }
             });
+            Ok(None)
         }
         Socket::Unix(listener, file) => {
             listener.set_nonblocking(true).map_err(failed)?;
             let listener = UnixListener::from_std(listener).map_err(failed)?;
             tokio::spawn(async move {
-                let _file = file;
                 loop {
                     let room = admin.room().await;
                     admin.clone().serve(listener.accept().await.map(|(conn, _)| conn), room).await;
                 }
             });
+            Ok(Some(file))
         }
     }
-    Ok(())
 }
 
 #[derive(Clone)]

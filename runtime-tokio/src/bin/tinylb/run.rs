@@ -53,9 +53,11 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
     let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
     let (fatal, mut deaths) = mpsc::unbounded_channel();
     let program = Arc::new(Program::new(fatal));
-    if let Some(address) = &args.admin {
-        admin::start(address, args.admin_write, Arc::clone(&program)).map_err(Failure::Error)?;
+    let _admin_file = match &args.admin {
+        Some(address) => admin::start(address, args.admin_write, Arc::clone(&program)),
+        None => Ok(None),
     }
+    .map_err(Failure::Error)?;
     program.apply(config).map_err(Failure::Error)?;
 
     // Without a file, nothing changes and a hangup has nothing to read again.

@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use super::{End, Socket};
+use super::{DEADLINE, End, Socket};
 
 /// A backend that greets with its key and a newline, and does what it was made for.
 pub(crate) struct Backend {
@@ -55,7 +55,7 @@ impl Backend {
             move |mut socket: Socket| {
                 let (seen, serve) = (Arc::clone(&seen), Arc::clone(&serve));
                 let greeting = greeting.clone();
-                socket.limit_time();
+                socket.limit_time(DEADLINE);
                 seen.accepted.fetch_add(1, SeqCst);
                 thread::spawn(move || {
                     let served = socket.write_all(greeting.as_bytes());

@@ -32,25 +32,18 @@ impl Socket {
                 Self::Tcp(TcpStream::connect_timeout(&address, DEADLINE)?)
             }
         };
-        socket.limit_time();
+        socket.limit_time(DEADLINE);
         Ok(socket)
     }
 
-    pub(super) fn limit_time(&self) {
+    /// Has each read and write give up after a time.
+    pub(crate) fn limit_time(&self, time: Duration) {
         let socket = match self {
             Self::Tcp(stream) => SockRef::from(stream),
             Self::Unix(stream) => SockRef::from(stream),
         };
-        socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        socket.set_write_timeout(Some(DEADLINE)).unwrap();
-    }
-
-    /// Has each write give up after a time.
-    pub(crate) fn limit_write_time(&self, time: Duration) {
-        match self {
-            Self::Tcp(stream) => stream.set_write_timeout(Some(time)).unwrap(),
-            Self::Unix(stream) => stream.set_write_timeout(Some(time)).unwrap(),
-        }
+        socket.set_read_timeout(Some(time)).unwrap();
+        socket.set_write_timeout(Some(time)).unwrap();
     }
 
     /// The same connection once more.
