@@ -177,6 +177,7 @@ fn an_address_is_added_and_removed_while_its_sessions_go_on() {
     file.edit(&text(&first));
     eventually("the first address to listen again", || Client::try_connect(&first).ok());
     assert!(by_first.is_served() && by_second.is_served());
+    assert_eq!((by_first.finish(), by_second.finish()), (End::Clean, End::Clean));
     tinylb.stop();
 }
 

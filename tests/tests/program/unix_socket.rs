@@ -5,7 +5,9 @@ use std::{fs, os::unix::net::UnixListener, path::PathBuf, process::Command};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::harness::{Backend, Client, ConfigFile, Tinylb, binary, get, output, service, until};
+use crate::harness::{
+    Backend, Client, ConfigFile, End, Tinylb, binary, get, output, service, until,
+};
 
 /// A place for a socket: its path, and the address.
 fn place(dir: &TempDir, name: &str) -> (PathBuf, String) {
@@ -126,6 +128,7 @@ fn the_file_goes_with_an_address_that_is_taken_out_of_the_configuration() {
     file.edit(&service("s", "127.0.0.1:0", [&a], ""));
     until("the file's removal", || !path.exists());
     assert!(client.is_served());
+    assert_eq!(client.finish(), End::Clean);
     tinylb.stop();
 }
 
