@@ -16,7 +16,7 @@
 //!     fn nowhere(&self) -> MyTarget { .. }
 //!     fn dialer(&self) -> MyDialer { .. }
 //!     fn runtime(&self) -> impl Runtime { .. }
-//!     fn run(&self, case: impl Future<Output = ()>) { .. }
+//!     fn run(&self, case: impl Future<Output = ()> + 'static) { .. }
 //! }
 //!
 //! contract_tests!(mine, Mine);
@@ -72,11 +72,12 @@ pub trait Adapter {
         false
     }
 
-    /// Runs a case to its end, together with what [`Self::runtime`] spawns.
+    /// Runs a case to its end, together with what [`Self::runtime`] spawns. The case borrows
+    /// nothing, so that it may be handed to a simulator as the program of a host.
     ///
     /// # Panics
     /// When the case does, and when it has not ended after a generous while (a minute, say).
-    fn run(&self, case: impl Future<Output = ()>);
+    fn run(&self, case: impl Future<Output = ()> + 'static);
 }
 
 /// Where an adapter's dialer dials.
@@ -176,9 +177,10 @@ macro_rules! contract_tests {
         $($(
             #[test]
             fn $case() {
-                let adapter = $adapter;
-                let case = $crate::contract::$group::$case(&adapter);
-                $crate::contract::Adapter::run(&adapter, case);
+                let adapter = ::std::rc::Rc::new($adapter);
+                let shared = ::std::rc::Rc::clone(&adapter);
+                let case = async move { $crate::contract::$group::$case(&*shared).await };
+                $crate::contract::Adapter::run(&*adapter, case);
             }
         )*)*
     };
