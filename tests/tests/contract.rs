@@ -3,14 +3,14 @@
 use std::{
     future::{Future, pending},
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     pin::pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures::{
@@ -21,6 +21,7 @@ use futures::{
     task::{ArcWake, waker},
 };
 use tinylb_core::Runtime;
+use tinylb_sim::{Network, NetworkOptions, TurmoilDialer, TurmoilListener, TurmoilRuntime};
 use tinylb_tests::{
     contract::{Adapter, Capabilities, Sight},
     contract_tests,
@@ -43,12 +44,16 @@ contract_tests!(tcp_on_one_thread, Tcp::new(Threads::One));
 contract_tests!(tcp_on_many_threads, Tcp::new(Threads::Many));
 contract_tests!(unix, Unix::new());
 contract_tests!(smol_example, Smol);
+contract_tests!(simulated, Turmoil::new(NetworkOptions::default()));
+contract_tests!(
+    simulated_few_bytes_at_a_time,
+    Turmoil::new(NetworkOptions { seed: 1, window: 16 << 10, chunk_max: 7, yield_percent: 30 })
+);
 
 /// How long a case may take: it hangs, if so.
 const WATCHDOG: Duration = Duration::from_secs(120);
 
-const LOOPBACK: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A port of the loopback where nobody listens: tcpmux, which needs privileges and is long dead.
 const NOBODY: SocketAddr = SocketAddr::new(LOOPBACK.ip(), 1);
@@ -297,5 +302,67 @@ impl Adapter for Smol {
             panic!("the case hangs");
         };
         smol::block_on(smol::future::or(case, watchdog));
+    }
+}
+
+// turmoil: a case is one host's program, so its connections stay within that host.
+
+struct Turmoil {
+    network: Network,
+}
+
+impl Turmoil {
+    const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+
+    fn new(options: NetworkOptions) -> Self {
+        Self { network: Network::new(options) }
+    }
+}
+
+impl Adapter for Turmoil {
+    type Listener = TurmoilListener;
+    type Dialer = TurmoilDialer;
+
+    fn capabilities(&self) -> Capabilities {
+        let window = self.network.options().window as u64;
+        Capabilities { in_flight_max: window, volume: window * 10, ..Capabilities::default() }
+    }
+
+    async fn listen(&self) -> io::Result<(TurmoilListener, SocketAddr)> {
+        let listener = TurmoilListener::bind(&self.network, (Self::HOST, 0).into()).await?;
+        let address = listener.local_address();
+        Ok((listener, address))
+    }
+
+    fn nowhere(&self) -> SocketAddr {
+        (Self::HOST, 1).into()
+    }
+
+    fn dialer(&self) -> TurmoilDialer {
+        TurmoilDialer::new(&self.network, Self::HOST)
+    }
+
+    fn runtime(&self) -> impl Runtime {
+        TurmoilRuntime::current(&self.network)
+    }
+
+    fn fail_accept(&self, target: &SocketAddr) -> bool {
+        self.network.fail_accept(*target, io::ErrorKind::ConnectionAborted.into())
+    }
+
+    fn run(&self, case: impl Future<Output = ()> + 'static) {
+        let mut sim = turmoil::Builder::new()
+            .epoch(SystemTime::UNIX_EPOCH)
+            .rng_seed(0)
+            .simulation_duration(WATCHDOG)
+            .tick_duration(Duration::from_millis(5))
+            .tcp_capacity(self.network.options().tcp_capacity())
+            .build();
+        sim.client(Self::HOST, async {
+            case.await;
+            Ok(())
+        });
+        sim.run().expect("the case hangs, or has panicked");
+        assert!(self.network.take_panics().is_empty(), "a task has panicked");
     }
 }

@@ -1,0 +1,74 @@
+//! tinylb on a simulated network, and what to do with it there.
+//!
+//! - An adapter of the core's traits for [turmoil]: [`Network`], what the hosts of one simulation
+//!   share, and where faults are made; [`TurmoilListener`], [`TurmoilDialer`], [`TurmoilConn`] and
+//!   [`TurmoilRuntime`], to be used inside turmoil's hosts; [`Packet`], what is seen of the network
+//!   by who watches it with [`Network::watch`].
+//! - [`Scenario`]s: what there is in a run and what happens when, as plain data, drawn from any
+//!   source of choices ([`Entropy`]), written and read as text.
+//! - [`pure`]: runs a scenario on the balancer's decisions alone, millions of steps a second, and
+//!   judges each step by a naive balancer beside it. What it finds are [`Violation`]s of [`Law`]s.
+//!
+//! The same seeds give the same run, in any process and on any thread: nothing here reads a clock,
+//! a random number or the order of a hash map.
+//!
+//! # What is made of turmoil
+//! turmoil's network is simpler than TCP. The adapter makes up for what the balancer relies on:
+//! - An abort is a reset: the two ends share a [table](Network) that says what the end of the
+//!   stream means, and who is told does so when that end arrives through the network.
+//! - A close of the write side is a segment of its own ([`PacketKind::End`]), so that a later abort
+//!   still has turmoil's FIN to announce it.
+//! - The window is counted in bytes, not in segments; reads and writes are short.
+//! - A dial that meets a partition hangs until the link is whole again, and is not refused.
+//! - A handshake completes before the listener is asked to accept, as in a kernel.
+//! - A connection that is dropped lingers until the other end has ended too, as in a kernel.
+//!
+//! # What it can't do
+//! - Nothing is sent again. A stream that lost a segment stalls for ever after, without an error;
+//!   [`Network::is_lossy`] tells which.
+//! - Segments of one direction are read in order, but a reset may overtake what was sent before it.
+//! - Who has sent bytes to a connection that was dropped meanwhile is reset when the drop becomes
+//!   known, which is up to a round trip earlier than TCP's answer to these bytes.
+//! - Room in a window and the answer to a SYN (accepted or refused) take no time on the network,
+//!   and pass partitions.
+//! - A dial that is given up while its SYN is under way still reaches the listener, which gets a
+//!   connection that is cut at once.
+//! - A dial that is refused or lost keeps its port and its socket until the simulation ends: a host
+//!   panics after some 16 000 of them. If the host crashes while its dial is being accepted, the
+//!   acceptor never hears of it.
+//! - A host can't be asked for its own address, so [`TurmoilListener`] and [`TurmoilDialer`] are
+//!   told. A connection belongs to the host that made it, and is used nowhere else.
+//! - Connections within one host need no link: faults don't touch them.
+//! - Hosts take turns: within one tick, one may be ahead of another.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+mod conn;
+mod dialer;
+mod entropy;
+mod listener;
+mod network;
+mod oracle;
+mod outcome;
+mod packets;
+pub mod pure;
+mod runtime;
+pub mod scenario;
+mod sometimes;
+pub mod trace;
+mod wire;
+
+pub use self::{
+    conn::TurmoilConn,
+    dialer::TurmoilDialer,
+    entropy::{Bytes, Entropy, Seeded},
+    listener::TurmoilListener,
+    network::{Network, NetworkOptions},
+    oracle::{Law, Violation},
+    outcome::Outcome,
+    packets::{Packet, PacketFate, PacketKind},
+    runtime::TurmoilRuntime,
+    scenario::{Profile, Scenario},
+    sometimes::{Counts, Sometimes},
+    trace::Trace,
+};

@@ -1,0 +1,7 @@
+//! What must hold, and who sees to it.
+
+mod law;
+mod ledger;
+
+pub use self::law::{Law, Violation};
+pub(crate) use self::ledger::{Ledger, Said};

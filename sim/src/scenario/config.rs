@@ -1,0 +1,171 @@
+use std::time::Duration;
+
+use tinylb_core::{Removal, Settings};
+
+use super::Manner;
+
+/// What there is in a run. Every field is a number within bounds, see [`CONFIG_FIELDS`]; times are
+/// in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Backends, each a host of its own.
+    pub backends: u32,
+    /// Clients that connect again and again.
+    pub clients: u32,
+    /// When faults stop and the set is fixed; what is left open then has to come right.
+    pub duration: u32,
+    /// A message's time on its way, at least.
+    pub latency_min: u32,
+    /// A message's time on its way, at most.
+    pub latency_max: u32,
+    /// Bytes that one direction of a connection holds.
+    pub window: u32,
+    /// The longest read or write, in bytes; lengths are drawn up to it.
+    pub chunk_max: u32,
+    /// In how many of a hundred cases a task that could go on has to wait for the others.
+    pub yields: u32,
+    /// The longest pause of a looping client between two connections.
+    pub pause: u32,
+    /// The most bytes that looping clients plan for each direction.
+    pub bytes: u32,
+    /// The longest pace that looping clients plan.
+    pub pace: u32,
+    /// How often looping clients choose each [`Manner`], relative to each other.
+    pub manners: [u32; Manner::ALL.len()],
+    /// Whether sets come from a source (1) or from the handle (0).
+    pub source: u32,
+    /// [`Settings::dial_timeout`].
+    pub dial_timeout: u32,
+    /// [`Settings::dial_attempts_max`].
+    pub dial_attempts: u32,
+    /// [`Settings::dial_time_max`].
+    pub dial_time: u32,
+    /// [`Settings::waiting_max`].
+    pub waiting: u32,
+    /// [`Settings::waiting_timeout`].
+    pub waiting_timeout: u32,
+    /// [`Settings::half_close_timeout`]; 0: none.
+    pub half_close_timeout: u32,
+    /// [`Settings::idle_timeout`]; 0: none.
+    pub idle_timeout: u32,
+    /// [`Settings::max_connections`].
+    pub connections: u32,
+    /// [`Settings::removal`]: the time to drain; 0: abort.
+    pub drain: u32,
+    /// [`Settings::start`].
+    pub start: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            backends: 5,
+            clients: 20,
+            duration: 7_000,
+            latency_min: 1,
+            latency_max: 10,
+            window: 64 << 10,
+            chunk_max: 1_500,
+            yields: 0,
+            pause: 200,
+            bytes: 4_000,
+            pace: 20,
+            manners: [6, 2, 2, 1, 1, 0, 1],
+            source: 0,
+            dial_timeout: 300,
+            dial_attempts: 3,
+            dial_time: 800,
+            waiting: 64,
+            waiting_timeout: 500,
+            half_close_timeout: 1_000,
+            idle_timeout: 0,
+            connections: 1_000,
+            drain: 0,
+            start: 0,
+        }
+    }
+}
+
+impl Config {
+    /// The settings of the balancer.
+    pub fn settings(&self) -> Settings {
+        let ms = |time: u32| Duration::from_millis(u64::from(time));
+        let unless_zero = |time: u32| (time > 0).then(|| ms(time));
+        let mut settings = Settings::default();
+        settings.dial_timeout = ms(self.dial_timeout);
+        settings.dial_attempts_max = self.dial_attempts as usize;
+        settings.dial_time_max = ms(self.dial_time);
+        settings.waiting_max = self.waiting as usize;
+        settings.waiting_timeout = ms(self.waiting_timeout);
+        settings.half_close_timeout = unless_zero(self.half_close_timeout);
+        settings.idle_timeout = unless_zero(self.idle_timeout);
+        settings.max_connections = self.connections as usize;
+        settings.removal = removal(self.drain);
+        settings.start = u64::from(self.start);
+        settings
+    }
+}
+
+/// What a time to drain stands for; 0: abort.
+pub(crate) fn removal(drain: u32) -> Removal {
+    match drain {
+        0 => Removal::Abort,
+        time => Removal::Drain(Duration::from_millis(u64::from(time))),
+    }
+}
+
+/// One number of a [`Config`]: how it is written, and what it may be.
+pub struct ConfigField {
+    /// Its name in a scenario's text.
+    pub name: &'static str,
+    /// The smallest value.
+    pub least: u32,
+    /// The largest value.
+    pub most: u32,
+    /// Where it is.
+    pub of: fn(&mut Config) -> &mut u32,
+}
+
+macro_rules! fields {
+    ($($name:literal $least:literal $most:literal $($place:ident)+ $([$index:literal])?;)*) => {
+        &[$(ConfigField {
+            name: $name,
+            least: $least,
+            most: $most,
+            of: |config| &mut config$(.$place)+$([$index])?,
+        }),*]
+    };
+}
+
+/// Every number of a [`Config`], in the order in which they are written.
+pub const CONFIG_FIELDS: &[ConfigField] = fields! {
+    "backends" 1 32 backends;
+    "clients" 0 1000 clients;
+    "duration" 100 600000 duration;
+    "latency-min" 0 10000 latency_min;
+    "latency-max" 0 10000 latency_max;
+    "window" 1 1048576 window;
+    "chunk-max" 1 65536 chunk_max;
+    "yields" 0 90 yields;
+    "pause" 1 60000 pause;
+    "bytes" 0 1048576 bytes;
+    "pace" 0 1000 pace;
+    "ask" 0 100 manners [0];
+    "both" 0 100 manners [1];
+    "tell" 0 100 manners [2];
+    "client-aborts" 0 100 manners [3];
+    "backend-aborts" 0 100 manners [4];
+    "stall" 0 100 manners [5];
+    "idle" 0 100 manners [6];
+    "source" 0 1 source;
+    "dial-timeout" 1 60000 dial_timeout;
+    "dial-attempts" 1 16 dial_attempts;
+    "dial-time" 1 60000 dial_time;
+    "waiting" 0 1000 waiting;
+    "waiting-timeout" 1 60000 waiting_timeout;
+    "half-close-timeout" 0 60000 half_close_timeout;
+    "idle-timeout" 0 60000 idle_timeout;
+    "connections" 1 1000000 connections;
+    "drain" 0 60000 drain;
+    "start" 0 1000 start;
+};

@@ -1,0 +1,462 @@
+//! Scenarios from choices.
+
+use super::{
+    AcceptError, Act, Backends, Config, Key, Leaving, Link, Manner, Operation, Place, Plan, Rule,
+    Scenario, Step, Trigger,
+};
+use crate::{Entropy, Seeded};
+
+/// A kind of operations that a scenario may have or lack as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// A backend comes.
+    Add,
+    /// A backend leaves.
+    Remove,
+    /// A key gets another target.
+    Retarget,
+    /// Another key gets a target that is in the set.
+    Share,
+    /// A target gets another key.
+    Rename,
+    /// All backends leave.
+    Empty,
+    /// A set comes and goes at once.
+    Flap,
+    /// The same set again.
+    Again,
+    /// Every backend is there, under its own key.
+    Restore,
+    /// The source is lost.
+    Source,
+    /// Clients beyond those that loop.
+    Burst,
+    /// Clients leave early.
+    Leave,
+    /// Links are cut.
+    Partition,
+    /// Links are cut in one direction.
+    OneWay,
+    /// Links are held.
+    Hold,
+    /// Links get slow.
+    Latency,
+    /// Processes die.
+    Crash,
+    /// Hosts lose power.
+    PowerLoss,
+    /// Accepts fail.
+    AcceptError,
+    /// Dials panic.
+    DialPanic,
+    /// Removed targets drain.
+    Drain,
+    /// The rotation begins anew.
+    ResetCycle,
+    /// The server shuts down early.
+    Shutdown,
+    /// The nemesis answers to what happens.
+    Rules,
+}
+
+/// How scenarios are drawn: how often each class is chosen, and in what surroundings.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Its name, for people.
+    pub name: &'static str,
+    /// How often each class is chosen, relative to each other; a class that isn't here is off.
+    pub weights: &'static [(Class, u32)],
+    /// Steps of a scenario, at least and at most, repairs not counted.
+    pub steps: (u32, u32),
+    /// What there is, before it is varied.
+    pub config: fn() -> Config,
+}
+
+const WEIGHTS: &[(Class, u32)] = &[
+    (Class::Add, 10),
+    (Class::Remove, 14),
+    (Class::Retarget, 8),
+    (Class::Share, 8),
+    (Class::Rename, 6),
+    (Class::Empty, 3),
+    (Class::Flap, 6),
+    (Class::Again, 4),
+    (Class::Restore, 8),
+    (Class::Source, 3),
+    (Class::Burst, 8),
+    (Class::Leave, 4),
+    (Class::Partition, 4),
+    (Class::OneWay, 3),
+    (Class::Hold, 5),
+    (Class::Latency, 3),
+    (Class::Crash, 6),
+    (Class::PowerLoss, 2),
+    (Class::AcceptError, 4),
+    (Class::DialPanic, 2),
+    (Class::Drain, 5),
+    (Class::ResetCycle, 1),
+    (Class::Shutdown, 1),
+    (Class::Rules, 20),
+];
+
+impl Profile {
+    /// Ten simulated seconds with 5 backends and 20 clients: what the zoo and the tests use.
+    pub const FAST: Self =
+        Self { name: "fast", weights: WEIGHTS, steps: (8, 28), config: Config::default };
+
+    /// Connections that hold little, and bytes enough to fill them.
+    pub const SMALL_WINDOW: Self = Self {
+        name: "small-window",
+        weights: WEIGHTS,
+        steps: (4, 14),
+        config: || Config {
+            window: 600,
+            chunk_max: 200,
+            clients: 8,
+            bytes: 6_000,
+            pace: 5,
+            manners: [4, 3, 3, 1, 1, 2, 1],
+            ..Config::default()
+        },
+    };
+
+    /// A minute of many clients and many changes.
+    pub const LONG: Self = Self {
+        name: "long",
+        weights: WEIGHTS,
+        steps: (60, 200),
+        config: || Config { duration: 57_000, backends: 8, clients: 30, ..Config::default() },
+    };
+
+    /// Every profile.
+    pub const ALL: [Self; 3] = [Self::FAST, Self::SMALL_WINDOW, Self::LONG];
+
+    /// The profile of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|profile| profile.name == name)
+    }
+}
+
+impl Scenario {
+    /// The scenario that a seed stands for.
+    pub fn from_seed(profile: &Profile, seed: u64) -> Self {
+        Self::generate(profile, &mut Seeded::new(seed))
+    }
+
+    /// A scenario from a source of choices. Every source gives a valid one.
+    pub fn generate(profile: &Profile, entropy: &mut impl Entropy) -> Self {
+        let seed = entropy.next();
+        let mut config = (profile.config)();
+        vary(&mut config, entropy);
+        // Swarm testing (Groce et al., ISSTA 2012): what a scenario lacks lets the rest show.
+        let classes: Vec<_> =
+            profile.weights.iter().copied().filter(|_| !entropy.chance(35)).collect();
+        let mut draft = Draft::new(config, entropy);
+        draft.first_set();
+        let count = draft.entropy.between(profile.steps.0, profile.steps.1);
+        let mut times: Vec<u32> = (0..count)
+            .map(|_| draft.entropy.below(u64::from(draft.config.duration)) as u32)
+            .collect();
+        times.sort_unstable();
+        for at in times {
+            if let Some(class) = weighted(&classes, draft.entropy) {
+                draft.add(at, class);
+            }
+        }
+        draft.steps.sort_by_key(|step| step.at);
+        Self { seed, config: draft.config, rules: draft.rules, steps: draft.steps }
+    }
+}
+
+impl Plan {
+    /// What one connection does, in these surroundings.
+    pub fn draw(config: &Config, entropy: &mut impl Entropy) -> Self {
+        let weights: Vec<_> = Manner::ALL.into_iter().zip(config.manners).collect();
+        Self {
+            up: entropy.between(0, config.bytes),
+            down: entropy.between(0, config.bytes),
+            pace: entropy.between(0, config.pace),
+            manner: weighted(&weights, entropy).unwrap_or_default(),
+        }
+    }
+}
+
+fn weighted<T: Copy>(of: &[(T, u32)], entropy: &mut impl Entropy) -> Option<T> {
+    let sum: u64 = of.iter().map(|(_, weight)| u64::from(*weight)).sum();
+    let mut drawn = entropy.below(sum);
+    for (value, weight) in of {
+        match drawn.checked_sub(u64::from(*weight)) {
+            None => return Some(*value),
+            Some(left) => drawn = left,
+        }
+    }
+    None
+}
+
+fn vary(config: &mut Config, entropy: &mut impl Entropy) {
+    config.start = entropy.below(8) as u32;
+    config.latency_max = entropy.between(config.latency_min, config.latency_max * 3);
+    config.yields = if entropy.chance(50) { entropy.between(1, 30) } else { 0 };
+    config.source = entropy.below(2) as u32;
+    if entropy.chance(20) {
+        config.dial_attempts = entropy.between(1, 5);
+    }
+    if entropy.chance(15) {
+        config.connections = entropy.between(4, 24);
+    }
+    if entropy.chance(25) {
+        config.drain = entropy.between(20, 900);
+    }
+    if entropy.chance(20) {
+        config.idle_timeout = entropy.between(300, 1_500);
+    }
+    if entropy.chance(20) {
+        config.waiting = entropy.between(0, 10);
+    }
+}
+
+/// A scenario in the making.
+struct Draft<'a, E> {
+    config: Config,
+    entropy: &'a mut E,
+    /// The set as the steps so far leave it.
+    set: Backends,
+    rules: Vec<Rule>,
+    steps: Vec<Step>,
+}
+
+impl<'a, E: Entropy> Draft<'a, E> {
+    fn new(config: Config, entropy: &'a mut E) -> Self {
+        Self { config, entropy, set: Vec::new(), rules: Vec::new(), steps: Vec::new() }
+    }
+
+    /// Mostly there from the beginning, sometimes only when clients wait for it.
+    fn first_set(&mut self) {
+        let at = if self.entropy.chance(70) { 0 } else { self.entropy.between(1, 600) };
+        let count = self.entropy.between(1, self.config.backends);
+        self.set = (0..count as u8).map(|number| (Key(number), Place(number))).collect();
+        self.step(at, Operation::Replace(self.set.clone()));
+    }
+
+    fn step(&mut self, at: u32, operation: Operation) {
+        self.steps.push(Step { at, operation });
+    }
+
+    fn place(&mut self) -> Place {
+        Place(self.entropy.below(u64::from(self.config.backends)) as u8)
+    }
+
+    fn link(&mut self) -> Link {
+        if self.entropy.chance(20) { Link::Clients } else { Link::Backend(self.place()) }
+    }
+
+    /// A key that isn't in the set.
+    fn new_key(&mut self) -> Key {
+        let mut key = Key(self.entropy.below(24) as u8);
+        while self.set.iter().any(|(taken, _)| *taken == key) {
+            key.0 += 1;
+        }
+        key
+    }
+
+    /// An entry of the set, if there is one.
+    fn entry(&mut self) -> Option<usize> {
+        (!self.set.is_empty()).then(|| self.entropy.below(self.set.len() as u64) as usize)
+    }
+
+    fn replace(&mut self, at: u32, set: Backends) {
+        self.set = set;
+        self.set.sort();
+        self.step(at, Operation::Replace(self.set.clone()));
+    }
+
+    fn add(&mut self, at: u32, class: Class) {
+        match class {
+            Class::Add | Class::Remove | Class::Retarget | Class::Share | Class::Rename => {
+                if let Some(set) = self.changed(class) {
+                    self.replace(at, set);
+                }
+            }
+            Class::Empty => self.replace(at, Vec::new()),
+            Class::Restore => self.replace(at, all(&self.config)),
+            Class::Flap => {
+                let of = [Class::Remove, Class::Add, Class::Retarget, Class::Empty];
+                let class = self.entropy.pick(&of).copied().unwrap_or(Class::Remove);
+                if let Some(set) = self.changed(class) {
+                    self.step(at, Operation::Flap(set));
+                }
+            }
+            Class::Again => self.step(at, Operation::Again),
+            Class::Source => self.step(at, Operation::LoseSource),
+            Class::Burst => {
+                let plan = Plan::draw(&self.config, self.entropy);
+                let count = self.entropy.between(1, 12);
+                self.step(at, Operation::Connect(count, plan));
+            }
+            Class::Leave => {
+                let how = if self.entropy.chance(50) { Leaving::Close } else { Leaving::Abort };
+                self.step(at, Operation::Leave(how));
+            }
+            Class::AcceptError => {
+                let error = match self.entropy.chance(50) {
+                    true => AcceptError::Aborted,
+                    false => AcceptError::NoDescriptors,
+                };
+                let count = self.entropy.between(1, 4);
+                self.step(at, Operation::FailAccept(count, error));
+            }
+            Class::DialPanic => {
+                let place = self.place();
+                self.step(at, Operation::PanicDial(place));
+            }
+            Class::Drain => {
+                let time = if self.entropy.chance(70) { self.entropy.between(10, 900) } else { 0 };
+                self.step(at, Operation::Drain(time));
+            }
+            Class::ResetCycle => self.step(at, Operation::ResetCycle),
+            Class::Shutdown => {
+                let grace = self.entropy.between(0, 1_000);
+                self.step(at, Operation::Shutdown(grace));
+            }
+            Class::Rules => self.rule(),
+            fault => self.fault(at, fault),
+        }
+    }
+
+    /// The set with one change; `None` if there is nothing to change.
+    fn changed(&mut self, class: Class) -> Option<Backends> {
+        let mut set = self.set.clone();
+        let (key, place) = (self.new_key(), self.place());
+        match class {
+            Class::Add => set.push((key, place)),
+            Class::Empty => set.clear(),
+            Class::Remove => {
+                set.remove(self.entry()?);
+            }
+            Class::Retarget => set[self.entry()?].1 = place,
+            Class::Share => set.push((key, set[self.entry()?].1)),
+            _ => set[self.entry()?].0 = key,
+        }
+        set.sort();
+        Some(set)
+    }
+
+    /// A fault and, after a while, its repair.
+    fn fault(&mut self, at: u32, class: Class) {
+        let repair_at = (at + self.entropy.between(20, 1_200)).min(self.config.duration);
+        let link = self.link();
+        let place = self.place();
+        let (fault, repair) = match class {
+            Class::Partition => (Operation::Partition(link), Operation::Release(link)),
+            Class::OneWay if self.entropy.chance(50) => {
+                (Operation::CutTo(link), Operation::Release(link))
+            }
+            Class::OneWay => (Operation::CutFrom(link), Operation::Release(link)),
+            Class::Latency => {
+                let time = self.entropy.between(0, 200);
+                let usual = self.config.latency_max;
+                (Operation::Latency(link, time), Operation::Latency(link, usual))
+            }
+            Class::Crash => (Operation::Crash(place), Operation::Bounce(place)),
+            Class::PowerLoss => (Operation::PowerLoss(place), Operation::Bounce(place)),
+            _ => (Operation::Hold(link), Operation::Release(link)),
+        };
+        self.step(at, fault);
+        self.step(repair_at, repair);
+    }
+
+    fn rule(&mut self) {
+        const TRIGGERS: &[(Trigger, u32)] = &[
+            (Trigger::DialStarted, 6),
+            (Trigger::DialFailed, 2),
+            (Trigger::Connected, 4),
+            (Trigger::HalfClosed, 2),
+            (Trigger::Ended, 2),
+            (Trigger::Replaced, 2),
+            (Trigger::DrainBegan, 2),
+        ];
+        const ACTS: &[(Act, u32)] = &[
+            (Act::Remove, 8),
+            (Act::RemoveAndBack, 4),
+            (Act::Retarget, 3),
+            (Act::Share, 2),
+            (Act::Rename, 2),
+            (Act::Add, 3),
+            (Act::Empty, 1),
+            (Act::Again, 2),
+            (Act::Restore, 5),
+            (Act::Crash, 2),
+            (Act::Bounce, 2),
+            (Act::Partition, 1),
+            (Act::Hold, 1),
+            (Act::Release, 2),
+        ];
+        let rule = Rule {
+            on: weighted(TRIGGERS, self.entropy).unwrap_or(Trigger::DialStarted),
+            chance: self.entropy.between(1, 40),
+            act: weighted(ACTS, self.entropy).unwrap_or(Act::Remove),
+            after: if self.entropy.chance(60) { 0 } else { self.entropy.between(1, 60) },
+            times: self.entropy.between(1, 12),
+        };
+        self.rules.push(rule);
+    }
+}
+
+/// Every backend under its own key.
+pub(crate) fn all(config: &Config) -> Backends {
+    (0..config.backends as u8).map(|number| (Key(number), Place(number))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Bytes;
+
+    #[test]
+    fn every_source_of_choices_gives_a_scenario_that_can_be_written_and_read() {
+        for profile in Profile::ALL {
+            for seed in 0..300 {
+                let scenario = Scenario::from_seed(&profile, seed);
+                assert_eq!(scenario.to_string().parse(), Ok(scenario), "seed {seed}");
+            }
+        }
+        let bytes: Vec<u8> = (0..=255).collect();
+        for length in 0..bytes.len() {
+            let scenario = Scenario::generate(&Profile::FAST, &mut Bytes::new(&bytes[..length]));
+            assert_eq!(scenario.to_string().parse(), Ok(scenario), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn every_operation_is_drawn_and_every_class_is_lacking_sometimes() {
+        let texts: Vec<String> =
+            (0..300).map(|seed| Scenario::from_seed(&Profile::FAST, seed).to_string()).collect();
+        for word in [
+            "replace\n",
+            "flap",
+            "again\n",
+            "lose-source",
+            "connect",
+            "leave close",
+            "leave abort",
+            "partition",
+            "cut-to",
+            "cut-from",
+            "hold",
+            "release",
+            "latency",
+            "crash",
+            "power-loss",
+            "bounce",
+            "fail-accept",
+            "panic-dial",
+            "drain",
+            "reset-cycle",
+            "shutdown",
+            "on dial-started",
+        ] {
+            let with = texts.iter().filter(|text| text.contains(word)).count();
+            assert!(0 < with && with < texts.len(), "{word} is in {with} of {}", texts.len());
+        }
+    }
+}

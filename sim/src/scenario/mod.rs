@@ -1,0 +1,249 @@
+//! What is to happen in one run, as plain data.
+
+mod act;
+mod config;
+mod generate;
+mod text;
+
+use std::fmt;
+
+pub(crate) use self::{act::sets_of, config::removal, generate::all};
+pub use self::{
+    config::{CONFIG_FIELDS, Config, ConfigField},
+    generate::{Class, Profile},
+    text::ScenarioError,
+};
+
+/// One run: what there is, and what happens when. Printed and parsed as text, a line for each step
+/// (see [`fmt::Display`] and [`std::str::FromStr`]); equal scenarios run equally.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Scenario {
+    /// Decides whatever the rest leaves open: latencies within their bounds, the lengths of reads,
+    /// what looping clients do.
+    pub seed: u64,
+    /// What there is.
+    pub config: Config,
+    /// What answers to what happens.
+    pub rules: Vec<Rule>,
+    /// What happens when, ascending.
+    pub steps: Vec<Step>,
+}
+
+/// One operation at its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Milliseconds since the beginning.
+    pub at: u32,
+    /// What is done.
+    pub operation: Operation,
+}
+
+/// A backend's key: printed as `k3`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(pub u8);
+
+/// Where a backend is, one host each: printed as `b3`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place(pub u8);
+
+/// Backends by key, ascending.
+pub type Backends = Vec<(Key, Place)>;
+
+/// The link between the balancer and a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Link {
+    /// A backend's.
+    Backend(Place),
+    /// That of the host where all clients are.
+    Clients,
+}
+
+/// Something that is done to the balancer, its peers or the network between them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// The set is replaced by this one; adding, removing, renaming, retargeting, sharing and
+    /// emptying are all of this kind.
+    Replace(Backends),
+    /// The set is replaced by this one and at once by the one before.
+    Flap(Backends),
+    /// The same set is said again.
+    Again,
+    /// The source of sets is lost.
+    LoseSource,
+    /// So many clients connect, each for one connection of this kind.
+    Connect(u32, Plan),
+    /// A quarter of the connected clients end their stream (true) or reset it (false).
+    Leave(Leaving),
+    /// Nothing passes the link any more, in both directions; what is under way is lost.
+    Partition(Link),
+    /// Nothing passes from the balancer to the host.
+    CutTo(Link),
+    /// Nothing passes from the host to the balancer.
+    CutFrom(Link),
+    /// What is sent over the link stays under way.
+    Hold(Link),
+    /// The link is whole again, and what was held arrives.
+    Release(Link),
+    /// Messages on the link take this many milliseconds.
+    Latency(Link, u32),
+    /// A backend's process dies: its connections end, dials are refused.
+    Crash(Place),
+    /// A backend's host loses power: nobody hears of it.
+    PowerLoss(Place),
+    /// A backend's host is up again, with its link whole.
+    Bounce(Place),
+    /// So many accepts fail.
+    FailAccept(u32, AcceptError),
+    /// The next dial of a backend panics.
+    PanicDial(Place),
+    /// From now on, sessions of a removed target drain for so many milliseconds; 0: are aborted.
+    Drain(u32),
+    /// The rotation begins anew.
+    ResetCycle,
+    /// The server shuts down, with so many milliseconds of grace.
+    Shutdown(u32),
+}
+
+/// How clients leave before their plan is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    /// They end their stream, and go on reading.
+    Close,
+    /// They reset the connection.
+    Abort,
+}
+
+/// How an accept fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcceptError {
+    /// That one connection was gone already.
+    Aborted,
+    /// The process has no descriptors left.
+    NoDescriptors,
+}
+
+/// What one connection does, known to both its ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Bytes from the client to the backend, after its header.
+    pub up: u32,
+    /// Bytes from the backend to the client, after its greeting.
+    pub down: u32,
+    /// Milliseconds between two pieces that an end writes.
+    pub pace: u32,
+    /// Who does what.
+    pub manner: Manner,
+}
+
+/// What is special about a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Manner {
+    /// The client sends all it has and ends its stream; the backend answers and ends its own.
+    #[default]
+    Ask,
+    /// Both send at the same time.
+    Both,
+    /// The backend sends and ends its stream first; the client does so after that.
+    Tell,
+    /// The client resets the connection in the middle.
+    ClientAborts,
+    /// The backend resets the connection in the middle.
+    BackendAborts,
+    /// The client reads nothing until it is told to stop.
+    Stall,
+    /// Both sides are silent until the client is told to stop.
+    Idle,
+}
+
+impl Manner {
+    /// Every manner, in the order of declaration.
+    pub const ALL: [Self; 7] = [
+        Self::Ask,
+        Self::Both,
+        Self::Tell,
+        Self::ClientAborts,
+        Self::BackendAborts,
+        Self::Stall,
+        Self::Idle,
+    ];
+}
+
+/// Something that answers to what happens: a reactive nemesis. It hits races that operations at
+/// fixed times miss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// What it answers to.
+    pub on: Trigger,
+    /// In how many of a hundred cases.
+    pub chance: u32,
+    /// What it does, to the target of what happened.
+    pub act: Act,
+    /// Milliseconds between the two; 0: before anything else happens.
+    pub after: u32,
+    /// How often at most.
+    pub times: u32,
+}
+
+/// What a [`Rule`] answers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// A dial begins.
+    DialStarted,
+    /// A dial has failed.
+    DialFailed,
+    /// A session is connected.
+    Connected,
+    /// One side's end of stream has been passed on.
+    HalfClosed,
+    /// A session has ended.
+    Ended,
+    /// The set has been replaced.
+    Replaced,
+    /// Sessions have begun to drain.
+    DrainBegan,
+}
+
+/// What a [`Rule`] does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// The set is replaced by one without the target.
+    Remove,
+    /// The set is replaced by one without the target, and at once by the one before.
+    RemoveAndBack,
+    /// The target's keys get another target.
+    Retarget,
+    /// Another key gets the target too.
+    Share,
+    /// The keys of the target leave, and others come for it.
+    Rename,
+    /// A backend that isn't in the set is added.
+    Add,
+    /// The set is replaced by the empty one.
+    Empty,
+    /// The same set is said again.
+    Again,
+    /// All backends are in the set again, each under its own key.
+    Restore,
+    /// The target's process dies.
+    Crash,
+    /// The target's host is up again.
+    Bounce,
+    /// The target's link is cut.
+    Partition,
+    /// What is sent over the target's link stays under way.
+    Hold,
+    /// The target's link is whole again.
+    Release,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "k{}", self.0)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "b{}", self.0)
+    }
+}

@@ -1,0 +1,133 @@
+use std::fmt;
+
+macro_rules! sometimes {
+    ($($(#[$doc:meta])* $variant:ident $name:literal,)*) => {
+        /// Something that a good run of many scenarios has seen at least once. One that stays at
+        /// zero says that the scenarios don't reach what they are for.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Sometimes {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Sometimes {
+            /// Every one.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// Its name.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+sometimes! {
+    /// A replacement revoked a dial.
+    RevokedDial "a replacement revoked a dial",
+    /// A replacement cut a session.
+    CutSession "a replacement cut a session",
+    /// A replacement left a dial alone.
+    KeptDial "a replacement left a dial alone",
+    /// A shared target lost a key and kept its sessions.
+    SharedTargetKept "a shared target lost a key and kept its sessions",
+    /// A revoked session went to another backend.
+    RetryAfterRevoked "a revoked session went to another backend",
+    /// A dial came through after it had been revoked, and was refused.
+    LateConnect "a dial came through after it had been revoked",
+    /// A session met an empty set.
+    EmptySetHit "a session met an empty set",
+    /// A session that waited was admitted by the first set.
+    WaitingAdmitted "a session that waited was admitted",
+    /// Too many sessions waited.
+    WaitingFull "too many sessions waited for the first set",
+    /// A session waited for too long.
+    WaitingTimedOut "a session waited for too long",
+    /// A retry found its turn's target tried.
+    TurnPassed "a retry left the turn to others",
+    /// A client got no backend because every dial failed.
+    DialFailed "every dial of a client failed",
+    /// A dial took too long.
+    DialTimedOut "a dial took too long",
+    /// A target came back while its sessions drained.
+    DrainInterrupted "a target came back while its sessions drained",
+    /// A drain's deadline cut a session.
+    DrainExpired "the deadline of a drain cut a session",
+    /// The limit of connections was reached.
+    LimitReached "the limit of connections was reached",
+    /// A shutdown's grace was over with sessions left.
+    GraceOver "sessions were left at the end of the grace",
+    /// A session was finished.
+    Finished "a session came to its end",
+    /// Bytes were under way in a session that was cut.
+    CutInFlight "a session was cut with bytes under way",
+    /// A writer waited for a reader.
+    WindowFull "a writer waited for a reader",
+    /// One side ended its stream before the other.
+    HalfClosed "one side ended its stream first",
+    /// A stream was seen as cut by a client.
+    ClientSawCut "a client saw its stream cut",
+    /// A packet was dropped by a cut link.
+    PacketDropped "a cut link dropped a packet",
+    /// A packet was lost under way when a link was cut.
+    PacketLost "a packet was lost under way",
+    /// A packet was held.
+    PacketHeld "a link held a packet",
+    /// A crash ended connections.
+    CrashEnded "a crash ended a connection",
+    /// A dial was refused by a host.
+    DialRefused "a dial was refused",
+    /// A dial panicked as it was told to.
+    DialPanicked "a dial panicked as told",
+    /// An accept failed as it was told to.
+    AcceptFailed "an accept failed as told",
+    /// A stream lost a segment and was excused.
+    Excused "a stream lost a segment and was excused",
+    /// A half-closed session was silent for too long.
+    HalfCloseTimedOut "a half-closed session was silent for too long",
+    /// A session was silent for too long.
+    IdleTimedOut "a session was silent for too long",
+    /// A rule answered to what happened.
+    RuleFired "a rule answered to what happened",
+}
+
+/// How often each thing happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counts([u64; Sometimes::ALL.len()]);
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self([0; Sometimes::ALL.len()])
+    }
+}
+
+impl Counts {
+    /// It happened so many times more.
+    pub fn add(&mut self, what: Sometimes, times: u64) {
+        self.0[what as usize] += times;
+    }
+
+    /// How often it happened.
+    pub fn of(&self, what: Sometimes) -> u64 {
+        self.0[what as usize]
+    }
+
+    /// Adds another run's counts.
+    pub fn merge(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(sum, more)| *sum += more);
+    }
+
+    /// What never happened, of these.
+    pub fn never<'a>(&'a self, of: &'a [Sometimes]) -> impl Iterator<Item = Sometimes> + 'a {
+        of.iter().copied().filter(|what| self.of(*what) == 0)
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Sometimes::ALL
+            .iter()
+            .try_for_each(|what| writeln!(f, "{:>10}  {}", self.of(*what), what.name()))
+    }
+}

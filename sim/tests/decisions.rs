@@ -1,0 +1,187 @@
+//! Scenarios on the decisions alone: the balancer that ships breaks no law, and one that is wrong
+//! is found.
+//!
+//! `TINYLB_SIM_SEED` is the first seed, `TINYLB_SIM_CASES` how many there are.
+
+use std::env;
+
+use proptest::prelude::*;
+use tinylb_core::{EndReason, Load, Removal};
+use tinylb_sim::{
+    Bytes, Counts, Profile, Scenario, Sometimes,
+    pure::{self, Policy, Rotation, Taken, Verdict},
+    scenario::{Backends, Place},
+};
+
+fn setting(name: &str, default: u64) -> u64 {
+    env::var(name).ok().map_or(default, |value| value.parse().expect("a number"))
+}
+
+fn seeds(count: u64) -> impl Iterator<Item = u64> {
+    let first = setting("TINYLB_SIM_SEED", 0);
+    first..first + setting("TINYLB_SIM_CASES", count)
+}
+
+/// What level 1 can show.
+const REACHED: &[Sometimes] = &[
+    Sometimes::RevokedDial,
+    Sometimes::CutSession,
+    Sometimes::KeptDial,
+    Sometimes::SharedTargetKept,
+    Sometimes::RetryAfterRevoked,
+    Sometimes::LateConnect,
+    Sometimes::EmptySetHit,
+    Sometimes::WaitingAdmitted,
+    Sometimes::WaitingFull,
+    Sometimes::WaitingTimedOut,
+    Sometimes::TurnPassed,
+    Sometimes::DialFailed,
+    Sometimes::DialTimedOut,
+    Sometimes::DrainInterrupted,
+    Sometimes::DrainExpired,
+    Sometimes::LimitReached,
+    Sometimes::GraceOver,
+    Sometimes::Finished,
+    Sometimes::DialRefused,
+    Sometimes::DialPanicked,
+    Sometimes::RuleFired,
+];
+
+#[test]
+fn the_balancer_that_ships_breaks_no_law_and_is_led_everywhere() {
+    for profile in [Profile::FAST, Profile::SMALL_WINDOW] {
+        let mut counts = Counts::default();
+        for seed in seeds(2_000) {
+            let scenario = Scenario::from_seed(&profile, seed);
+            let outcome = pure::run(&scenario, false);
+            let first = outcome.violations.first();
+            assert!(first.is_none(), "TINYLB_SIM_SEED={seed}: {}\n{scenario}", first.unwrap());
+            counts.merge(&outcome.counts);
+        }
+        let never: Vec<_> = counts.never(REACHED).map(Sometimes::name).collect();
+        assert!(never.is_empty(), "{}: these never happened: {never:?}", profile.name);
+    }
+}
+
+#[test]
+fn a_seed_gives_one_trace_and_another_seed_another() {
+    let hash = |seed| {
+        let scenario = Scenario::from_seed(&Profile::FAST, seed);
+        pure::run(&scenario, seed % 2 == 0).trace.hash()
+    };
+    for seed in seeds(20) {
+        assert_eq!(hash(seed), hash(seed));
+        assert_eq!(
+            Ok(hash(seed)),
+            std::thread::scope(|s| s.spawn(|| hash(seed)).join()).map_err(drop)
+        );
+        assert_ne!(hash(seed), hash(seed + 1));
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_lead_the_balancer_to_break_a_law(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        let scenario = Scenario::generate(&Profile::FAST, &mut Bytes::new(&bytes));
+        let outcome = pure::run(&scenario, false);
+        prop_assert!(outcome.violations.is_empty(), "{}\n{scenario}", outcome.violations[0]);
+    }
+}
+
+/// The policy that ships, with one fault.
+struct Faulty {
+    inner: Rotation,
+    fault: Fault,
+    last: Option<Verdict>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    ConnectsRevoked,
+    ForgetsToCut,
+    RepeatsATurn,
+    FinishesLate,
+    AppliedAtOnce,
+    KeepsExpired,
+}
+
+impl Policy for Faulty {
+    fn admit(&mut self, session: u32) -> Verdict {
+        let verdict = self.inner.admit(session);
+        match (self.fault, self.last) {
+            (Fault::RepeatsATurn, Some(last)) if session % 50 == 49 => last,
+            _ => {
+                self.last = Some(verdict).filter(|v| matches!(v, Verdict::Dial(..)));
+                verdict
+            }
+        }
+    }
+
+    fn connected(&mut self, session: u32) -> bool {
+        self.inner.connected(session) || matches!(self.fault, Fault::ConnectsRevoked)
+    }
+
+    fn retry(&mut self, session: u32) -> Verdict {
+        self.inner.retry(session)
+    }
+
+    fn finish(&mut self, session: u32, reason: EndReason) {
+        if !matches!(self.fault, Fault::FinishesLate) || !session.is_multiple_of(20) {
+            self.inner.finish(session, reason);
+        }
+    }
+
+    fn replace(&mut self, set: &Backends, removal: Removal) -> Taken {
+        let mut taken = self.inner.replace(set, removal);
+        if matches!(self.fault, Fault::ForgetsToCut) {
+            taken.cut.pop();
+        }
+        taken
+    }
+
+    fn drain_expired(&mut self, generation: u64) -> Vec<u32> {
+        match self.fault {
+            Fault::KeepsExpired => Vec::new(),
+            _ => self.inner.drain_expired(generation),
+        }
+    }
+
+    fn abort_all(&mut self) -> Vec<u32> {
+        self.inner.abort_all()
+    }
+
+    fn is_applied(&self, generation: u64) -> bool {
+        matches!(self.fault, Fault::AppliedAtOnce) || self.inner.is_applied(generation)
+    }
+
+    fn reset_cycle(&mut self) {
+        self.inner.reset_cycle();
+    }
+
+    fn loads(&self) -> impl Iterator<Item = Load<Place>> {
+        self.inner.loads()
+    }
+
+    fn counts(&self) -> (u64, usize, u64) {
+        self.inner.counts()
+    }
+}
+
+#[test]
+fn a_policy_with_a_fault_is_found_within_two_hundred_seeds() {
+    for fault in [
+        Fault::ConnectsRevoked,
+        Fault::ForgetsToCut,
+        Fault::RepeatsATurn,
+        Fault::FinishesLate,
+        Fault::AppliedAtOnce,
+        Fault::KeepsExpired,
+    ] {
+        let found = (0..200).find(|seed| {
+            let scenario = Scenario::from_seed(&Profile::FAST, *seed);
+            let policy = Faulty { inner: Rotation::new(&scenario.config), fault, last: None };
+            !pure::run_policy(&scenario, policy, false).violations.is_empty()
+        });
+        assert!(found.is_some(), "{fault:?} was not found");
+    }
+}
