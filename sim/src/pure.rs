@@ -398,6 +398,11 @@ impl<'a, P: Policy> Run<'a, P> {
 
     /// A replacement is applied when all that it took out has let go, and not before.
     fn see_applied(&mut self) {
+        for generation in &self.unapplied {
+            if self.policy.is_applied(*generation) && !self.ledger.is_applied(*generation) {
+                self.ledger.applied(*generation);
+            }
+        }
         while let Some(generation) = self.unapplied.front().copied() {
             if self.policy.is_applied(generation) {
                 self.unapplied.pop_front();

@@ -1,5 +1,7 @@
 //! What a balancer may do, decided anew from what it says that it does.
 
+use std::fmt::Display;
+
 use tinylb_core::{EndReason, Load};
 
 use super::{Law, Violation};
@@ -594,13 +596,16 @@ impl Ledger {
     // Looking at it.
 
     /// The pool holds what it should.
-    pub(crate) fn check_loads<T>(
+    pub(crate) fn check_loads<T: Display>(
         &mut self,
         loads: impl Iterator<Item = Load<T>>,
         place_of: impl Fn(&T) -> Option<Place>,
     ) {
         let mut seen = [PlaceLoad::default(); PLACES];
         for load in loads {
+            if load.dialling + load.connected == 0 {
+                self.fail(Law::Pool, format!("an entry of {} has no session", load.target));
+            }
             if let Some(place) = place_of(&load.target) {
                 let seen = &mut seen[usize::from(place.0)];
                 seen.dialling += load.dialling as u32;
