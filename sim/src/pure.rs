@@ -1,4 +1,5 @@
-//! Level 1: the decisions alone, on a queue of events. No bytes, no packets, no tasks.
+//! The decisions alone, on a queue of events: no bytes, no packets, no tasks. What a scenario says
+//! of those does nothing here.
 
 use std::{
     cmp::Ordering,
@@ -13,7 +14,7 @@ use tinylb_core::{
 
 use crate::{
     Entropy, Outcome, Seeded, Sometimes,
-    oracle::{Law, Ledger, Said},
+    oracle::{Law, Ledger, PLACES, Said},
     scenario::{
         Act, Backends, Config, Key, Leaving, Link, Manner, Operation, Place, Plan, Scenario,
         Trigger, all, removal, sets_of,
@@ -21,7 +22,7 @@ use crate::{
     trace::{Failure, Note, Trace},
 };
 
-/// The decisions of a balancer, as level 1 asks for them. [`Rotation`] is the one that ships; bring
+/// The decisions of a balancer, as a run asks for them. [`Rotation`] is the one that ships; bring
 /// your own to have it judged by the same scenarios.
 ///
 /// Sessions are numbered from 0 by the caller; a session's number is its kill handle too.
@@ -321,7 +322,7 @@ struct Run<'a, P> {
     now: u64,
     steps: u64,
     sessions: Vec<Session>,
-    places: [PlaceState; 32],
+    places: [PlaceState; PLACES],
     /// No client gets through.
     is_client_link_cut: bool,
     /// Clients that wait because of the limit, or until the link to them is whole.
@@ -354,7 +355,7 @@ impl<'a, P: Policy> Run<'a, P> {
             now: 0,
             steps: 0,
             sessions: Vec::with_capacity(1024),
-            places: [PlaceState::default(); 32],
+            places: [PlaceState::default(); PLACES],
             is_client_link_cut: false,
             parked: Vec::new(),
             set: Vec::new(),
@@ -399,22 +400,18 @@ impl<'a, P: Policy> Run<'a, P> {
     /// A replacement is applied when all that it took out has let go, and not before.
     fn see_applied(&mut self) {
         for generation in &self.unapplied {
-            if self.policy.is_applied(*generation) && !self.ledger.is_applied(*generation) {
+            if self.policy.is_applied(*generation) {
                 self.ledger.applied(*generation);
+            } else if self.ledger.is_applied(*generation) {
+                let text = format!("replacement {generation} isn't applied, and could be");
+                self.ledger.fail(Law::AppliedInTime, text);
             }
         }
-        while let Some(generation) = self.unapplied.front().copied() {
-            if self.policy.is_applied(generation) {
-                self.unapplied.pop_front();
-                self.note(Note::Applied(generation));
-                self.ledger.applied(generation);
-            } else {
-                if self.ledger.is_applied(generation) {
-                    let text = format!("replacement {generation} isn't applied, and could be");
-                    self.ledger.fail(Law::AppliedInTime, text);
-                }
-                return;
-            }
+        while let Some(generation) = self.unapplied.front().copied()
+            && self.policy.is_applied(generation)
+        {
+            self.unapplied.pop_front();
+            self.note(Note::Applied(generation));
         }
     }
 
@@ -654,7 +651,7 @@ impl<'a, P: Policy> Run<'a, P> {
         let serial = u64::from(session);
         let place = self.ledger.place_of(serial);
         self.policy.finish(session, reason);
-        self.note(Note::Ended(serial, reason, 0, 0));
+        self.note(Note::Ended(serial, reason));
         self.ledger.ended(serial, reason);
         let record = &mut self.sessions[session as usize];
         record.has_ended = true;
@@ -696,7 +693,6 @@ impl<'a, P: Policy> Run<'a, P> {
     // What is done to it.
 
     fn operate(&mut self, operation: &Operation) {
-        let up = |link: &Link| matches!(link, Link::Clients);
         match operation {
             Operation::Replace(set) => self.replace(set),
             Operation::Flap(set) => {
@@ -717,16 +713,11 @@ impl<'a, P: Policy> Run<'a, P> {
             Operation::Partition(link)
             | Operation::CutTo(link)
             | Operation::CutFrom(link)
-            | Operation::Hold(link)
-                if up(link) =>
-            {
-                self.is_client_link_cut = true;
-            }
+            | Operation::Hold(link) => match link {
+                Link::Clients => self.is_client_link_cut = true,
+                Link::Backend(place) => self.place(*place).is_cut = true,
+            },
             Operation::Release(Link::Clients) => self.let_clients_in(),
-            Operation::Partition(Link::Backend(place))
-            | Operation::CutTo(Link::Backend(place))
-            | Operation::CutFrom(Link::Backend(place))
-            | Operation::Hold(Link::Backend(place)) => self.place(*place).is_cut = true,
             Operation::Release(Link::Backend(place)) => self.place(*place).is_cut = false,
             Operation::Latency(Link::Backend(place), time) => {
                 self.place(*place).latency = Some(*time);
@@ -747,11 +738,7 @@ impl<'a, P: Policy> Run<'a, P> {
             // There is nothing of the kind here.
             Operation::LoseSource
             | Operation::FailAccept(..)
-            | Operation::Latency(..)
-            | Operation::Partition(_)
-            | Operation::CutTo(_)
-            | Operation::CutFrom(_)
-            | Operation::Hold(_) => {}
+            | Operation::Latency(Link::Clients, _) => {}
         }
     }
 
@@ -884,7 +871,7 @@ impl<'a, P: Policy> Run<'a, P> {
     fn heal(&mut self) {
         self.note(Note::Healed);
         self.is_healed = true;
-        self.places = [PlaceState::default(); 32];
+        self.places = [PlaceState::default(); PLACES];
         self.let_clients_in();
         let config = &self.scenario.config;
         self.replace(&all(config));

@@ -41,8 +41,10 @@ pub enum Note {
     Connected(u64, Place),
     /// One side has ended its stream.
     HalfClosed(u64, By),
-    /// A session is over, after so many bytes to the backend and to the client.
-    Ended(u64, EndReason, u64, u64),
+    /// A session is over.
+    Ended(u64, EndReason),
+    /// It has moved so many bytes to the backend and to the client.
+    Moved(u64, u64, u64),
     /// The set was replaced by this one: generation, sessions cut, dials revoked, draining.
     Replaced(u64, Backends, u32, u32, u32),
     /// The same set was said again.
@@ -136,6 +138,8 @@ pub enum Segment {
     /// Bytes.
     Data,
     /// The end of a stream.
+    End,
+    /// Who sent it has let go.
     Fin,
     /// A reset.
     Rst,
@@ -284,7 +288,7 @@ mod tests {
             (1, Note::Accepted(0)),
             (1, Note::Admitted(0, Key(1), Place(1))),
             (5, packet(1000)),
-            (9, Note::Ended(0, EndReason::Finished, 10, 20)),
+            (9, Note::Ended(0, EndReason::Finished)),
         ];
         let mut others = vec![
             base[..3].to_vec(),
@@ -297,8 +301,8 @@ mod tests {
             (1, (1, Note::Admitted(0, Key(1), Place(2)))),
             (1, (1, Note::Admitted(0, Key(2), Place(1)))),
             (2, (5, packet(1001))),
-            (3, (9, Note::Ended(0, EndReason::Shutdown, 10, 20))),
-            (3, (9, Note::Ended(0, EndReason::Finished, 10, 21))),
+            (3, (9, Note::Ended(0, EndReason::Shutdown))),
+            (3, (9, Note::Moved(0, 10, 21))),
         ] {
             let mut other = base.clone();
             other[place] = note;

@@ -22,7 +22,7 @@ fn seeds(count: u64) -> impl Iterator<Item = u64> {
     first..first + setting("TINYLB_SIM_CASES", count)
 }
 
-/// What level 1 can show.
+/// What the decisions alone can show.
 const REACHED: &[Sometimes] = &[
     Sometimes::RevokedDial,
     Sometimes::CutSession,

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A naive balancer beside the one that is judged: told of each step, it says whether the step was
-/// the right one. Serves every level, so it knows neither bytes nor packets.
+/// the right one. It knows neither bytes nor packets.
 ///
 /// Times are microseconds since the beginning.
 pub(crate) struct Ledger {
@@ -45,7 +45,7 @@ pub(crate) struct Ledger {
 }
 
 /// A scenario has at most 32 backends.
-const PLACES: usize = 32;
+pub(crate) const PLACES: usize = 32;
 
 /// How late a timer may be: the clock's grain, and a task that has to wait for the others.
 const SLACK: u64 = 30_000;
@@ -333,8 +333,6 @@ impl Ledger {
             EndReason::WaitingTimedOut => Some(Sometimes::WaitingTimedOut),
             EndReason::DialFailed => Some(Sometimes::DialFailed),
             EndReason::DrainExpired => Some(Sometimes::DrainExpired),
-            EndReason::HalfCloseTimedOut => Some(Sometimes::HalfCloseTimedOut),
-            EndReason::IdleTimedOut => Some(Sometimes::IdleTimedOut),
             EndReason::Panicked => Some(Sometimes::DialPanicked),
             _ => None,
         };

@@ -72,7 +72,7 @@ pub enum Operation {
     LoseSource,
     /// So many clients connect, each for one connection of this kind.
     Connect(u32, Plan),
-    /// A quarter of the connected clients end their stream (true) or reset it (false).
+    /// A quarter of the connected clients leave before their plan is over.
     Leave(Leaving),
     /// Nothing passes the link any more, in both directions; what is under way is lost.
     Partition(Link),
