@@ -57,6 +57,7 @@ pub mod scenario;
 mod sometimes;
 pub mod trace;
 mod wire;
+pub mod world;
 
 pub use self::{
     conn::TurmoilConn,

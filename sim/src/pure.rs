@@ -818,8 +818,8 @@ impl<'a, P: Policy> Run<'a, P> {
         }
         self.is_closing = true;
         self.note(Note::Closing);
-        self.ledger.closing();
         let grace = u64::from(grace) * 1000;
+        self.ledger.closing(self.now + grace);
         self.after(grace, grace, Due::GraceOver);
     }
 
@@ -829,7 +829,7 @@ impl<'a, P: Policy> Run<'a, P> {
         if !killed.is_empty() {
             self.ledger.counts.add(Sometimes::GraceOver, 1);
         }
-        self.ledger.closed();
+        self.ledger.closed(killed.len());
         self.tell(killed, Told::Closed);
     }
 
@@ -858,6 +858,7 @@ impl<'a, P: Policy> Run<'a, P> {
             Act::Bounce => *self.place(place) = PlaceState::default(),
             Act::Partition | Act::Hold => self.place(place).is_cut = true,
             Act::Release => self.place(place).is_cut = false,
+            Act::Shutdown => self.shut_down(0),
             act => {
                 for set in sets_of(act, place, &self.set, config) {
                     self.replace(&set);

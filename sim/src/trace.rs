@@ -7,7 +7,10 @@ use std::{
 
 use tinylb_core::{EndReason, Side};
 
-use crate::scenario::{Backends, Key, Place};
+use crate::{
+    PacketFate, PacketKind,
+    scenario::{Backends, Key, Place},
+};
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -79,7 +82,7 @@ pub enum Note {
     /// A backend's end is over, after so many bytes sent and received, in this way.
     BackendOver(Place, u32, u64, u64, Sight),
     /// A packet: from host and port, to host and port, what, and what became of it.
-    Packet(Host, u16, Host, u16, Segment, Fate),
+    Packet(Host, u16, Host, u16, PacketKind, PacketFate),
     /// A law was broken.
     Violated(&'static str),
 }
@@ -126,36 +129,6 @@ pub enum Host {
     Clients,
     /// A backend's.
     Backend(Place),
-}
-
-/// What a packet is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Segment {
-    /// It asks for a connection.
-    Syn,
-    /// It grants one.
-    SynAck,
-    /// Bytes.
-    Data,
-    /// The end of a stream.
-    End,
-    /// Who sent it has let go.
-    Fin,
-    /// A reset.
-    Rst,
-}
-
-/// What became of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fate {
-    /// It was sent.
-    Sent,
-    /// The link holds it.
-    Held,
-    /// The link is cut.
-    Dropped,
-    /// It has reached the host.
-    Delivered,
 }
 
 impl From<Side> for By {
@@ -282,7 +255,7 @@ mod tests {
     fn a_trace_that_differs_anywhere_has_another_hash() {
         let packet = |port| {
             let to = Host::Backend(Place(1));
-            Note::Packet(Host::Balancer, port, to, 80, Segment::Data, Fate::Sent)
+            Note::Packet(Host::Balancer, port, to, 80, PacketKind::Data, PacketFate::Sent)
         };
         let base = vec![
             (1, Note::Accepted(0)),

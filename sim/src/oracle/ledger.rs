@@ -17,6 +17,7 @@ use crate::{
 pub(crate) struct Ledger {
     at: u64,
     is_fair: bool,
+    may_be_unheard: bool,
     dial_timeout: u64,
     dial_time_max: u64,
     dial_attempts_max: u32,
@@ -39,7 +40,10 @@ pub(crate) struct Ledger {
     /// Replacements that took attempts out, ascending, each with how many have not let go.
     owed: Vec<(u64, u32)>,
     is_closing: bool,
-    is_closed: bool,
+    /// When the server aborts what is left, or has done so.
+    closes_at: Option<u64>,
+    /// How late a timer may be.
+    slack: u64,
     violations: Vec<Violation>,
     pub(crate) counts: Counts,
 }
@@ -47,8 +51,9 @@ pub(crate) struct Ledger {
 /// A scenario has at most 32 backends.
 pub(crate) const PLACES: usize = 32;
 
-/// How late a timer may be: the clock's grain, and a task that has to wait for the others.
-const SLACK: u64 = 30_000;
+/// How late a timer may be in a simulation: the clock's grain, and a task that has to wait for the
+/// others.
+pub(crate) const SLACK: u64 = 30_000;
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 struct PlaceLoad {
@@ -108,6 +113,7 @@ impl Ledger {
         Self {
             at: 0,
             is_fair: true,
+            may_be_unheard: false,
             dial_timeout: us(config.dial_timeout),
             dial_time_max: us(config.dial_time),
             dial_attempts_max: config.dial_attempts,
@@ -125,7 +131,8 @@ impl Ledger {
             loads: [PlaceLoad::default(); PLACES],
             owed: Vec::new(),
             is_closing: false,
-            is_closed: false,
+            closes_at: None,
+            slack: SLACK,
             violations: Vec::new(),
             counts: Counts::default(),
         }
@@ -134,6 +141,16 @@ impl Ledger {
     /// Doesn't ask for turns in key order: for a policy that chooses otherwise.
     pub(crate) fn allow_any_order(&mut self) {
         self.is_fair = false;
+    }
+
+    /// Lets replacements go unheard of that change nothing.
+    pub(crate) fn allow_unheard(&mut self) {
+        self.may_be_unheard = true;
+    }
+
+    /// Lets timers be this late, in microseconds.
+    pub(crate) fn set_slack(&mut self, slack: u64) {
+        self.slack = slack;
     }
 
     /// What comes now happens at this time.
@@ -147,6 +164,34 @@ impl Ledger {
 
     pub(crate) fn live(&self) -> usize {
         self.live.len()
+    }
+
+    /// The set, once there is one.
+    pub(crate) fn set(&self) -> Option<&Backends> {
+        self.has_set.then_some(&self.set)
+    }
+
+    /// How many sessions were accepted.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.sessions.len() as u64
+    }
+
+    pub(crate) fn has_ended(&self, serial: u64) -> bool {
+        self.sessions.get(serial as usize).is_some_and(|session| session.phase == Phase::Ended)
+    }
+
+    /// Whether the balancer may have to do with a place: it is in the set, or a session is there
+    /// that drains or hasn't let go yet.
+    pub(crate) fn is_in_use(&self, place: Place) -> bool {
+        self.keys_of[usize::from(place.0)] > 0
+            || self.live.iter().any(|serial| {
+                let session = &self.sessions[*serial as usize];
+                let may_be_there = matches!(
+                    session.phase,
+                    Phase::Draining(..) | Phase::Cut(_) | Phase::Revoked(_) | Phase::Failed
+                );
+                session.place == place && may_be_there
+            })
     }
 
     /// The target of a session's newest attempt; b0 if there was none.
@@ -359,7 +404,7 @@ impl Ledger {
             EndReason::Finished => is_relaying,
             EndReason::BackendRemoved => matches!(phase, Phase::Cut(_)),
             EndReason::DrainExpired => match phase {
-                Phase::Draining(_, until) => now + SLACK >= until,
+                Phase::Draining(_, until) => now + self.slack >= until,
                 phase => matches!(phase, Phase::Cut(_)),
             },
             EndReason::NoBackends => {
@@ -368,17 +413,17 @@ impl Ledger {
             }
             EndReason::WaitingFull => phase == Phase::New && !self.has_set,
             EndReason::WaitingTimedOut => {
-                phase == Phase::Waiting && since_began + SLACK >= self.waiting_timeout
+                phase == Phase::Waiting && since_began + self.slack >= self.waiting_timeout
             }
             EndReason::DialFailed => {
                 is_between && (session.failures >= self.dial_attempts_max || all_tried)
             }
-            EndReason::DialTimedOut => is_between && since_began + SLACK >= self.dial_time_max,
+            EndReason::DialTimedOut => is_between && since_began + self.slack >= self.dial_time_max,
             EndReason::ClientFailed => phase != Phase::New,
             EndReason::BackendFailed | EndReason::HalfCloseTimedOut | EndReason::IdleTimedOut => {
                 is_relaying
             }
-            EndReason::Shutdown => self.is_closed,
+            EndReason::Shutdown => self.has_closed(),
             EndReason::Panicked => session.may_panic,
             _ => false,
         };
@@ -483,7 +528,8 @@ impl Ledger {
         self.set.clone_from(set);
         self.keys_of = keys_of;
         self.has_set = true;
-        if (cut, revoked, draining) != (said.cut, said.revoked, said.draining) {
+        let is_report_wrong = (cut, revoked, draining) != (said.cut, said.revoked, said.draining);
+        if is_report_wrong && !self.has_closed() {
             let text = format!(
                 "replacement {generation} says that it cut {}, revoked {} and drains {}, and it \
                  had to cut {cut}, revoke {revoked} and drain {draining}",
@@ -495,7 +541,11 @@ impl Ledger {
 
     /// A replacement that changes nothing.
     pub(crate) fn said_again(&mut self, generation: u64) {
-        if generation != self.generation + 1 {
+        let is_next = match self.may_be_unheard {
+            true => generation > self.generation,
+            false => generation == self.generation + 1,
+        };
+        if !is_next {
             let text = format!("replacement {generation} came after {}", self.generation);
             self.fail(Law::Order, text);
         }
@@ -553,15 +603,20 @@ impl Ledger {
 
     // The server's life.
 
-    /// The server shuts down and lets sessions finish.
-    pub(crate) fn closing(&mut self) {
+    /// The server shuts down and lets sessions finish until this time.
+    pub(crate) fn closing(&mut self, closes_at: u64) {
         self.is_closing = true;
+        self.closes_at = Some(self.closes_at.unwrap_or(closes_at).min(closes_at));
     }
 
-    /// The server aborts what is left.
-    pub(crate) fn closed(&mut self) {
-        self.is_closing = true;
-        self.is_closed = true;
+    /// Whether the server has aborted what was left, or may have.
+    fn has_closed(&self) -> bool {
+        self.closes_at.is_some_and(|at| self.at + self.slack >= at)
+    }
+
+    /// The server aborts what is left; how many sessions it told so.
+    pub(crate) fn closed(&mut self, told: usize) {
+        self.closing(self.at);
         let mut taken = 0;
         for serial in &self.live {
             let session = &mut self.sessions[*serial as usize];
@@ -580,6 +635,19 @@ impl Ledger {
             taken += 1;
         }
         self.owe(self.generation, taken);
+        if told != self.waiting + taken as usize {
+            let text =
+                format!("{told} sessions were aborted, not {}", self.waiting + taken as usize);
+            self.fail(Law::Shutdown, text);
+        }
+    }
+
+    /// The server says that its shutdown is complete.
+    pub(crate) fn shut_down(&mut self) {
+        if !self.live.is_empty() {
+            let text = format!("the shutdown is complete, and {} sessions live", self.live.len());
+            self.fail(Law::Shutdown, text);
+        }
     }
 
     fn owe(&mut self, generation: u64, count: u32) {
@@ -600,6 +668,10 @@ impl Ledger {
         place_of: impl Fn(&T) -> Option<Place>,
     ) {
         let mut seen = [PlaceLoad::default(); PLACES];
+        if self.closes_at.is_some_and(|at| self.at < at) && self.has_closed() {
+            // In these moments it may be either way.
+            return;
+        }
         for load in loads {
             if load.dialling + load.connected == 0 {
                 self.fail(Law::Pool, format!("an entry of {} has no session", load.target));
@@ -636,7 +708,7 @@ impl Ledger {
         let at = self.at;
         let late = self.live.iter().find_map(|serial| {
             let session = &self.sessions[*serial as usize];
-            let over = |since: u64, limit: u64| at > since + limit + SLACK;
+            let over = |since: u64, limit: u64| at > since + limit + self.slack;
             let late = match session.phase {
                 Phase::Dialling if session.dial_began > 0 => {
                     over(session.dial_began, self.dial_timeout)

@@ -4,4 +4,4 @@ mod law;
 mod ledger;
 
 pub use self::law::{Law, Violation};
-pub(crate) use self::ledger::{Ledger, PLACES, Said};
+pub(crate) use self::ledger::{Ledger, PLACES, SLACK, Said};

@@ -40,7 +40,9 @@ pub(crate) fn sets_of(
         Act::Empty => vec![Vec::new()],
         Act::Again => vec![current.clone()],
         Act::Restore => vec![all(config)],
-        Act::Crash | Act::Bounce | Act::Partition | Act::Hold | Act::Release => Vec::new(),
+        Act::Crash | Act::Bounce | Act::Partition | Act::Hold | Act::Release | Act::Shutdown => {
+            Vec::new()
+        }
     };
     sets.iter_mut().for_each(|set| set.sort());
     sets

@@ -20,6 +20,8 @@ pub struct Config {
     pub latency_max: u32,
     /// Bytes that one direction of a connection holds.
     pub window: u32,
+    /// Bytes that the balancer holds for one direction of a session.
+    pub buffer: u32,
     /// The longest read or write, in bytes; lengths are drawn up to it.
     pub chunk_max: u32,
     /// In how many of a hundred cases a task that could go on has to wait for the others.
@@ -65,12 +67,13 @@ impl Default for Config {
             latency_min: 1,
             latency_max: 10,
             window: 64 << 10,
+            buffer: 4_096,
             chunk_max: 1_500,
             yields: 0,
             pause: 200,
             bytes: 4_000,
             pace: 20,
-            manners: [6, 2, 2, 1, 1, 0, 1],
+            manners: [6, 2, 2, 1, 1, 1, 1],
             source: 0,
             dial_timeout: 300,
             dial_attempts: 3,
@@ -145,6 +148,7 @@ pub const CONFIG_FIELDS: &[ConfigField] = fields! {
     "latency-min" 0 10000 latency_min;
     "latency-max" 0 10000 latency_max;
     "window" 1 1048576 window;
+    "buffer" 1 1048576 buffer;
     "chunk-max" 1 65536 chunk_max;
     "yields" 0 90 yields;
     "pause" 1 60000 pause;

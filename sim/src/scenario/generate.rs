@@ -111,6 +111,7 @@ impl Profile {
         steps: (4, 14),
         config: || Config {
             window: 600,
+            buffer: 300,
             chunk_max: 200,
             clients: 8,
             bytes: 6_000,
@@ -198,6 +199,11 @@ fn vary(config: &mut Config, entropy: &mut impl Entropy) {
     config.latency_max = entropy.between(config.latency_min, config.latency_max * 3);
     config.yields = if entropy.chance(50) { entropy.between(1, 30) } else { 0 };
     config.source = entropy.below(2) as u32;
+    if entropy.chance(25) {
+        config.window = entropy.between(config.window.min(300), config.window.min(3_000));
+        config.buffer = entropy.between(config.buffer.min(100), config.buffer.min(1_000));
+        config.chunk_max = entropy.between(config.chunk_max.min(100), config.chunk_max.min(500));
+    }
     if entropy.chance(20) {
         config.dial_attempts = entropy.between(1, 5);
     }
@@ -390,6 +396,7 @@ impl<'a, E: Entropy> Draft<'a, E> {
             (Act::Partition, 1),
             (Act::Hold, 1),
             (Act::Release, 2),
+            (Act::Shutdown, 1),
         ];
         let rule = Rule {
             on: weighted(TRIGGERS, self.entropy).unwrap_or(Trigger::DialStarted),

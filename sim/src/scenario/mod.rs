@@ -234,6 +234,8 @@ pub enum Act {
     Hold,
     /// The target's link is whole again.
     Release,
+    /// The server shuts down, without grace.
+    Shutdown,
 }
 
 impl fmt::Display for Key {

@@ -44,6 +44,7 @@ const ACTS: &[(&str, Act)] = &[
     ("partition", Act::Partition),
     ("hold", Act::Hold),
     ("release", Act::Release),
+    ("shutdown", Act::Shutdown),
 ];
 
 const MANNERS: &[(&str, Manner)] = &[

@@ -1,0 +1,171 @@
+//! The balancer that ships, and what it is told.
+
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+
+use futures::StreamExt;
+use tinylb_core::{BackendSet, CopyRelay, Event, Handle, Publisher, Runtime, Server, publisher};
+
+use super::{
+    Fabric, Spot, World,
+    judge::{Order, backends_of},
+    tap::{TapDialer, TapListener},
+};
+use crate::{
+    Law,
+    pure::backend_key,
+    scenario::{Backends, Config, Place, removal},
+};
+
+/// Runs the balancer of a scenario on this host, for ever. The run has one thread: this, the
+/// clients and the backends.
+pub async fn balance<F: Fabric>(world: World, fabric: F) {
+    let config = world.scenario().config.clone();
+    let runtime = fabric.runtime();
+    let fabric = Arc::new(fabric);
+    let inner = match fabric.listen(Spot::Front).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            return world.fail(Law::Simulation, format!("the balancer can't listen: {error}"));
+        }
+    };
+    let dialer =
+        TapDialer { inner: fabric.dialer(), fabric: Arc::clone(&fabric), world: world.clone() };
+    let server = Server::with_observer(dialer, runtime.clone(), config.settings(), {
+        let world = world.clone();
+        move |_, event| observe(&world, event)
+    });
+    let server = match server {
+        Ok(server) => server,
+        Err(error) => return world.fail(Law::Simulation, format!("bad settings: {error}")),
+    };
+    let handle = server.handle();
+    world.set_handle(handle.clone());
+    let relay = CopyRelay::new(config.buffer as usize);
+    let listener = TapListener { inner, world: world.clone() };
+    let listening = server.listen(listener, relay, runtime.clone());
+    runtime.spawn(Box::pin({
+        let world = world.clone();
+        async move {
+            if let Err(error) = listening.await {
+                world.fail(Law::Accept, format!("the listener died: {error}"));
+            }
+        }
+    }));
+    let publisher = (config.source == 1).then(|| {
+        let (publisher, subscription) = publisher();
+        handle.follow(subscription);
+        publisher
+    });
+    let mut control = Control { world: world.clone(), handle, runtime, publisher, config };
+    let Some(mut orders) = world.take_orders() else { return };
+    while let Some(order) = orders.next().await {
+        control.follow(order).await;
+    }
+}
+
+fn observe(world: &World, event: &Event<Place>) {
+    let set = match event {
+        Event::SetReplaced(_) => world.handle().and_then(|handle| handle.snapshot().set),
+        _ => None,
+    };
+    let set = set.as_ref().map(backends_of);
+    world.judge().event(event, set);
+}
+
+/// Who steers the balancer.
+struct Control<R> {
+    world: World,
+    handle: Handle<Place>,
+    runtime: R,
+    /// Sets come from it, if the scenario has a source.
+    publisher: Option<Publisher<Place>>,
+    config: Config,
+}
+
+impl<R: Runtime> Control<R> {
+    async fn follow(&mut self, order: Order) {
+        match order {
+            Order::Replace(sets) => {
+                for set in &sets {
+                    match &self.publisher {
+                        None => self.replace(set_of(set), false),
+                        Some(publisher) => {
+                            publisher.publish(set_of(set));
+                            // The next is another set, if who follows is quick.
+                            give_way().await;
+                        }
+                    }
+                }
+            }
+            Order::Confirm => {
+                if let Some(set) = self.handle.snapshot().set {
+                    self.replace(set, true);
+                }
+            }
+            Order::LoseSource => {
+                if let Some(publisher) = &self.publisher {
+                    publisher.lose("as told");
+                }
+            }
+            Order::Drain(time) => {
+                self.config.drain = time;
+                let mut settings = self.config.settings();
+                settings.removal = removal(time);
+                if let Err(error) = self.handle.configure(settings) {
+                    self.world.fail(Law::Simulation, format!("bad settings: {error}"));
+                }
+                self.world.judge().drains(time);
+            }
+            Order::ResetCycle => {
+                self.handle.reset_cycle();
+                self.world.judge().ledger.reset_cycle();
+            }
+            Order::Shutdown(grace) => {
+                self.world.judge().closing(grace);
+                let shutdown = self.handle.shutdown(Duration::from_millis(u64::from(grace)));
+                let world = self.world.clone();
+                self.runtime.spawn(Box::pin(async move {
+                    shutdown.await;
+                    world.judge().shut_down();
+                }));
+            }
+        }
+    }
+
+    fn replace(&self, set: BackendSet<Place>, is_confirmation: bool) {
+        let replacement = match self.handle.replace(set) {
+            Ok(replacement) => replacement,
+            Err(error) => {
+                return self.world.fail(Law::Order, format!("a good set was rejected: {error}"));
+            }
+        };
+        let report = replacement.report();
+        let generation = report.generation.number();
+        if !report.is_change {
+            self.world.judge().said_again(generation, is_confirmation);
+        }
+        let world = self.world.clone();
+        self.runtime.spawn(Box::pin(async move {
+            replacement.await;
+            world.judge().applied(generation);
+        }));
+    }
+}
+
+fn set_of(set: &Backends) -> BackendSet<Place> {
+    let backends = set.iter().map(|(key, place)| (backend_key(*key), *place));
+    BackendSet::new(backends).expect("the keys of a scenario's set differ")
+}
+
+/// Lets other tasks go on.
+async fn give_way() {
+    let mut has_waited = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}

@@ -1,0 +1,157 @@
+//! What the balancer does to its connections, seen at the adapter's door.
+
+use std::{
+    future::poll_fn,
+    io,
+    panic::resume_unwind,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::{
+    future::{Either, select},
+    io::{AsyncRead, AsyncWrite},
+};
+use tinylb_core::{AcceptFailure, Conn, Dialer, Listener, Side};
+
+use super::{Fabric, Spot, World};
+use crate::scenario::Place;
+
+/// What a dial panics with when a scenario wants it to.
+pub(super) const PANIC_AS_TOLD: &str = "a dial panics as told";
+
+/// A listener whose connections are watched, and whose accepts fail as told.
+pub(super) struct TapListener<L> {
+    pub(super) inner: L,
+    pub(super) world: World,
+}
+
+/// A dialer whose dials and connections are watched; its targets are places.
+pub(super) struct TapDialer<F: Fabric> {
+    pub(super) fabric: Arc<F>,
+    pub(super) inner: F::Dialer,
+    pub(super) world: World,
+}
+
+/// A connection whose bytes are counted.
+pub(super) struct TapConn<C> {
+    inner: C,
+    world: World,
+    side: Side,
+    session: u64,
+    is_open: bool,
+}
+
+#[async_trait]
+impl<L: Listener> Listener for TapListener<L> {
+    type Conn = TapConn<L::Conn>;
+
+    async fn accept(&mut self) -> io::Result<Self::Conn> {
+        let Self { inner, world } = self;
+        let failing = poll_fn(|cx| world.poll_accept_failure(cx));
+        let conn = match select(failing, inner.accept()).await {
+            Either::Left((error, _)) => return Err(error),
+            Either::Right((conn, _)) => conn?,
+        };
+        let session = self.world.judge().next_accepted();
+        Ok(TapConn::new(conn, &self.world, Side::Client, session))
+    }
+
+    fn classify(&self, error: &io::Error) -> AcceptFailure {
+        self.inner.classify(error)
+    }
+}
+
+#[async_trait]
+impl<F: Fabric> Dialer for TapDialer<F> {
+    type Target = Place;
+    type Conn = TapConn<<F::Dialer as Dialer>::Conn>;
+
+    async fn dial(&self, target: &Place, within: Duration) -> io::Result<Self::Conn> {
+        let session = self.world.judge().dials(*target);
+        if self.world.judge().takes_panic(*target) {
+            resume_unwind(Box::new(PANIC_AS_TOLD));
+        }
+        let address = self.fabric.address(Spot::Backend(*target));
+        let conn = self.inner.dial(&address, within).await?;
+        self.world.judge().dialled(session, *target, &self.fabric.name(&conn));
+        Ok(TapConn::new(conn, &self.world, Side::Backend, session))
+    }
+}
+
+impl<C> TapConn<C> {
+    fn new(inner: C, world: &World, side: Side, session: u64) -> Self {
+        world.judge().opened(session);
+        Self { inner, world: world.clone(), side, session, is_open: true }
+    }
+
+    fn let_go(&mut self) {
+        if std::mem::take(&mut self.is_open) {
+            self.world.judge().let_go(self.session);
+        }
+    }
+}
+
+impl<C: Conn> Conn for TapConn<C> {
+    fn peer(&self) -> String {
+        self.inner.peer()
+    }
+
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.inner.poll_cut(cx)
+    }
+
+    fn abort(&mut self) {
+        self.inner.abort();
+        self.let_go();
+    }
+}
+
+impl<C> Drop for TapConn<C> {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+impl<C: Conn> AsyncRead for TapConn<C> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let read = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        if let Poll::Ready(Ok(bytes)) = &read {
+            self.world.judge().read(self.session, self.side, *bytes as u64);
+        }
+        read
+    }
+}
+
+impl<C: Conn> AsyncWrite for TapConn<C> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(cx, buffer);
+        match &written {
+            Poll::Ready(Ok(bytes)) => {
+                self.world.judge().written(self.session, self.side, *bytes as u64);
+            }
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.world.judge().writer_waits(),
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_close(cx)
+    }
+}
