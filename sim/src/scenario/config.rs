@@ -63,7 +63,7 @@ impl Default for Config {
         Self {
             backends: 5,
             clients: 20,
-            duration: 7_000,
+            duration: 9_500,
             latency_min: 1,
             latency_max: 10,
             window: 64 << 10,

@@ -25,7 +25,7 @@ pub use self::{
     clients::{connect, serve},
     director::{Director, Disturbance},
     judge::World,
-    simulated::run,
+    simulated::{run, run_with},
 };
 use crate::scenario::Place;
 

@@ -234,7 +234,7 @@ impl<C: Conn, R: Runtime> Party<C, R> {
         if self.has_seen_end || !self.may(self.reads) {
             return Poll::Ready(Ok(false));
         }
-        let mut buffer = [0; 4096];
+        let mut buffer = [0; PIECE];
         let bytes = std::task::ready!(Pin::new(&mut self.conn).poll_read(cx, &mut buffer))?;
         if bytes == 0 {
             self.has_seen_end = true;

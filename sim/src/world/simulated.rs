@@ -8,6 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::future::pending;
+use tinylb_core::Dialer;
 use turmoil::Sim;
 
 use super::{Director, Disturbance, Fabric, Spot, World, balance, connect, serve};
@@ -19,7 +20,7 @@ use crate::{
     trace::Host,
 };
 
-const TICK: Duration = Duration::from_millis(5);
+const TICK: Duration = Duration::from_millis(10);
 
 const BALANCER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const CLIENTS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
@@ -47,6 +48,19 @@ fn host_at(address: SocketAddr) -> (Host, u16) {
 
 /// Runs a scenario on the balancer that ships, its clients and backends on hosts of their own.
 pub fn run(scenario: &Scenario, keep_trace: bool) -> Outcome {
+    run_with(scenario, keep_trace, |dialer| dialer)
+}
+
+/// As [`run`], with a dialer of the balancer's that is made of the network's: to have one's own
+/// judged by the same scenarios.
+pub fn run_with<D>(
+    scenario: &Scenario,
+    keep_trace: bool,
+    wrap: impl Fn(TurmoilDialer) -> D + Clone + Send + Sync + 'static,
+) -> Outcome
+where
+    D: Dialer<Target = SocketAddr, Conn = TurmoilConn>,
+{
     let config = &scenario.config;
     let options = NetworkOptions {
         seed: scenario.seed,
@@ -65,8 +79,20 @@ pub fn run(scenario: &Scenario, keep_trace: bool) -> Outcome {
         .build();
     let mut director = Director::new(scenario, Duration::from_micros(SLACK), keep_trace);
     let network = Network::new(options);
-    add_hosts(&mut sim, &network, director.world(), config.backends);
     let world = director.world().clone();
+    let on = |ip| On { network: network.clone(), ip, wrap: |dialer| dialer };
+    sim.host(BALANCER, {
+        let (world, on) = (world.clone(), On { network: network.clone(), ip: BALANCER, wrap });
+        move || forever(balance(world.clone(), on.clone()))
+    });
+    sim.host(CLIENTS, {
+        let (world, on) = (world.clone(), on(CLIENTS));
+        move || forever(connect(world.clone(), on.clone()))
+    });
+    for place in (0..config.backends as u8).map(Place) {
+        let (world, on) = (world.clone(), on(ip_of(place)));
+        sim.host(ip_of(place), move || forever(serve(world.clone(), on.clone(), place)));
+    }
     let watch = {
         let world = world.clone();
         move |packet| tell(&world, packet)
@@ -91,24 +117,6 @@ pub fn run(scenario: &Scenario, keep_trace: bool) -> Outcome {
         world.fail(Law::Quiet, format!("{tasks} tasks are left after the shutdown"));
     }
     director.finish(steps)
-}
-
-fn add_hosts(sim: &mut Sim<'_>, network: &Network, world: &World, backends: u32) {
-    let on = |ip| On { network: network.clone(), ip };
-    let (stage, world) = (on(BALANCER), world.clone());
-    sim.host(BALANCER, {
-        let world = world.clone();
-        move || forever(balance(world.clone(), stage.clone()))
-    });
-    let stage = on(CLIENTS);
-    sim.host(CLIENTS, {
-        let world = world.clone();
-        move || forever(connect(world.clone(), stage.clone()))
-    });
-    for place in (0..backends as u8).map(Place) {
-        let (stage, world) = (on(ip_of(place)), world.clone());
-        sim.host(ip_of(place), move || forever(serve(world.clone(), stage.clone(), place)));
-    }
 }
 
 async fn forever(part: impl Future<Output = ()>) -> turmoil::Result {
@@ -156,23 +164,29 @@ fn tell(world: &World, packet: Packet) {
 
 /// One of turmoil's hosts.
 #[derive(Clone)]
-struct On {
+struct On<W> {
     network: Network,
     ip: IpAddr,
+    /// Makes the host's dialer.
+    wrap: W,
 }
 
 #[async_trait]
-impl Fabric for On {
+impl<D, W> Fabric for On<W>
+where
+    D: Dialer<Target = SocketAddr, Conn = TurmoilConn>,
+    W: Fn(TurmoilDialer) -> D + Send + Sync + 'static,
+{
     type Listener = TurmoilListener;
-    type Dialer = TurmoilDialer;
+    type Dialer = D;
     type Runtime = TurmoilRuntime;
 
     async fn listen(&self, _at: Spot) -> io::Result<TurmoilListener> {
         TurmoilListener::bind(&self.network, SocketAddr::new(self.ip, PORT)).await
     }
 
-    fn dialer(&self) -> TurmoilDialer {
-        TurmoilDialer::new(&self.network, self.ip)
+    fn dialer(&self) -> D {
+        (self.wrap)(TurmoilDialer::new(&self.network, self.ip))
     }
 
     fn address(&self, of: Spot) -> SocketAddr {
