@@ -8,6 +8,9 @@
 //!   source of choices ([`Entropy`]), written and read as text.
 //! - [`pure`]: runs a scenario on the balancer's decisions alone, millions of steps a second, and
 //!   judges each step by a naive balancer beside it. What it finds are [`Violation`]s of [`Law`]s.
+//! - [`Level`]: in which of these ways a scenario is run; [`minimize`]: a smaller scenario that
+//!   breaks the same law; [`timeline`]: what happened, as a page to look at.
+//! - The program `tinylb-sim`, which does all this from the command line.
 //!
 //! The same seeds give the same run, in any process and on any thread: nothing here reads a clock,
 //! a random number or the order of a hash map.
@@ -46,7 +49,9 @@
 mod conn;
 mod dialer;
 mod entropy;
+mod level;
 mod listener;
+pub mod minimize;
 mod network;
 mod oracle;
 mod outcome;
@@ -55,7 +60,9 @@ pub mod pure;
 mod runtime;
 pub mod scenario;
 mod sometimes;
+pub mod timeline;
 pub mod trace;
+mod trace_text;
 mod wire;
 pub mod world;
 
@@ -63,6 +70,7 @@ pub use self::{
     conn::TurmoilConn,
     dialer::TurmoilDialer,
     entropy::{Bytes, Entropy, Seeded},
+    level::Level,
     listener::TurmoilListener,
     network::{Network, NetworkOptions},
     oracle::{Law, Violation},
@@ -72,4 +80,5 @@ pub use self::{
     scenario::{Profile, Scenario},
     sometimes::{Counts, Sometimes},
     trace::Trace,
+    trace_text::RecordOf,
 };

@@ -183,7 +183,7 @@ impl Trace {
 
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:>6}.{:03} {:?}", self.at / 1000, self.at % 1000, self.note)
+        write!(f, "{:>6}.{:03} {}", self.at / 1000, self.at % 1000, self.note)
     }
 }
 

@@ -8,9 +8,11 @@ use std::env;
 use proptest::prelude::*;
 use tinylb_core::{EndReason, Load, Removal};
 use tinylb_sim::{
-    Bytes, Counts, Profile, Scenario, Sometimes,
+    Bytes, Counts, Level, Profile, Scenario, Sometimes,
+    minimize::minimize,
     pure::{self, Policy, Rotation, Taken, Verdict},
     scenario::{Backends, Place},
+    timeline,
 };
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -21,31 +23,6 @@ fn seeds(count: u64) -> impl Iterator<Item = u64> {
     let first = setting("TINYLB_SIM_SEED", 0);
     first..first + setting("TINYLB_SIM_CASES", count)
 }
-
-/// What the decisions alone can show.
-const REACHED: &[Sometimes] = &[
-    Sometimes::RevokedDial,
-    Sometimes::CutSession,
-    Sometimes::KeptDial,
-    Sometimes::SharedTargetKept,
-    Sometimes::RetryAfterRevoked,
-    Sometimes::LateConnect,
-    Sometimes::EmptySetHit,
-    Sometimes::WaitingAdmitted,
-    Sometimes::WaitingFull,
-    Sometimes::WaitingTimedOut,
-    Sometimes::TurnPassed,
-    Sometimes::DialFailed,
-    Sometimes::DialTimedOut,
-    Sometimes::DrainInterrupted,
-    Sometimes::DrainExpired,
-    Sometimes::LimitReached,
-    Sometimes::GraceOver,
-    Sometimes::Finished,
-    Sometimes::DialRefused,
-    Sometimes::DialPanicked,
-    Sometimes::RuleFired,
-];
 
 #[test]
 fn the_balancer_that_ships_breaks_no_law_and_is_led_everywhere() {
@@ -58,7 +35,8 @@ fn the_balancer_that_ships_breaks_no_law_and_is_led_everywhere() {
             assert!(first.is_none(), "TINYLB_SIM_SEED={seed}: {}\n{scenario}", first.unwrap());
             counts.merge(&outcome.counts);
         }
-        let never: Vec<_> = counts.never(REACHED).map(Sometimes::name).collect();
+        let never: Vec<_> =
+            counts.never(&Level::Decisions.reaches()).map(Sometimes::name).collect();
         assert!(never.is_empty(), "{}: these never happened: {never:?}", profile.name);
     }
 }
@@ -184,4 +162,29 @@ fn a_policy_with_a_fault_is_found_within_two_hundred_seeds() {
         });
         assert!(found.is_some(), "{fault:?} was not found");
     }
+}
+
+#[test]
+fn a_broken_law_can_be_made_small_and_looked_at() {
+    let run = |scenario: &Scenario, keep_trace| {
+        let inner = Rotation::new(&scenario.config);
+        let policy = Faulty { inner, fault: Fault::ForgetsToCut, last: None };
+        pure::run_policy(scenario, policy, keep_trace)
+    };
+    let (scenario, law) = (0..200)
+        .find_map(|seed| {
+            let scenario = Scenario::from_seed(&Profile::FAST, seed);
+            let law = run(&scenario, false).violations.first()?.law;
+            Some((scenario, law))
+        })
+        .unwrap();
+    let small = minimize(&scenario, law, |scenario| run(scenario, false)).unwrap().scenario;
+    let items = |scenario: &Scenario| scenario.steps.len() + scenario.rules.len();
+    assert!(items(&small) <= 3 && items(&small) < items(&scenario), "{small}");
+    let read: Scenario = small.to_string().parse().unwrap();
+    let outcome = run(&read, true);
+    assert!(outcome.violations.iter().any(|violation| violation.law == law), "{small}");
+    let page = timeline::page("<b>this & that</b>", &read, &outcome);
+    assert!(page.contains(law.sentence()) && page.contains("class=violated"), "{page}");
+    assert!(page.contains("&lt;b&gt;this &amp; that&lt;/b&gt;") && !page.contains("<b>this"));
 }

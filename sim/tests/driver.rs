@@ -6,7 +6,7 @@ use std::env;
 
 use tinylb_core::EndReason;
 use tinylb_sim::{
-    Counts, Outcome, PacketFate, PacketKind, Profile, Scenario, Sometimes,
+    Counts, Level, Outcome, PacketFate, PacketKind, Profile, Scenario, Sometimes,
     scenario::{AcceptError, Config, Key, Leaving, Link, Operation, Place, Step},
     trace::{Host, Note, Record, Sight},
     world,
@@ -32,10 +32,7 @@ fn the_balancer_that_ships_breaks_no_law_and_is_led_everywhere() {
             assert!(first.is_none(), "TINYLB_SIM_SEED={seed}: {}\n{scenario}", first.unwrap());
             counts.merge(&outcome.counts);
         }
-        // Only threads could bring that about.
-        let reached = Sometimes::ALL.iter().copied().filter(|what| *what != Sometimes::LateConnect);
-        let reached: Vec<_> = reached.collect();
-        let never: Vec<_> = counts.never(&reached).map(Sometimes::name).collect();
+        let never: Vec<_> = counts.never(&Level::Driver.reaches()).map(Sometimes::name).collect();
         assert!(never.is_empty(), "{}: these never happened: {never:?}", profile.name);
     }
 }

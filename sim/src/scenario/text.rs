@@ -154,6 +154,13 @@ impl FromStr for Scenario {
             let words = Words(line.split('#').next().unwrap_or_default().split_whitespace());
             scenario.read_line(words).map_err(|cause| ScenarioError { line: number + 1, cause })?;
         }
+        let (least, most) = (scenario.config.latency_min, scenario.config.latency_max);
+        if least > most {
+            let is_it = |line: &str| line.trim_start().starts_with("latency-m");
+            let line = text.lines().position(is_it).map_or(1, |number| number + 1);
+            let cause = format!("latency-max is {most}; it must be at least latency-min, {least}");
+            return Err(ScenarioError { line, cause });
+        }
         Ok(scenario)
     }
 }
@@ -375,6 +382,10 @@ at 30 shutdown 100
         assert_eq!(cause("backends 0"), "line 1: backends is 0; it must be 1 to 32");
         assert_eq!(cause("at 5 crash b5"), "line 1: b5 is no backend; it must be b0 to b4");
         assert_eq!(cause("at 5 replace k1"), "line 1: k1 is no backend; it must look like k0=b0");
+        assert_eq!(
+            cause("latency-max 3\nlatency-min 4"),
+            "line 1: latency-max is 3; it must be at least latency-min, 4"
+        );
         assert_eq!(cause("at 5"), "line 1: an operation is missing at the end");
         assert_eq!(cause("at 5 again now"), "line 1: now is too much at the end");
         assert!(cause("at 5 again\nat 4 again").contains("sort the steps"));

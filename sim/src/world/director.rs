@@ -76,7 +76,12 @@ impl Director {
         let scenario = Arc::new(scenario.clone());
         let (orders, visits) = (unbounded(), unbounded());
         let patience = patience.as_micros() as u64;
-        let round_trip = u64::from(scenario.config.latency_max) * 4000 + 2 * patience;
+        let latencies = scenario.steps.iter().filter_map(|step| match step.operation {
+            Operation::Latency(_, time) => Some(time),
+            _ => None,
+        });
+        let slowest = latencies.fold(scenario.config.latency_max, u32::max);
+        let round_trip = u64::from(slowest) * 2000 + 2 * patience;
         let judge = Judge::new(Arc::clone(&scenario), patience, keep_trace, orders, visits);
         Self {
             world: World::new(judge),
