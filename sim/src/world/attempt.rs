@@ -68,7 +68,7 @@ impl Attempt {
         matches!(self.plan.manner, Manner::Idle | Manner::Stall)
     }
 
-    pub(super) fn answered_by(&self) -> Option<Place> {
+    fn answered_by(&self) -> Option<Place> {
         let is_whole = self.client.sight == Some(Sight::End)
             && self.client.received == u64::from(self.plan.down);
         self.greeted_by.filter(|_| is_whole)

@@ -7,7 +7,7 @@ use tinylb_core::{BackendSet, CopyRelay, Event, Handle, Publisher, Runtime, Serv
 
 use super::{
     Fabric, Spot, World,
-    judge::{Order, backends_of},
+    orders::{Order, backends_of},
     tap::{TapDialer, TapListener},
 };
 use crate::{

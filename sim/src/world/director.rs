@@ -4,11 +4,7 @@ use std::{collections::BTreeSet, io, sync::Arc, task::Waker, time::Duration};
 
 use futures::channel::mpsc::unbounded;
 
-use super::{
-    World,
-    attempt::Word,
-    judge::{Judge, LinkFault, Visit},
-};
+use super::{World, attempt::Word, flows::LinkFault, judge::Judge, orders::Visit};
 use crate::{
     Outcome, Scenario,
     scenario::{AcceptError, Act, Leaving, Link, Operation, Place, all},

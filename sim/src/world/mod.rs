@@ -9,9 +9,14 @@ mod attempt;
 mod balancer;
 mod clients;
 mod director;
+mod events;
+mod flows;
 mod judge;
+mod lateness;
+mod orders;
 mod party;
 mod payload;
+mod shared;
 mod simulated;
 mod tap;
 
@@ -24,7 +29,7 @@ pub use self::{
     balancer::balance,
     clients::{connect, serve},
     director::{Director, Disturbance},
-    judge::World,
+    shared::World,
     simulated::{run, run_with},
 };
 use crate::scenario::Place;

@@ -1,0 +1,163 @@
+//! What the balancer says, held against what it may do.
+
+use tinylb_core::{DialFailure, EndReason, Event, Side};
+
+use super::{flows::Flow, judge::Judge};
+use crate::{
+    Law, Sometimes,
+    pure::key_number,
+    scenario::{Backends, Place, Trigger},
+    trace::{Failure, Note},
+};
+
+impl Judge {
+    /// `set`: the set as the balancer has it, if this says that it was replaced.
+    pub(super) fn event(&mut self, event: &Event<Place>, set: Option<Backends>) {
+        self.is_dirty = true;
+        match event {
+            Event::Accepted { id, peer, .. } => self.accepted(id.serial(), peer),
+            Event::Admitted { id, pick } => {
+                let key = key_number(&pick.key);
+                self.note(Note::Admitted(id.serial(), key, pick.target));
+                self.ledger.admitted(id.serial(), key, pick.target);
+            }
+            Event::DialStarted { id, pick } => {
+                self.note(Note::DialStarted(id.serial(), pick.target));
+                self.ledger.dial_started(id.serial(), pick.target);
+                self.dialling = id.serial();
+                if self.panics.contains(&pick.target) {
+                    self.ledger.may_panic(id.serial());
+                }
+                self.trigger(Trigger::DialStarted, pick.target);
+            }
+            Event::DialFailed { id, pick, failure } => {
+                let failure = match failure {
+                    DialFailure::Failed(_) => Failure::Failed,
+                    DialFailure::Revoked => Failure::Revoked,
+                    _ => Failure::TimedOut,
+                };
+                match failure {
+                    Failure::Failed => self.count(Sometimes::DialRefused),
+                    Failure::TimedOut => self.count(Sometimes::DialTimedOut),
+                    Failure::Revoked => {}
+                }
+                self.note(Note::DialFailed(id.serial(), failure));
+                self.ledger.dial_failed(id.serial(), failure == Failure::Revoked);
+                self.trigger(Trigger::DialFailed, pick.target);
+            }
+            Event::Connected { id, pick } => {
+                self.note(Note::Connected(id.serial(), pick.target));
+                self.ledger.connected(id.serial(), pick.target);
+                self.trigger(Trigger::Connected, pick.target);
+            }
+            Event::HalfClosed { id, by } => {
+                self.count(Sometimes::HalfClosed);
+                self.note(Note::HalfClosed(id.serial(), (*by).into()));
+                self.trigger(Trigger::HalfClosed, self.ledger.place_of(id.serial()));
+            }
+            Event::Ended { id, reason, bytes_to_backend, bytes_to_client, .. } => {
+                self.ended(id.serial(), *reason, *bytes_to_backend, *bytes_to_client);
+            }
+            Event::SetReplaced(report) => self.replaced(report, &set.unwrap_or_default()),
+            Event::SetRejected { error } => {
+                self.note(Note::SetRejected);
+                self.fail(Law::Order, format!("a good set was rejected: {error}"));
+            }
+            Event::SourceLost { .. } => self.note(Note::SourceLost),
+            Event::AcceptFailed { pause, .. } => {
+                self.count(Sometimes::AcceptFailed);
+                self.note(Note::AcceptFailed);
+                let pause = pause.unwrap_or_default().as_micros() as u64;
+                self.room_since = self.room_since.max(self.at + pause);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn accepted(&mut self, serial: u64, peer: &str) {
+        self.note(Note::Accepted(serial));
+        self.ledger.accepted_one(serial);
+        while self.flows.len() <= serial as usize {
+            self.flows.push(Flow::default());
+        }
+        match self.attempt_of.remove(peer) {
+            Some(attempt) => self.meet(attempt, serial),
+            None => drop(self.session_of.insert(peer.into(), serial)),
+        }
+        if self.is_full() {
+            self.count(Sometimes::LimitReached);
+        }
+    }
+
+    /// This attempt and this session are about the same connection.
+    pub(super) fn meet(&mut self, attempt: u32, serial: u64) {
+        self.attempts[attempt as usize].session = Some(serial);
+        if let Some(flow) = self.flows.get_mut(serial as usize) {
+            flow.attempt = Some(attempt);
+        }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.ledger.live() >= self.scenario.config.connections as usize
+    }
+
+    pub(super) fn ended(&mut self, serial: u64, reason: EndReason, up: u64, down: u64) {
+        self.note(Note::Ended(serial, reason));
+        self.note(Note::Moved(serial, up, down));
+        let place = self.ledger.place_of(serial);
+        if self.is_full() {
+            self.room_since = self.room_since.max(self.at);
+        }
+        if reason == EndReason::Shutdown {
+            self.count(Sometimes::GraceOver);
+        }
+        self.ledger.ended(serial, reason);
+        let Some(flow) = self.flows.get_mut(serial as usize) else { return };
+        flow.ended = Some(reason);
+        let flow = *flow;
+        if flow.open > 0 {
+            let text = format!("session {serial} has ended and holds {} connections", flow.open);
+            self.fail(Law::Barrier, text);
+        }
+        if (flow.written_up, flow.written_down) != (up, down) {
+            let text = format!(
+                "session {serial} says that it moved {up} and {down} bytes; it was {} and {}",
+                flow.written_up, flow.written_down
+            );
+            self.fail(Law::Bytes, text);
+        }
+        let in_flight = flow.read_up > flow.written_up || flow.read_down > flow.written_down;
+        match reason {
+            EndReason::BackendRemoved | EndReason::DrainExpired if in_flight => {
+                self.count(Sometimes::CutInFlight);
+            }
+            EndReason::Finished if in_flight => {
+                let text = format!("session {serial} is finished with bytes not written");
+                self.fail(Law::Bytes, text);
+            }
+            EndReason::HalfCloseTimedOut => self.count(Sometimes::HalfCloseTimedOut),
+            EndReason::IdleTimedOut => self.count(Sometimes::IdleTimedOut),
+            _ => {}
+        }
+        self.check_cause(serial, reason, place);
+        self.trigger(Trigger::Ended, place);
+    }
+
+    /// What a session blames was so.
+    fn check_cause(&mut self, serial: u64, reason: EndReason, place: Place) {
+        let Some(number) = self.flows[serial as usize].attempt else { return };
+        let attempt = &self.attempts[number as usize];
+        if !self.is_calm(attempt) {
+            return;
+        }
+        let law = match reason {
+            EndReason::ClientFailed if !self.has_given_up(number, Side::Client) => Law::OneEnd,
+            EndReason::BackendFailed if !self.has_given_up(number, Side::Backend) => Law::OneEnd,
+            EndReason::HalfCloseTimedOut if !attempt.is_silent() => Law::HalfClose,
+            EndReason::IdleTimedOut if !attempt.is_silent() => Law::Progress,
+            _ => return,
+        };
+        let text = format!("session {serial} at {place} ended with {reason} without cause");
+        self.fail(law, text);
+    }
+}

@@ -1,0 +1,182 @@
+//! What the balancer does to its connections, and what the network does to its packets.
+
+use std::net::SocketAddr;
+
+use tinylb_core::{EndReason, Side};
+
+use super::{attempt::Attempt, judge::Judge};
+use crate::{
+    Law, PacketFate, PacketKind, Sometimes,
+    scenario::Place,
+    trace::{Host, Note},
+};
+
+/// What a link has gone through.
+#[derive(Clone, Copy, Default)]
+pub(super) struct LinkState {
+    /// Its faults, by number.
+    faults: [bool; 3],
+    pub(super) disturbances: u32,
+}
+
+/// What a link may have to bear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LinkFault {
+    Cut,
+    Slow,
+    /// The host is down.
+    Down,
+}
+
+/// What the balancer has done for a session.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Flow {
+    pub(super) read_up: u64,
+    pub(super) written_up: u64,
+    pub(super) read_down: u64,
+    pub(super) written_down: u64,
+    /// Connections that it holds.
+    pub(super) open: u32,
+    pub(super) attempt: Option<u32>,
+    /// The balancer's end of the connection to the backend.
+    pub(super) backend: Option<SocketAddr>,
+    /// Disturbances of its backend's link when it was dialled.
+    pub(super) calm_since: u32,
+    /// Its backend's process has died.
+    pub(super) is_crashed: bool,
+    pub(super) ended: Option<EndReason>,
+}
+
+impl Judge {
+    pub(super) fn next_accepted(&self) -> u64 {
+        self.ledger.accepted()
+    }
+
+    /// A dial begins: the session that it is for.
+    pub(super) fn dials(&mut self, place: Place) -> u64 {
+        if !self.ledger.is_in_use(place) {
+            self.fail(Law::Barrier, format!("{place} is dialled, and isn't in the set"));
+        }
+        self.dialling
+    }
+
+    /// Whether this dial is to panic.
+    pub(super) fn takes_panic(&mut self, place: Place) -> bool {
+        self.panics.remove(&place)
+    }
+
+    pub(super) fn dialled(&mut self, session: u64, place: Place, name: &str) {
+        let calm_since = self.link(Host::Backend(place)).disturbances;
+        if let Some(flow) = self.flows.get_mut(session as usize) {
+            flow.calm_since = calm_since;
+            flow.backend = name.parse().ok();
+        }
+    }
+
+    pub(super) fn opened(&mut self, session: u64) {
+        while self.flows.len() <= session as usize {
+            self.flows.push(Flow::default());
+        }
+        self.flows[session as usize].open += 1;
+    }
+
+    pub(super) fn let_go(&mut self, session: u64) {
+        self.flows[session as usize].open -= 1;
+    }
+
+    pub(super) fn read(&mut self, session: u64, side: Side, bytes: u64) {
+        let most = u64::from(self.scenario.config.buffer);
+        let flow = &mut self.flows[session as usize];
+        let held = match side {
+            Side::Client => {
+                flow.read_up += bytes;
+                flow.read_up.saturating_sub(flow.written_up)
+            }
+            Side::Backend => {
+                flow.read_down += bytes;
+                flow.read_down.saturating_sub(flow.written_down)
+            }
+        };
+        if held > most {
+            self.fail(
+                Law::Buffers,
+                format!("session {session} holds {held} bytes from the {side}"),
+            );
+        }
+    }
+
+    pub(super) fn written(&mut self, session: u64, side: Side, bytes: u64) {
+        let flow = &mut self.flows[session as usize];
+        match side {
+            Side::Client => flow.written_down += bytes,
+            Side::Backend => {
+                flow.written_up += bytes;
+                let place = self.ledger.place_of(session);
+                if !self.ledger.is_in_use(place) {
+                    let text = format!("{bytes} bytes of session {session} go to {place}");
+                    self.fail(Law::Barrier, text);
+                }
+            }
+        }
+    }
+
+    pub(super) fn writer_waits(&mut self) {
+        self.count(Sometimes::WindowFull);
+    }
+
+    // Packets and links.
+
+    pub(super) fn packet(
+        &mut self,
+        (from, from_port): (Host, u16),
+        (to, to_port): (Host, u16),
+        kind: PacketKind,
+        fate: PacketFate,
+    ) {
+        self.note(Note::Packet(from, from_port, to, to_port, kind, fate));
+        match fate {
+            PacketFate::Held => self.count(Sometimes::PacketHeld),
+            PacketFate::Dropped => self.count(Sometimes::PacketDropped),
+            PacketFate::Sent if matches!(kind, PacketKind::Syn | PacketKind::Data) => {
+                if let (Host::Balancer, Host::Backend(place)) = (from, to)
+                    && !self.ledger.is_in_use(place)
+                {
+                    let text =
+                        format!("a packet ({kind:?}) goes to {place}, which isn't in the set");
+                    self.fail(Law::Barrier, text);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A link has this fault from now on, or no more.
+    pub(super) fn disturb(&mut self, host: Host, fault: LinkFault, is_disturbed: bool) {
+        let link = self.links.entry(host).or_default();
+        link.faults[fault as usize] = is_disturbed;
+        link.disturbances += 1;
+    }
+
+    pub(super) fn link(&self, host: Host) -> LinkState {
+        self.links.get(&host).copied().unwrap_or_default()
+    }
+
+    /// Whether neither link of an attempt was disturbed while it lasted.
+    pub(super) fn is_calm(&self, attempt: &Attempt) -> bool {
+        let is_calm =
+            |link: LinkState, since| !link.faults.contains(&true) && link.disturbances == since;
+        is_calm(self.link(Host::Clients), attempt.calm_since)
+            && attempt.session.is_none_or(|serial| {
+                let backend = self.link(Host::Backend(self.ledger.place_of(serial)));
+                let flow = &self.flows[serial as usize];
+                flow.backend.is_none() || is_calm(backend, flow.calm_since)
+            })
+    }
+
+    /// Whether a stream of the attempt has lost a segment.
+    pub(super) fn is_lossy(&self, attempt: &Attempt) -> bool {
+        let flow = attempt.session.and_then(|serial| self.flows.get(serial as usize));
+        let ends = [attempt.address, flow.and_then(|flow| flow.backend)];
+        ends.into_iter().flatten().any(|end| self.lossy.contains(&end))
+    }
+}

@@ -1,0 +1,201 @@
+//! What the balancer is told, and what it makes of it.
+
+use std::{collections::BTreeMap, io, task::Waker};
+
+use tinylb_core::{BackendKey, BackendSet, Report};
+
+use super::judge::Judge;
+use crate::{
+    Law,
+    oracle::Said,
+    pure::key_number,
+    scenario::{Backends, Key, Place, Plan, Trigger},
+    trace::Note,
+};
+
+/// What the balancer is told to do.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// To take these sets, one right after the other.
+    Replace(Vec<Backends>),
+    /// To wait until what it has taken is applied.
+    Confirm,
+    LoseSource,
+    /// In milliseconds.
+    Drain(u32),
+    ResetCycle,
+    /// With so many milliseconds of grace.
+    Shutdown(u32),
+}
+
+/// What clients are told to do.
+#[derive(Debug)]
+pub(super) enum Visit {
+    Connect(u32, Plan),
+    Probe(u32),
+}
+
+impl Judge {
+    pub(super) fn order(&mut self, order: Order) {
+        let _ = self.orders.0.unbounded_send(order);
+    }
+
+    pub(super) fn order_sets(&mut self, sets: Vec<Backends>) {
+        if let Some(newest) = sets.last() {
+            self.newest.clone_from(newest);
+            self.said_at = self.at;
+            self.said.extend(sets.iter().cloned());
+            self.order(Order::Replace(sets));
+        }
+    }
+
+    /// The set that was ordered last.
+    pub(super) fn newest(&self) -> &Backends {
+        &self.newest
+    }
+
+    /// A set that was handed over was the same set again; with the replacement's number.
+    pub(super) fn said_again(&mut self, generation: u64, is_confirmation: bool) {
+        self.note(Note::SaidAgain(generation));
+        self.ledger.said_again(generation);
+        self.unapplied.push((generation, self.at));
+        if !is_confirmation && self.said.pop_front().as_ref() != self.ledger.set() {
+            let text = format!("replacement {generation} was taken for the same set again");
+            self.fail(Law::Order, text);
+        }
+    }
+
+    pub(super) fn applied(&mut self, generation: u64) {
+        self.note(Note::Applied(generation));
+        self.ledger.applied(generation);
+        self.unapplied.retain(|(number, _)| *number > generation);
+    }
+
+    pub(super) fn lose_source(&mut self) {
+        self.order(Order::LoseSource);
+    }
+
+    pub(super) fn order_drain(&mut self, time: u32) {
+        self.order(Order::Drain(time));
+    }
+
+    /// The balancer's settings are these from now on.
+    pub(super) fn drains(&mut self, time: u32) {
+        self.drain = time;
+    }
+
+    pub(super) fn reset_cycle(&mut self) {
+        self.order(Order::ResetCycle);
+    }
+
+    pub(super) fn order_shutdown(&mut self, grace: u32) {
+        self.order(Order::Shutdown(grace));
+    }
+
+    /// The balancer begins its shutdown; a second time: it aborts at once.
+    pub(super) fn closing(&mut self, grace: u32) {
+        self.note(Note::Closing);
+        let at = self.at + u64::from(grace) * 1000;
+        let at = if self.closes_at.is_some() { self.at } else { at };
+        self.closes_at = Some(at);
+        self.ledger.closing(at);
+    }
+
+    pub(super) fn shut_down(&mut self) {
+        self.note(Note::ShutDown);
+        self.ledger.shut_down();
+        self.is_shut_down = true;
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closes_at.is_some()
+    }
+
+    pub(super) fn visit(&mut self, visit: Visit) {
+        let _ = self.visits.0.unbounded_send(visit);
+    }
+
+    /// A backend starts: how often it has.
+    pub(super) fn boots(&mut self, place: Place) -> u32 {
+        let boots = &mut self.boots[usize::from(place.0)];
+        *boots += 1;
+        *boots
+    }
+
+    pub(super) fn panic_next_dial(&mut self, place: Place) {
+        self.panics.insert(place);
+    }
+
+    /// Accepts fail; who accepts has to be woken.
+    pub(super) fn fail_accepts(
+        &mut self,
+        errors: impl Iterator<Item = io::Error>,
+    ) -> Option<Waker> {
+        self.accept_failures.extend(errors);
+        self.acceptor.take()
+    }
+
+    pub(super) fn replaced(&mut self, report: &Report, set: &Backends) {
+        let generation = report.generation.number();
+        let (cut, revoked) = (report.sessions_cut, report.dials_revoked);
+        let draining = report.sessions_draining;
+        let note = (cut as u32, revoked as u32, draining as u32);
+        self.note(Note::Replaced(generation, set.clone(), note.0, note.1, note.2));
+        self.check_order(generation, set);
+        self.check_keys(report, set);
+        let drain_until = (self.drain > 0).then(|| self.at + u64::from(self.drain) * 1000);
+        let said = Said { generation, cut, revoked, draining };
+        self.ledger.replaced(set, said, drain_until);
+        self.unapplied.push((generation, self.at));
+        if self.scenario.config.source == 1 {
+            self.order(Order::Confirm);
+        }
+        let place = set.first().map_or(Place(0), |(_, place)| *place);
+        if draining > 0 {
+            self.trigger(Trigger::DrainBegan, place);
+        }
+        self.trigger(Trigger::Replaced, place);
+    }
+
+    /// The sets take effect in the order in which they were said. Of a source's, some may be left
+    /// out.
+    fn check_order(&mut self, generation: u64, set: &Backends) {
+        let at = match self.scenario.config.source {
+            0 => self.said.front().is_some_and(|said| said == set).then_some(0),
+            _ => self.said.iter().position(|said| said == set),
+        };
+        match at {
+            Some(at) => drop(self.said.drain(..=at)),
+            None => {
+                let text = format!("replacement {generation} has a set that wasn't said then");
+                self.fail(Law::Order, text);
+            }
+        }
+    }
+
+    /// The report's keys are those in which the sets differ.
+    fn check_keys(&mut self, report: &Report, set: &Backends) {
+        let before: BTreeMap<_, _> = self.ledger.set().into_iter().flatten().copied().collect();
+        let after: BTreeMap<_, _> = set.iter().copied().collect();
+        let lacks = |keys: &BTreeMap<Key, Place>, from: &BTreeMap<Key, Place>| -> Vec<Key> {
+            from.keys().filter(|key| !keys.contains_key(*key)).copied().collect()
+        };
+        let moved = |(key, place): &(_, _)| before.get(key).is_some_and(|was| was != place);
+        let moved = set.iter().filter(|entry| moved(entry)).map(|(key, _)| *key).collect();
+        let numbers = |keys: &[BackendKey]| keys.iter().map(key_number).collect::<Vec<_>>();
+        let told = [&report.added, &report.removed, &report.retargeted].map(|keys| numbers(keys));
+        let were = [lacks(&before, &after), lacks(&after, &before), moved];
+        if told != were || report.backends != set.len() {
+            let text = format!(
+                "replacement {} says that {told:?} were added, removed and moved; it was {were:?}",
+                report.generation
+            );
+            self.fail(Law::Report, text);
+        }
+    }
+}
+
+/// A set in the scenario's words.
+pub(super) fn backends_of(set: &BackendSet<Place>) -> Backends {
+    set.iter().map(|(key, place)| (key_number(key), *place)).collect()
+}
