@@ -4,9 +4,10 @@
 
 use std::env;
 
+use proptest::prelude::*;
 use tinylb_core::EndReason;
 use tinylb_sim::{
-    Counts, Level, Outcome, PacketFate, PacketKind, Profile, Scenario, Sometimes,
+    Bytes, Counts, Level, Outcome, PacketFate, PacketKind, Profile, Scenario, Sometimes,
     scenario::{AcceptError, Config, Key, Leaving, Link, Operation, Place, Step},
     trace::{Host, Note, Record, Sight},
     world,
@@ -50,6 +51,18 @@ fn a_seed_gives_one_trace_and_another_seed_another() {
             std::thread::scope(|s| s.spawn(|| hash(seed)).join()).map_err(drop)
         );
         assert_ne!(hash(seed), hash(seed + 1));
+    }
+}
+
+proptest! {
+    // A case takes as long as ten simulated seconds do.
+    #![proptest_config(ProptestConfig { cases: 30, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_bytes_lead_the_balancer_to_break_a_law(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        let scenario = Scenario::generate(&Profile::FAST, &mut Bytes::new(&bytes));
+        let outcome = world::run(&scenario, false);
+        prop_assert!(outcome.violations.is_empty(), "{}\n{scenario}", outcome.violations[0]);
     }
 }
 
