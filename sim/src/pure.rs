@@ -16,8 +16,8 @@ use crate::{
     Entropy, Outcome, Seeded, Sometimes,
     oracle::{Law, Ledger, PLACES, Said},
     scenario::{
-        Act, Backends, Config, Key, Leaving, Link, Manner, Operation, Place, Plan, Scenario,
-        Trigger, all, removal, sets_of,
+        Act, Backends, Config, Key, Leaving, Link, Manner, Operation, Place, Plan, SILENCE,
+        Scenario, Trigger, all, removal, sets_of,
     },
     trace::{Failure, Note, Trace},
 };
@@ -888,7 +888,7 @@ impl<'a, P: Policy> Run<'a, P> {
 fn length_of(plan: &Plan) -> u32 {
     let pieces = (plan.up + plan.down) / 1500 + 1;
     match plan.manner {
-        Manner::Idle | Manner::Stall => 400,
+        Manner::Idle | Manner::Stall => SILENCE,
         _ => 5 + pieces * plan.pace,
     }
 }

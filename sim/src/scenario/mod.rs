@@ -135,6 +135,13 @@ pub struct Plan {
     pub manner: Manner,
 }
 
+impl Plan {
+    /// Whether nothing moves for [`SILENCE`].
+    pub(crate) fn is_silent(&self) -> bool {
+        matches!(self.manner, Manner::Idle | Manner::Stall)
+    }
+}
+
 /// What is special about a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Manner {
@@ -149,11 +156,14 @@ pub enum Manner {
     ClientAborts,
     /// The backend resets the connection in the middle.
     BackendAborts,
-    /// The client reads nothing until it is told to stop.
+    /// The client reads nothing for [`SILENCE`].
     Stall,
-    /// Both sides are silent until the client is told to stop.
+    /// Both sides are silent for [`SILENCE`].
     Idle,
 }
+
+/// In milliseconds, how long a client is silent that is so by its [`Manner`].
+pub const SILENCE: u32 = 400;
 
 impl Manner {
     /// Every manner, in the order of declaration.

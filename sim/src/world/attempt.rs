@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Entropy, Law, Sometimes,
-    scenario::{Manner, Place, Plan},
+    scenario::{Place, Plan},
     trace::{Host, Note, Sight},
 };
 
@@ -61,11 +61,6 @@ impl Attempt {
     pub(super) fn tell(&mut self, word: Word) -> Option<Waker> {
         self.word = self.word.max(word);
         self.waker.take()
-    }
-
-    /// Whether nothing happens until the client is told something.
-    pub(super) fn is_silent(&self) -> bool {
-        matches!(self.plan.manner, Manner::Idle | Manner::Stall)
     }
 
     fn answered_by(&self) -> Option<Place> {

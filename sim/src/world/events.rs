@@ -153,8 +153,8 @@ impl Judge {
         let law = match reason {
             EndReason::ClientFailed if !self.has_given_up(number, Side::Client) => Law::OneEnd,
             EndReason::BackendFailed if !self.has_given_up(number, Side::Backend) => Law::OneEnd,
-            EndReason::HalfCloseTimedOut if !attempt.is_silent() => Law::HalfClose,
-            EndReason::IdleTimedOut if !attempt.is_silent() => Law::Progress,
+            EndReason::HalfCloseTimedOut if !attempt.plan.is_silent() => Law::HalfClose,
+            EndReason::IdleTimedOut if !attempt.plan.is_silent() => Law::Progress,
             _ => return,
         };
         let text = format!("session {serial} at {place} ended with {reason} without cause");

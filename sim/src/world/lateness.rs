@@ -10,7 +10,11 @@ use super::{
     judge::Judge,
     orders::backends_of,
 };
-use crate::{Law, Sometimes, scenario::Place, trace::Note};
+use crate::{
+    Law, Sometimes,
+    scenario::{Place, SILENCE},
+    trace::Note,
+};
 
 impl Judge {
     /// Faults have stopped; clients are told to come to their ends, and have to be woken.
@@ -91,21 +95,16 @@ impl Judge {
             return None;
         }
         let config = &self.scenario.config;
-        let mut since = connected_at.max(self.room_since);
-        if attempt.is_silent() {
-            if !self.is_healed {
-                return None;
-            }
-            since = since.max(u64::from(config.duration) * 1000);
-        }
+        let since = connected_at.max(self.room_since);
         let plan = attempt.plan;
+        let silence = if plan.is_silent() { u64::from(SILENCE) * 1000 } else { 0 };
         let round_trip = u64::from(config.latency_max) * 4000 + self.patience;
         let window = u64::from(config.window.min(config.buffer)).max(1);
         let rounds = u64::from(plan.up.max(plan.down)) / window + 4;
         let pieces = u64::from(plan.up + plan.down) / PIECE as u64 + 2;
         let dial = u64::from(config.dial_time + config.waiting_timeout) * 1000;
         let pace = u64::from(plan.pace) * 1000 + self.patience;
-        let limit = dial + pieces * pace + 2 * rounds * round_trip;
+        let limit = dial + silence + pieces * pace + 2 * rounds * round_trip;
         (self.at > since + limit).then_some(Law::Progress)
     }
 

@@ -17,7 +17,7 @@ use super::{
     payload::{Greeting, Header, Payload},
 };
 use crate::{
-    scenario::{Manner, Place, Plan},
+    scenario::{Manner, Place, Plan, SILENCE},
     trace::Sight,
 };
 
@@ -40,6 +40,7 @@ pub(super) struct Party<C, R> {
     /// Gives up after so many bytes.
     aborts_at: Option<usize>,
     pause: Option<BoxFuture<'static, ()>>,
+    silence: Option<BoxFuture<'static, ()>>,
     has_closed: bool,
     is_closing: bool,
     /// The greeting, as far as it has come.
@@ -53,15 +54,15 @@ enum Begins {
     Now,
     /// When the other side's stream has ended.
     AfterTheirEnd,
-    /// When the client is told to come to its end.
-    WhenTold,
+    /// When it has been silent for long enough, or is told to come to its end.
+    AfterSilence,
 }
 
 impl<C: Conn, R: Runtime> Party<C, R> {
     pub(super) fn client(conn: C, world: World, runtime: R, attempt: u32, plan: Plan) -> Self {
         let begins = match plan.manner {
             Manner::Tell => Begins::AfterTheirEnd,
-            Manner::Idle => Begins::WhenTold,
+            Manner::Idle => Begins::AfterSilence,
             _ => Begins::Now,
         };
         let head = Header { attempt, plan }.encode().to_vec();
@@ -69,7 +70,11 @@ impl<C: Conn, R: Runtime> Party<C, R> {
         // Who waits says who it is nevertheless.
         party.begins = begins;
         if plan.manner == Manner::Stall {
-            party.reads = Begins::WhenTold;
+            party.reads = Begins::AfterSilence;
+        }
+        if plan.is_silent() {
+            let silence = Duration::from_millis(u64::from(SILENCE));
+            party.silence = Some(party.runtime.sleep(silence));
         }
         party
     }
@@ -117,6 +122,7 @@ impl<C: Conn, R: Runtime> Party<C, R> {
             begins: Begins::Now,
             reads: Begins::Now,
             pause: None,
+            silence: None,
             has_closed: false,
             is_closing: false,
             heard: Vec::new(),
@@ -140,10 +146,12 @@ impl<C: Conn, R: Runtime> Party<C, R> {
                 Word::Abort => return Poll::Ready(Sight::GivenUp),
                 Word::Close => {
                     self.total = self.total.min(self.sent.max(self.head.len()));
-                    self.begins = Begins::Now;
-                    self.reads = Begins::Now;
+                    (self.begins, self.reads) = (Begins::Now, Begins::Now);
                 }
                 Word::GoOn => {}
+            }
+            if self.silence.as_mut().is_some_and(|silence| silence.poll_unpin(cx).is_ready()) {
+                self.break_silence();
             }
             let wrote = match self.poll_write(cx) {
                 Poll::Ready(Ok(wrote)) => wrote,
@@ -174,11 +182,20 @@ impl<C: Conn, R: Runtime> Party<C, R> {
         }
     }
 
+    fn break_silence(&mut self) {
+        self.silence = None;
+        for begins in [&mut self.begins, &mut self.reads] {
+            if *begins == Begins::AfterSilence {
+                *begins = Begins::Now;
+            }
+        }
+    }
+
     fn may(&self, begins: Begins) -> bool {
         match begins {
             Begins::Now => true,
             Begins::AfterTheirEnd => self.has_seen_end,
-            Begins::WhenTold => false,
+            Begins::AfterSilence => false,
         }
     }
 
