@@ -81,6 +81,8 @@ pub enum Note {
     BackendTook(Place, u32),
     /// A backend's end is over, after so many bytes sent and received, in this way.
     BackendOver(Place, u32, u64, u64, Sight),
+    /// A backend's process has died, and its connections with it.
+    Crashed(Place),
     /// A packet: from host and port, to host and port, what, and what became of it.
     Packet(Host, u16, Host, u16, PacketKind, PacketFate),
     /// A law was broken.

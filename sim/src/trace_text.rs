@@ -77,6 +77,7 @@ impl fmt::Display for Note {
                 write!(f, "{place} is done with c{number}: {sight} ")?;
                 write!(f, "(sent {sent} bytes, received {received})")
             }
+            Self::Crashed(place) => write!(f, "{place}'s process dies"),
             Self::Packet(from, from_port, to, to_port, kind, fate) => {
                 write!(f, "{kind} {from}:{from_port} to {to}:{to_port} {fate}")
             }

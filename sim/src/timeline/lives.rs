@@ -158,6 +158,14 @@ impl Lives {
                 let place = Some(place);
                 self.backends.push(Connection { number, from, to, place, over: None });
             }
+            Note::Crashed(place) => {
+                let at = record.at;
+                let cut = |connection: &Connection| {
+                    connection.place == Some(place) && connection.over.is_none()
+                };
+                let cut = self.backends.iter_mut().filter(|connection| cut(connection));
+                cut.for_each(|connection| connection.to = connection.to.min(at));
+            }
             Note::BackendOver(place, number, sent, received, sight) => {
                 let is_this = |connection: &&mut Connection| {
                     connection.number == number && connection.place == Some(place)
@@ -233,6 +241,8 @@ mod tests {
             (4, Note::BackendTook(B1, 7)),
             (5, Note::Greeted(7, B1, 0)),
             (8, Note::BackendOver(B1, 7, 10, 20, Sight::End)),
+            (6, Note::BackendTook(B1, 9)),
+            (8, Note::Crashed(B1)),
             (9, Note::ClientOver(7, 20, 10, Sight::Cut)),
             (9, Note::ClientDials(8)),
         ]);
@@ -242,6 +252,7 @@ mod tests {
         let backend = &lives.backends[0];
         let over = Some((10, 20, Sight::End));
         assert_eq!((backend.from, backend.to, backend.place, backend.over), (4, 8, Some(B1), over));
+        assert_eq!((lives.backends[1].to, lives.backends[1].over), (8, None));
         assert_eq!((lives.clients[&8].to, lives.clients[&8].over), (100, None));
     }
 }

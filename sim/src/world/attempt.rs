@@ -261,6 +261,7 @@ impl Judge {
 
     /// A backend's process dies, and its connections with it: the system ends its streams.
     pub(super) fn crashed(&mut self, place: Place) {
+        self.note(Note::Crashed(place));
         for serial in 0..self.flows.len() {
             let is_there = self.ledger.place_of(serial as u64) == place;
             let flow = &mut self.flows[serial];
