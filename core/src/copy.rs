@@ -223,6 +223,7 @@ impl<'a> Copy<'a> {
                 _ => return self.relay.give_back(buffer),
             }
         }
+        let _ = self.poll_write(writer, cx);
     }
 
     fn reader(&self, error: io::Error) -> RelayError {
@@ -243,5 +244,168 @@ impl Drop for Copy<'_> {
         if let Some(Unwritten { buffer, .. }) = self.unwritten.take() {
             self.relay.give_back(buffer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        task::Wake,
+    };
+
+    use futures::{FutureExt, task::noop_waker_ref};
+
+    use super::*;
+
+    fn spare(relay: &CopyRelay) -> usize {
+        relay.spare.lock().unwrap().len()
+    }
+
+    /// Something to read, and no end; what is written stays here until it is flushed.
+    #[derive(Default)]
+    struct Buffering {
+        is_full: bool,
+        unread: Vec<u8>,
+        unflushed: Vec<u8>,
+        flushed: Vec<u8>,
+    }
+
+    impl AsyncRead for Buffering {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            let length = self.unread.len().min(buffer.len());
+            if length == 0 {
+                return Poll::Pending;
+            }
+            for (to, from) in buffer.iter_mut().zip(self.unread.drain(..length)) {
+                *to = from;
+            }
+            Poll::Ready(Ok(length))
+        }
+    }
+
+    impl AsyncWrite for Buffering {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            if self.is_full {
+                return Poll::Ready(Ok(0));
+            }
+            self.unflushed.extend(buffer);
+            Poll::Ready(Ok(buffer.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            let unflushed = std::mem::take(&mut self.unflushed);
+            self.flushed.extend(unflushed);
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.poll_flush(cx)
+        }
+    }
+
+    impl Conn for Buffering {
+        fn peer(&self) -> String {
+            String::new()
+        }
+
+        fn abort(&mut self) {}
+    }
+
+    #[test]
+    fn what_a_connection_buffers_is_flushed_when_nothing_more_comes() {
+        let (relay, progress) = (CopyRelay::new(3), Progress::default());
+        let mut client = Buffering { unread: b"question".to_vec(), ..Buffering::default() };
+        let mut backend = Buffering { unread: b"greeting".to_vec(), ..Buffering::default() };
+        let relayed = relay
+            .relay(&mut client, &mut backend, &progress)
+            .poll_unpin(&mut Context::from_waker(noop_waker_ref()));
+        assert!(relayed.is_pending());
+        assert_eq!((&*backend.flushed, &*client.flushed), (&b"question"[..], &b"greeting"[..]));
+        assert_eq!(spare(&relay), 1, "both directions have moved their bytes with one buffer");
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_session_with_much_to_move_lets_others_have_their_turn() {
+        let (relay, progress) = (CopyRelay::new(1), Progress::default());
+        let mut client = Buffering { unread: vec![0; 10 * TURN], ..Buffering::default() };
+        let mut backend = Buffering::default();
+        let woken = Arc::new(Woken::default());
+        let waker = Arc::clone(&woken).into();
+        let relayed = relay
+            .relay(&mut client, &mut backend, &progress)
+            .poll_unpin(&mut Context::from_waker(&waker));
+        assert!(relayed.is_pending());
+        assert_eq!(client.unread.len(), 9 * TURN);
+        assert!(woken.0.load(Ordering::Relaxed), "it would never go on");
+    }
+
+    #[test]
+    fn a_connection_that_takes_no_byte_has_failed() {
+        let (relay, progress) = (CopyRelay::new(3), Progress::default());
+        let mut client = Buffering { unread: b"question".to_vec(), ..Buffering::default() };
+        let mut backend = Buffering { is_full: true, ..Buffering::default() };
+        let relayed = relay.relay(&mut client, &mut backend, &progress).now_or_never();
+        let error = relayed.expect("it would wait for ever").expect_err("nothing was taken");
+        assert_eq!((error.side, error.error.kind()), (Side::Backend, io::ErrorKind::WriteZero));
+    }
+
+    #[test]
+    fn what_is_read_after_a_failure_is_offered_to_the_last_byte() {
+        let (relay, progress) = (CopyRelay::new(1), Progress::default());
+        let sent = vec![0; 10 * TURN];
+        let mut client = Buffering { is_full: true, unread: sent, ..Buffering::default() };
+        let mut backend = Buffering { unread: vec![0], ..Buffering::default() };
+        let relayed = relay.relay(&mut client, &mut backend, &progress).now_or_never();
+        assert_eq!(relayed.map(|relayed| relayed.unwrap_err().side), Some(Side::Client));
+        let passed_on = backend.flushed.len() + backend.unflushed.len();
+        assert_eq!((passed_on, client.unread.len()), (2 * TURN, 8 * TURN));
+    }
+
+    #[test]
+    fn a_buffer_holds_a_byte_or_more_and_no_more_than_16_mib() {
+        let size = |asked| CopyRelay::new(asked).take_buffer().len();
+        assert_eq!([0, 1, 1000].map(size), [1, 1, 1000], "with 0, each session would end at once");
+        assert_eq!(size(usize::MAX), 16 << 20);
+    }
+
+    #[test]
+    fn buffers_are_kept_for_the_next_sessions_but_not_all_of_a_rush() {
+        let relay = CopyRelay::new(10);
+        let rush: Vec<_> = (0..SPARE_MAX + 1).map(|_| relay.take_buffer()).collect();
+        for (given, buffer) in rush.into_iter().enumerate() {
+            assert_eq!(spare(&relay), given);
+            relay.give_back(buffer);
+        }
+        assert_eq!(spare(&relay), SPARE_MAX);
+    }
+
+    #[test]
+    fn a_session_that_is_cut_gives_back_the_buffer_that_it_held() {
+        let (relay, progress) = (CopyRelay::new(10), Progress::default());
+        let mut copy = Copy::new(&relay, Direction::ToBackend, &progress);
+        copy.unwritten = Some(Unwritten { buffer: relay.take_buffer(), start: 0, end: 10 });
+        drop(copy);
+        assert_eq!(spare(&relay), 1);
     }
 }

@@ -70,7 +70,8 @@ impl<T: Target> Cycle<T> {
         self.next = match &self.served {
             _ if length == 0 => 0,
             Served::Nothing => (self.start % length as u64) as usize,
-            Served::Here(place) => (place + 1) % length,
+            // Known since that turn.
+            Served::Here(_) => self.next,
             Served::Before(key) => self.set.first_above(key) % length,
         };
     }

@@ -172,4 +172,22 @@ mod tests {
         let twice = BackendSet::new([("b", 1), ("a", 2), ("b", 3)]).unwrap_err();
         assert_eq!(twice, SetError::DuplicateKey { key: "b".into() });
     }
+
+    #[test]
+    fn two_sets_are_equal_if_they_say_the_same() {
+        let set =
+            |backends: &[(&'static str, u32)]| BackendSet::new(backends.iter().copied()).unwrap();
+        let one = set(&[("a", 1), ("b", 2)]);
+        assert_eq!(one, one.clone());
+        assert_eq!(one, set(&[("b", 2), ("a", 1)]));
+        assert_ne!(one, set(&[("a", 1)]));
+        assert_ne!(one, set(&[("a", 1), ("c", 2)]));
+        assert_ne!(one, set(&[("a", 1), ("b", 1)]));
+    }
+
+    #[test]
+    fn a_set_shows_its_backends_to_who_debugs() {
+        let set = BackendSet::new([("b", 7), ("a", 9)]).unwrap();
+        assert_eq!(format!("{set:?}"), r#"{"a": "9", "b": "7"}"#);
+    }
 }

@@ -145,6 +145,20 @@ async fn an_earlier_replacement_does_not_wait_for_a_later_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_on_its_way_at_the_removal_is_not_sent_after_it() {
+    let mut world = World::new(settings(|_| {}), ["A"]);
+    world.apply(&[("a", "A")]).await;
+    let mut client = world.client();
+    let _backend = world.accept("A").await;
+    settle().await;
+    write(&mut client, "too late").await;
+    let replacement = world.replace(&[]);
+    assert_eq!(world.stats("A").dialled.bytes_written, 0, "the session hadn't its turn yet");
+    within(replacement).await;
+    assert_eq!(world.stats("A").dialled.bytes_written, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_it_is_applied_a_removed_target_gets_no_dial_and_no_byte() {
     let mut world = World::new(settings(|_| {}), ["A", "B"]);
     world.apply(&[("a", "A"), ("b", "B")]).await;

@@ -119,3 +119,15 @@ async fn the_policy_can_be_changed_while_the_server_runs() {
     assert_eq!(world.log.texts("ended"), ["ended backend_removed 0/0", "ended drain_expired 0/0"]);
     assert_eq!(world.log.times("ended"), [0, 10_000], "what drains already keeps its deadline");
 }
+
+#[tokio::test(start_paused = true)]
+async fn sets_that_leave_nobody_to_drain_leave_no_deadline_to_wait_for() {
+    let world = World::new(draining(), ["A"]);
+    settle().await;
+    let before = world.runtime.tasks();
+    for _ in 0..10 {
+        world.apply(&[("a", "A")]).await;
+        world.apply(&[]).await;
+    }
+    assert_eq!(world.runtime.tasks(), before);
+}

@@ -105,6 +105,25 @@ async fn a_panicking_observer_costs_only_that_event() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_nobody_observes_replaces_and_shuts_down_as_any_other() {
+    let net = PipeNetwork::new();
+    let runtime = TestRuntime::current();
+    let server = Server::new(net.dialer(), runtime.clone(), settings(|_| {})).unwrap();
+    let _front = server.listen(net.listen(FRONT), CopyRelay::default(), runtime);
+    let (_a, _b) = (net.listen("A"), net.listen("B"));
+    within(server.handle().replace(set(&[("a", "A")])).unwrap()).await;
+    let mut client = net.connect(FRONT).unwrap();
+    settle().await;
+    let report = within(server.handle().replace(set(&[("b", "B")])).unwrap()).await;
+    assert_eq!(report.sessions_cut, 1);
+    assert!(is_cut(&mut client));
+    let _next = net.connect(FRONT).unwrap();
+    settle().await;
+    within(server.handle().shutdown(secs(0))).await;
+    assert_eq!(server.handle().snapshot().live, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_barrier_does_not_resolve_before_every_end_has_been_told() {
     let barrier: Arc<Mutex<Option<Replacement<PipeTarget>>>> = Arc::default();
     let watched = Arc::clone(&barrier);

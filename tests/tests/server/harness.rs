@@ -17,6 +17,7 @@ use tinylb_core::{
     Server, Settings, Snapshot,
 };
 use tinylb_tests::pipe::{Pipe, PipeDialer, PipeListener, PipeNetwork, PipeStats, PipeTarget};
+use tokio::time::Instant;
 
 pub use self::{log::Log, runtime::TestRuntime};
 
@@ -182,15 +183,24 @@ pub async fn settle() {
     }
 }
 
-/// A future that has to come to an end. Where the clock is paused, one that hangs is found at once.
+/// A future that has to come to an end. Where the clock is paused, one that hangs is found at once,
+/// and so is one that could go on and isn't woken.
 pub async fn within<F: Future>(future: F) -> F::Output {
-    let ended = tokio::time::timeout(secs(60 * 86_400), future).await;
-    ended.expect("this never comes to an end")
+    before(secs(60 * 86_400), future).await
 }
 
 /// Like [`within`], where time is real.
 pub async fn within_a_minute<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(secs(60), future).await.expect("this takes longer than a minute")
+    before(secs(60), future).await
+}
+
+async fn before<F: Future>(limit: Duration, future: F) -> F::Output {
+    let began = Instant::now();
+    let ended = tokio::time::timeout(limit, future).await;
+    let output = ended.unwrap_or_else(|_| panic!("this doesn't come to an end within {limit:?}"));
+    // The timer wakes the future once more, and that must not be what it needed.
+    assert!(began.elapsed() < limit, "nobody has woken this");
+    output
 }
 
 pub async fn write(pipe: &mut Pipe, bytes: &str) {

@@ -77,31 +77,31 @@ async fn a_panicking_listener_ends_only_itself() {
     assert_eq!(world.load("A"), (0, 2));
 }
 
-/// A connection that can't tell its peer.
-struct NamelessConn(Pipe);
+/// A connection that can neither tell its peer nor be aborted.
+struct BuggyConn(Pipe);
 
-struct NamelessListener(PipeListener);
+struct BuggyListener(PipeListener);
 
 #[async_trait]
-impl Listener for NamelessListener {
-    type Conn = NamelessConn;
+impl Listener for BuggyListener {
+    type Conn = BuggyConn;
 
-    async fn accept(&mut self) -> io::Result<NamelessConn> {
-        self.0.accept().await.map(NamelessConn)
+    async fn accept(&mut self) -> io::Result<BuggyConn> {
+        self.0.accept().await.map(BuggyConn)
     }
 }
 
-impl Conn for NamelessConn {
+impl Conn for BuggyConn {
     fn peer(&self) -> String {
         panic!("the connection panics, as told by a test");
     }
 
     fn abort(&mut self) {
-        self.0.abort();
+        panic!("the connection panics, as told by a test");
     }
 }
 
-impl AsyncRead for NamelessConn {
+impl AsyncRead for BuggyConn {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -111,7 +111,7 @@ impl AsyncRead for NamelessConn {
     }
 }
 
-impl AsyncWrite for NamelessConn {
+impl AsyncWrite for BuggyConn {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -132,7 +132,7 @@ impl AsyncWrite for NamelessConn {
 #[tokio::test(start_paused = true)]
 async fn a_connection_whose_name_panics_is_served_and_ended_as_any_other() {
     let world = World::new(settings(|_| {}), ["A"]);
-    let listener = NamelessListener(world.net.listen("other"));
+    let listener = BuggyListener(world.net.listen("other"));
     let other = world.server().listen(listener, CopyRelay::default(), world.runtime.clone());
     world.apply(&[("a", "A")]).await;
     let _client = world.client_of("other");
@@ -141,4 +141,18 @@ async fn a_connection_whose_name_panics_is_served_and_ended_as_any_other() {
     within(world.handle.shutdown(secs(0))).await;
     assert_eq!(world.snapshot().live, 0, "nobody would ever end that session");
     within(other).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_abort_panics_does_not_keep_the_other_end_open() {
+    let mut world = World::new(settings(|_| {}), ["A"]);
+    let listener = BuggyListener(world.net.listen("other"));
+    drop(world.server().listen(listener, CopyRelay::default(), world.runtime.clone()));
+    world.apply(&[("a", "A")]).await;
+    let _client = world.client_of("other");
+    let mut backend = world.accept("A").await;
+    world.apply(&[]).await;
+    assert!(is_cut(&mut backend));
+    assert_eq!(world.stats("A").dialled.aborted, 1);
+    assert_eq!(world.ended(EndReason::BackendRemoved), 1);
 }

@@ -1,6 +1,6 @@
 //! Sessions that move no byte: after one direction has ended, and before.
 
-use tinylb_core::{Conn, Settings};
+use tinylb_core::{Conn, CopyRelay, Settings};
 use tinylb_tests::pipe::Pipe;
 
 use super::harness::*;
@@ -59,6 +59,43 @@ async fn a_reset_of_one_side_resets_the_other() {
     within(world.log.until("ended", 1)).await;
     assert!(is_cut(&mut client));
     assert_eq!(world.log.texts("ended"), ["ended backend_failed 0/0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_after_an_end_is_noticed_though_nothing_is_left_to_read() {
+    let (world, mut client, mut backend) = connected(settings(|_| {})).await;
+    end(&mut client).await;
+    settle().await;
+    client.abort();
+    within(world.log.until("ended", 1)).await;
+    assert_eq!(world.log.timed(0).last().map(String::as_str), Some("0 ended client_failed 0/0"));
+    assert!(is_cut(&mut backend));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_words_of_a_side_that_resets_arrive_though_a_write_to_it_fails_first() {
+    let (mut world, mut client, mut backend) = connected(settings(|_| {})).await;
+    write(&mut client, "question").await;
+    write(&mut backend, "last words").await;
+    backend.abort();
+    expect(&mut client, "last words").await;
+    within(world.log.until("ended", 1)).await;
+    assert_eq!(world.log.texts("ended"), ["ended backend_failed 0/10"]);
+    assert!(is_cut(&mut client));
+
+    // What the client says is more than the relay takes before it turns to the backend.
+    let listener = world.net.listen("small");
+    drop(world.server().listen(listener, CopyRelay::new(1), world.runtime.clone()));
+    let mut client = world.client_of("small");
+    let mut backend = world.accept("A").await;
+    settle().await;
+    write(&mut client, "twenty bytes of text").await;
+    write(&mut backend, "answer").await;
+    client.abort();
+    expect(&mut backend, "twenty bytes of text").await;
+    within(world.log.until("ended", 2)).await;
+    assert_eq!(world.log.texts("ended")[1], "ended client_failed 20/0");
+    assert!(is_cut(&mut backend));
 }
 
 #[tokio::test(start_paused = true)]

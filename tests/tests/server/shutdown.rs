@@ -4,7 +4,7 @@ use std::{io, sync::Arc, task::Wake};
 
 use async_trait::async_trait;
 use futures::{FutureExt, stream};
-use tinylb_core::{CopyRelay, EndReason, Handle, Listener, Removal};
+use tinylb_core::{CopyRelay, EndReason, Event, Handle, Listener, Removal};
 use tinylb_tests::pipe::{DialScript, Pipe, PipeListener, PipeTarget};
 
 use super::harness::*;
@@ -153,6 +153,31 @@ async fn dropping_the_server_aborts_everything_and_leaks_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_handle_that_outlives_its_server_starts_nothing() {
+    let mut world = World::new(settings(|_| {}), []);
+    drop(world.server.take());
+    settle().await;
+    assert!(world.snapshot().is_shutting_down);
+    world.handle.follow(stream::pending());
+    settle().await;
+    assert_eq!(world.runtime.tasks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_keeps_its_deadline_during_the_grace() {
+    let mut world = World::new(settings(|s| s.removal = Removal::Drain(secs(10))), ["A"]);
+    world.apply(&[("a", "A")]).await;
+    let _client = world.client();
+    let _backend = world.accept("A").await;
+    world.apply(&[]).await;
+    within(world.handle.shutdown(secs(60))).await;
+    assert_eq!(
+        world.log.timed(0).last().map(String::as_str),
+        Some("10000 ended drain_expired 0/0")
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_still_waits_for_the_first_set_is_served_during_the_grace() {
     let mut world = World::new(settings(|_| {}), ["A"]);
     let mut client = world.client();
@@ -191,6 +216,21 @@ async fn a_client_accepted_in_the_moment_of_shutdown_is_cut_and_not_served() {
     assert!(is_cut(&mut client));
     assert_eq!((world.snapshot().accepted, world.stats("A").dials_started), (0, 0));
     assert_eq!(world.runtime.tasks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_admitted_in_the_moment_of_shutdown_is_cut_and_no_dial_of_it_fails() {
+    let world = World::with_hook(settings(|_| {}), ["A"], |handle, event| {
+        if matches!(event, Event::Admitted { .. }) {
+            drop(handle.shutdown(secs(0)));
+        }
+    });
+    world.apply(&[("a", "A")]).await;
+    let mut client = world.client();
+    settle().await;
+    assert!(is_cut(&mut client));
+    assert_eq!(world.log.of(0), ["admitted a=A", "ended shutdown 0/0"]);
+    assert_eq!(world.stats("A").dials_started, 0);
 }
 
 struct Nothing;

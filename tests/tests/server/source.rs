@@ -1,7 +1,7 @@
 //! Where sets come from, and sets that are no good.
 
 use futures::{StreamExt, stream};
-use tinylb_core::{SetError, Update, publisher};
+use tinylb_core::{Server, SetError, Update, publisher};
 use tinylb_tests::pipe::DialScript;
 
 use super::harness::*;
@@ -119,6 +119,14 @@ async fn bad_settings_change_nothing() {
     let error = world.handle.configure(settings(|s| s.dial_timeout = secs(0)));
     assert_eq!(error.map_err(|e| e.name), Err("dial_timeout"));
     assert_eq!(world.snapshot().settings.dial_attempts_max, 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_with_bad_settings_does_not_begin() {
+    let world = World::new(settings(|_| {}), []);
+    let bad = settings(|s| s.dial_attempts_max = 0);
+    let server = Server::new(world.net.dialer(), world.runtime.clone(), bad);
+    assert_eq!(server.err().map(|e| e.name), Some("dial_attempts_max"));
 }
 
 #[tokio::test(start_paused = true)]
