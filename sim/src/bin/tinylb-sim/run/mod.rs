@@ -55,9 +55,9 @@ pub(crate) fn run(args: &args::Run) -> Result<(), Failure> {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        if progress.is_due() {
+        if let Some(passed) = progress.due() {
             progress.show(sums.seeds, found.len());
-            exit_if_hung(&pool, args);
+            exit_if_hung(&pool, passed, args);
             if args.budget.is_some_and(|budget| began.elapsed() >= budget) {
                 pool.stop();
             }
@@ -80,8 +80,8 @@ fn print_found(found: &Found, way: args::Way) {
 }
 
 /// A thread can't be ended from outside, so that the program ends instead.
-fn exit_if_hung(pool: &Pool, args: &args::Run) {
-    if let Some(seed) = pool.busy_for(args.hang) {
+fn exit_if_hung(pool: &Pool, passed: Duration, args: &args::Run) {
+    if let Some(seed) = pool.hangs(passed, args.hang) {
         let (seconds, command) = (args.hang.as_secs_f64(), source::replay_command(seed, args.way));
         print(format_args!("\nseed {seed} hangs: it runs for more than {seconds} s | {command}\n"));
         process::exit(1);

@@ -5,13 +5,15 @@ use std::{
         mpsc::{self, Receiver, Sender},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tinylb_sim::{Outcome, Scenario};
 
 use super::Seeds;
 use crate::{args::Way, judge};
+
+const GLANCE_MAX: Duration = Duration::from_secs(1);
 
 /// Threads that take seeds in ascending order, until there are none.
 pub(super) struct Pool {
@@ -30,8 +32,8 @@ struct Shared {
     next: AtomicU64,
     /// No seed from here on is begun.
     end: AtomicU64,
-    /// For each thread its seed, and since when.
-    busy: Vec<Mutex<Option<(u64, Instant)>>>,
+    /// For each thread its seed, and how long it has been seen to run.
+    busy: Vec<Mutex<Option<(u64, Duration)>>>,
     way: Way,
     /// A failure is the end of what follows it. What comes before has been begun, so that the
     /// lowest seed that fails is found by any number of threads.
@@ -60,11 +62,16 @@ impl Pool {
         self.shared.end.store(0, Ordering::Relaxed);
     }
 
-    /// A seed that has been running for longer than this.
-    pub(super) fn busy_for(&self, time: Duration) -> Option<u64> {
+    /// So much time has passed since the last call; a seed that has been running for longer than
+    /// `limit`.
+    pub(super) fn hangs(&self, passed: Duration, limit: Duration) -> Option<u64> {
+        // A machine that was stopped for a while has let nobody run.
+        let passed = passed.min(GLANCE_MAX);
         self.shared.busy.iter().find_map(|busy| {
-            let busy = *busy.lock().unwrap_or_else(PoisonError::into_inner);
-            busy.filter(|(_, since)| since.elapsed() > time).map(|(seed, _)| seed)
+            let mut busy = busy.lock().unwrap_or_else(PoisonError::into_inner);
+            let (seed, time) = busy.as_mut()?;
+            *time += passed;
+            (*time > limit).then_some(*seed)
         })
     }
 }
@@ -76,7 +83,7 @@ impl Shared {
             if seed >= self.end.load(Ordering::Relaxed) {
                 return;
             }
-            self.set_busy(thread, Some((seed, Instant::now())));
+            self.set_busy(thread, Some((seed, Duration::ZERO)));
             let scenario = Scenario::from_seed(self.way.profile, seed);
             let outcome = judge::run(self.way.level, &scenario, false);
             self.set_busy(thread, None);
@@ -89,7 +96,7 @@ impl Shared {
         }
     }
 
-    fn set_busy(&self, thread: usize, busy: Option<(u64, Instant)>) {
+    fn set_busy(&self, thread: usize, busy: Option<(u64, Duration)>) {
         *self.busy[thread].lock().unwrap_or_else(PoisonError::into_inner) = busy;
     }
 }

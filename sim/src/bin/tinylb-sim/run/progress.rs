@@ -29,12 +29,13 @@ impl Progress {
     }
 
     /// Whether it is time to look at the time again.
-    pub(super) fn is_due(&mut self) -> bool {
-        let is_due = self.looked.elapsed() >= GLANCE;
-        if is_due {
+    /// Whether it is time to look again: how long ago the last look was.
+    pub(super) fn due(&mut self) -> Option<Duration> {
+        let passed = self.looked.elapsed();
+        (passed >= GLANCE).then(|| {
             self.looked = Instant::now();
-        }
-        is_due
+            passed
+        })
     }
 
     pub(super) fn show(&mut self, seeds: u64, failures: usize) {
