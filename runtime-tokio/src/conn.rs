@@ -49,6 +49,14 @@ impl TcpConn {
     pub(crate) fn new(stream: TcpStream, peer: SocketAddr) -> Self {
         Self { stream: Stream::new(stream), peer }
     }
+
+    /// Its own address, as the peer knows it.
+    ///
+    /// # Errors
+    /// The system's; or the connection was aborted.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.stream.socket()?.local_addr()
+    }
 }
 
 impl UnixConn {

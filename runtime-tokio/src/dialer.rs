@@ -7,6 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
+use socket2::SockRef;
 use tinylb_core::Dialer;
 use tokio::{
     net::{TcpSocket, UnixStream, lookup_host},
@@ -64,6 +65,9 @@ impl TcpDialer {
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
         get(&self.options).apply(&socket)?;
+        // A dial that is given up may have come through by then. Its end is a reset: the backend
+        // is not to take it for a stream without bytes.
+        SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
         let stream = socket.connect(address).await?;
         let local = stream.local_addr()?;
         if local.ip() == address.ip() {
@@ -79,6 +83,7 @@ impl TcpDialer {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
             }
         }
+        SockRef::from(&stream).set_linger(None)?;
         Ok(TcpConn::new(stream, address))
     }
 }
@@ -220,7 +225,11 @@ fn set<T>(shared: &RwLock<T>, value: T) {
 mod tests {
     use std::{future::pending, sync::Mutex};
 
+    use futures::{AsyncReadExt, poll};
+    use tinylb_core::Listener;
+
     use super::*;
+    use crate::TcpListener;
 
     #[tokio::test(start_paused = true)]
     async fn a_dead_address_of_a_name_costs_its_share_of_the_time_only() {
@@ -263,5 +272,25 @@ mod tests {
         dialer.set_own(vec![address.into()]);
         let error = dialer.dial(&target, within).await.err().unwrap();
         assert!(error.to_string().contains("the balancer itself"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_backend_takes_no_dial_that_was_given_up_for_a_stream_without_bytes() {
+        let options = TcpOptions::default();
+        let mut listener = TcpListener::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap();
+        let target = TcpTarget::from(listener.local_address().unwrap());
+        let dialer = TcpDialer::default();
+        let within = Duration::from_secs(10);
+        // The system completes the handshake, whether the dial goes on or not.
+        let mut dial = dialer.dial(&target, within);
+        assert!(poll!(&mut dial).is_pending());
+        let mut conn = listener.accept().await.unwrap();
+        drop(dial);
+        let error = conn.read(&mut [0]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        // A dial that came through, and ends.
+        drop(dialer.dial(&target, within).await.unwrap());
+        let mut conn = listener.accept().await.unwrap();
+        assert_eq!(conn.read(&mut [0]).await.unwrap(), 0);
     }
 }

@@ -44,6 +44,8 @@ pub(crate) struct Ledger {
     closes_at: Option<u64>,
     /// How late a timer may be.
     slack: u64,
+    /// Until then, a session whose target came back after its deadline may be kept or cut.
+    doubt_until: u64,
     violations: Vec<Violation>,
     pub(crate) counts: Counts,
 }
@@ -76,6 +78,8 @@ struct Session {
     dial_began: u64,
     /// The target's dial is to panic.
     may_panic: bool,
+    /// Its target came back after the deadline of its drain, which may have been first.
+    is_doubtful: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -133,6 +137,7 @@ impl Ledger {
             is_closing: false,
             closes_at: None,
             slack: SLACK,
+            doubt_until: 0,
             violations: Vec::new(),
             counts: Counts::default(),
         }
@@ -232,6 +237,7 @@ impl Ledger {
             began: self.at,
             dial_began: 0,
             may_panic: false,
+            is_doubtful: false,
         });
         self.live.push(serial as u32);
     }
@@ -405,6 +411,7 @@ impl Ledger {
             EndReason::BackendRemoved => matches!(phase, Phase::Cut(_)),
             EndReason::DrainExpired => match phase {
                 Phase::Draining(_, until) => now + self.slack >= until,
+                Phase::Connected => session.is_doubtful && self.is_in_doubt(),
                 phase => matches!(phase, Phase::Cut(_)),
             },
             EndReason::NoBackends => {
@@ -501,8 +508,12 @@ impl Ledger {
                         cut += 1;
                     }
                 },
-                Phase::Draining(..) if stays => {
+                Phase::Draining(_, until) if stays => {
                     session.phase = Phase::Connected;
+                    session.is_doubtful = self.at >= until;
+                    if session.is_doubtful {
+                        self.doubt_until = self.at + self.slack;
+                    }
                     interrupted += 1;
                 }
                 Phase::Dialling => kept += 1,
@@ -529,7 +540,7 @@ impl Ledger {
         self.keys_of = keys_of;
         self.has_set = true;
         let is_report_wrong = (cut, revoked, draining) != (said.cut, said.revoked, said.draining);
-        if is_report_wrong && !self.has_closed() {
+        if is_report_wrong && !self.has_closed() && !self.is_in_doubt() {
             let text = format!(
                 "replacement {generation} says that it cut {}, revoked {} and drains {}, and it \
                  had to cut {cut}, revoke {revoked} and drain {draining}",
@@ -650,6 +661,12 @@ impl Ledger {
         }
     }
 
+    /// Whether a deadline and a replacement came at about the same time, and either may have been
+    /// first: what the deadline cut is known only when it has ended.
+    fn is_in_doubt(&self) -> bool {
+        self.at < self.doubt_until
+    }
+
     fn owe(&mut self, generation: u64, count: u32) {
         let at = self.owed.partition_point(|(number, _)| *number < generation);
         match self.owed.get_mut(at) {
@@ -668,7 +685,8 @@ impl Ledger {
         place_of: impl Fn(&T) -> Option<Place>,
     ) {
         let mut seen = [PlaceLoad::default(); PLACES];
-        if self.closes_at.is_some_and(|at| self.at < at) && self.has_closed() {
+        let may_close = self.closes_at.is_some_and(|at| self.at < at) && self.has_closed();
+        if may_close || self.is_in_doubt() {
             // In these moments it may be either way.
             return;
         }

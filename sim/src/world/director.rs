@@ -7,6 +7,7 @@ use futures::channel::mpsc::unbounded;
 use super::{World, attempt::Word, flows::LinkFault, judge::Judge, orders::Visit};
 use crate::{
     Outcome, Scenario,
+    oracle::SLACK,
     scenario::{AcceptError, Act, Leaving, Link, Operation, Place, all},
     trace::{Host, Note},
 };
@@ -77,7 +78,7 @@ impl Director {
             _ => None,
         });
         let slowest = latencies.fold(scenario.config.latency_max, u32::max);
-        let round_trip = u64::from(slowest) * 2000 + 2 * patience;
+        let round_trip = u64::from(slowest) * 2000 + 2 * SLACK;
         let judge = Judge::new(Arc::clone(&scenario), patience, keep_trace, orders, visits);
         Self {
             world: World::new(judge),

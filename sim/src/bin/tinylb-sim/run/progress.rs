@@ -28,7 +28,6 @@ impl Progress {
         Self { began: now, shown: now, looked: now, count, budget, is_terminal }
     }
 
-    /// Whether it is time to look at the time again.
     /// Whether it is time to look again: how long ago the last look was.
     pub(super) fn due(&mut self) -> Option<Duration> {
         let passed = self.looked.elapsed();
