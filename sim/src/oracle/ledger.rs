@@ -702,9 +702,10 @@ impl Ledger {
         }
         if seen != self.loads {
             let place = seen.iter().zip(&self.loads).position(|(a, b)| a != b).unwrap_or_default();
+            let (seen, due) = (seen[place], self.loads[place]);
             let text = format!(
-                "the pool has {:?} for b{place}, and its sessions are {:?}",
-                seen[place], self.loads[place]
+                "of b{place} the pool has {} dialling and {} connected, and there are {} and {}",
+                seen.dialling, seen.connected, due.dialling, due.connected
             );
             self.fail(Law::Pool, text);
         }
