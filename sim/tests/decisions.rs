@@ -3,8 +3,9 @@
 //!
 //! `TINYLB_SIM_SEED` is the first seed, `TINYLB_SIM_CASES` how many there are.
 
-use std::env;
+mod common;
 
+use common::seeds;
 use proptest::prelude::*;
 use tinylb_core::{EndReason, Load, Removal};
 use tinylb_sim::{
@@ -14,15 +15,6 @@ use tinylb_sim::{
     scenario::{Backends, Place},
     timeline,
 };
-
-fn setting(name: &str, default: u64) -> u64 {
-    env::var(name).ok().map_or(default, |value| value.parse().expect("a number"))
-}
-
-fn seeds(count: u64) -> impl Iterator<Item = u64> {
-    let first = setting("TINYLB_SIM_SEED", 0);
-    first..first + setting("TINYLB_SIM_CASES", count)
-}
 
 #[test]
 fn the_balancer_that_ships_breaks_no_law_and_is_led_everywhere() {
@@ -37,7 +29,9 @@ fn the_balancer_that_ships_breaks_no_law_and_is_led_everywhere() {
         }
         let never: Vec<_> =
             counts.never(&Level::Decisions.reaches()).map(Sometimes::name).collect();
-        assert!(never.is_empty(), "{}: these never happened: {never:?}", profile.name);
+        // Of fewer seeds that can't be asked.
+        let is_whole = seeds(2_000).count() >= 2_000;
+        assert!(never.is_empty() || !is_whole, "{}: these never happened: {never:?}", profile.name);
     }
 }
 

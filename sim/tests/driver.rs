@@ -2,8 +2,9 @@
 //!
 //! `TINYLB_SIM_SEED` is the first seed, `TINYLB_SIM_CASES` how many there are.
 
-use std::env;
+mod common;
 
+use common::seeds;
 use proptest::prelude::*;
 use tinylb_core::EndReason;
 use tinylb_sim::{
@@ -12,15 +13,6 @@ use tinylb_sim::{
     trace::{Host, Note, Record, Sight},
     world,
 };
-
-fn setting(name: &str, default: u64) -> u64 {
-    env::var(name).ok().map_or(default, |value| value.parse().expect("a number"))
-}
-
-fn seeds(count: u64) -> impl Iterator<Item = u64> {
-    let first = setting("TINYLB_SIM_SEED", 0);
-    first..first + setting("TINYLB_SIM_CASES", count)
-}
 
 #[test]
 fn the_balancer_that_ships_breaks_no_law_and_is_led_everywhere() {
@@ -34,7 +26,9 @@ fn the_balancer_that_ships_breaks_no_law_and_is_led_everywhere() {
             counts.merge(&outcome.counts);
         }
         let never: Vec<_> = counts.never(&Level::Driver.reaches()).map(Sometimes::name).collect();
-        assert!(never.is_empty(), "{}: these never happened: {never:?}", profile.name);
+        // Of fewer seeds that can't be asked.
+        let is_whole = seeds(100).count() >= 100;
+        assert!(never.is_empty() || !is_whole, "{}: these never happened: {never:?}", profile.name);
     }
 }
 

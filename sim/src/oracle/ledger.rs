@@ -87,7 +87,8 @@ enum Phase {
     /// Accepted, and no more is known.
     New,
     Waiting,
-    /// It waited, and the first set was empty.
+    /// It waited, and was told that it does so in vain: the first set was empty, or the server
+    /// has closed.
     Refused,
     Dialling,
     /// The dial has failed; still in the pool until the next attempt.
@@ -419,8 +420,10 @@ impl Ledger {
                     || self.has_set && self.set.is_empty() && (phase == Phase::New || is_between)
             }
             EndReason::WaitingFull => phase == Phase::New && !self.has_set,
+            // Its time may be over in the moment in which it is told.
             EndReason::WaitingTimedOut => {
-                phase == Phase::Waiting && since_began + self.slack >= self.waiting_timeout
+                matches!(phase, Phase::Waiting | Phase::Refused)
+                    && since_began + self.slack >= self.waiting_timeout
             }
             EndReason::DialFailed => {
                 is_between && (session.failures >= self.dial_attempts_max || all_tried)
@@ -628,6 +631,7 @@ impl Ledger {
     /// The server aborts what is left; how many sessions it told so.
     pub(crate) fn closed(&mut self, told: usize) {
         self.closing(self.at);
+        let waiting = std::mem::take(&mut self.waiting);
         let mut taken = 0;
         for serial in &self.live {
             let session = &mut self.sessions[*serial as usize];
@@ -641,14 +645,17 @@ impl Ledger {
                     load.connected -= 1;
                     session.phase = Phase::Cut(self.generation);
                 }
+                Phase::Waiting => {
+                    session.phase = Phase::Refused;
+                    continue;
+                }
                 _ => continue,
             }
             taken += 1;
         }
         self.owe(self.generation, taken);
-        if told != self.waiting + taken as usize {
-            let text =
-                format!("{told} sessions were aborted, not {}", self.waiting + taken as usize);
+        if told != waiting + taken as usize {
+            let text = format!("{told} sessions were aborted, not {}", waiting + taken as usize);
             self.fail(Law::Shutdown, text);
         }
     }
