@@ -617,7 +617,7 @@ impl<'a, P: Policy> Run<'a, P> {
     fn dial_failed(&mut self, session: u32, place: Place, failure: Failure) {
         let serial = u64::from(session);
         self.note(Note::DialFailed(serial, failure));
-        self.ledger.dial_failed(serial, failure == Failure::Revoked);
+        self.ledger.dial_failed(serial, failure);
         let record = &mut self.sessions[session as usize];
         record.failures += u32::from(failure != Failure::Revoked);
         let (failures, began) = (record.failures, record.began);

@@ -8,6 +8,7 @@ use super::{Law, Violation};
 use crate::{
     Counts, Sometimes,
     scenario::{Backends, Config, Key, Place},
+    trace::Failure,
 };
 
 /// A naive balancer beside the one that is judged: told of each step, it says whether the step was
@@ -98,9 +99,18 @@ enum Phase {
     Connected,
     /// Since this replacement, until this time.
     Draining(u64, u64),
-    /// Taken out by this replacement, or its deadline.
+    /// Taken out by this replacement.
     Cut(u64),
+    /// Taken out by the deadline of this replacement's drain.
+    Expired(u64),
     Ended,
+}
+
+impl Phase {
+    /// Whether bytes may move in it, or may have moved just before.
+    fn may_move(self) -> bool {
+        matches!(self, Self::Connected | Self::Draining(..) | Self::Cut(_) | Self::Expired(_))
+    }
 }
 
 /// What a replacement says it did.
@@ -177,6 +187,19 @@ impl Ledger {
         self.has_set.then_some(&self.set)
     }
 
+    /// Whether the balancer may move bytes for a session.
+    pub(crate) fn may_move(&self, serial: u64) -> bool {
+        self.sessions.get(serial as usize).is_some_and(|session| session.phase.may_move())
+    }
+
+    /// Whether a session may have, or await, a connection to this place.
+    pub(crate) fn is_at(&self, serial: u64, place: Place) -> bool {
+        self.sessions.get(serial as usize).is_some_and(|session| {
+            let is_dialling = matches!(session.phase, Phase::Dialling | Phase::Revoked(_));
+            session.place == place && (is_dialling || session.phase.may_move())
+        })
+    }
+
     /// How many sessions were accepted.
     pub(crate) fn accepted(&self) -> u64 {
         self.sessions.len() as u64
@@ -194,7 +217,11 @@ impl Ledger {
                 let session = &self.sessions[*serial as usize];
                 let may_be_there = matches!(
                     session.phase,
-                    Phase::Draining(..) | Phase::Cut(_) | Phase::Revoked(_) | Phase::Failed
+                    Phase::Draining(..)
+                        | Phase::Cut(_)
+                        | Phase::Expired(_)
+                        | Phase::Revoked(_)
+                        | Phase::Failed
                 );
                 session.place == place && may_be_there
             })
@@ -327,25 +354,33 @@ impl Ledger {
         }
     }
 
-    pub(crate) fn dial_failed(&mut self, serial: u64, was_revoked: bool) {
+    pub(crate) fn dial_failed(&mut self, serial: u64, failure: Failure) {
+        let at = self.at + self.slack;
+        let (timeout, time_max) = (self.dial_timeout, self.dial_time_max);
         let Some(session) = self.session(serial) else { return };
-        match (session.phase, was_revoked) {
-            (Phase::Dialling, false) => {
+        let due = (session.dial_began + timeout).min(session.began + time_max);
+        let is_early = failure == Failure::TimedOut && at < due;
+        let was_revoked = failure == Failure::Revoked;
+        match session.phase {
+            Phase::Dialling if !was_revoked => {
                 session.phase = Phase::Failed;
                 session.tried |= 1 << session.place.0;
                 session.failures += 1;
-                let failures = session.failures;
-                if failures > self.dial_attempts_max {
-                    let text = format!("session {serial} has failed to dial {failures} times");
-                    self.fail(Law::TimeLimit, text);
-                }
             }
             // It failed in the moment in which it was revoked.
-            (Phase::Revoked(_), _) => session.failures += u32::from(!was_revoked),
-            (phase, _) => {
+            Phase::Revoked(_) => session.failures += u32::from(!was_revoked),
+            phase => {
                 let text = format!("a dial of session {serial} failed while {phase:?}");
-                self.fail(if was_revoked { Law::Kept } else { Law::Pool }, text);
+                return self.fail(if was_revoked { Law::Kept } else { Law::Pool }, text);
             }
+        }
+        let failures = session.failures;
+        if failures > self.dial_attempts_max {
+            let text = format!("session {serial} has failed to dial {failures} times");
+            self.fail(Law::TimeLimit, text);
+        }
+        if is_early {
+            self.fail(Law::TimeLimit, format!("a dial of session {serial} timed out too early"));
         }
     }
 
@@ -406,17 +441,17 @@ impl Ledger {
         let since_began = now.saturating_sub(session.began);
         let all_tried = self.set.iter().all(|(_, place)| session.tried & 1 << place.0 != 0);
         let is_between = matches!(phase, Phase::Failed | Phase::Revoked(_));
-        let is_relaying = matches!(phase, Phase::Connected | Phase::Draining(..) | Phase::Cut(_));
+        let is_relaying = phase.may_move();
         let is_true = match reason {
             EndReason::Finished => is_relaying,
             EndReason::BackendRemoved => matches!(phase, Phase::Cut(_)),
             EndReason::DrainExpired => match phase {
                 Phase::Draining(_, until) => now + self.slack >= until,
                 Phase::Connected => session.is_doubtful && self.is_in_doubt(),
-                phase => matches!(phase, Phase::Cut(_)),
+                phase => matches!(phase, Phase::Expired(_)),
             },
             EndReason::NoBackends => {
-                phase == Phase::Refused
+                phase == Phase::Refused && self.has_set
                     || self.has_set && self.set.is_empty() && (phase == Phase::New || is_between)
             }
             EndReason::WaitingFull => phase == Phase::New && !self.has_set,
@@ -454,7 +489,7 @@ impl Ledger {
         match phase {
             Phase::Dialling | Phase::Failed => load.dialling -= 1,
             Phase::Connected | Phase::Draining(..) => load.connected -= 1,
-            Phase::Revoked(generation) | Phase::Cut(generation) => {
+            Phase::Revoked(generation) | Phase::Cut(generation) | Phase::Expired(generation) => {
                 if let Some(at) = self.owed.iter().position(|(number, _)| *number == generation) {
                     self.owed[at].1 -= 1;
                     if self.owed[at].1 == 0 {
@@ -572,7 +607,7 @@ impl Ledger {
         for serial in &self.live {
             let session = &mut self.sessions[*serial as usize];
             if matches!(session.phase, Phase::Draining(since, _) if since == generation) {
-                session.phase = Phase::Cut(generation);
+                session.phase = Phase::Expired(generation);
                 self.loads[usize::from(session.place.0)].connected -= 1;
                 due += 1;
             }
@@ -702,6 +737,10 @@ impl Ledger {
                 self.fail(Law::Pool, format!("an entry of {} has no session", load.target));
             }
             if let Some(place) = place_of(&load.target) {
+                if load.is_draining == (self.keys_of[usize::from(place.0)] > 0) {
+                    let text = format!("{place} is said to drain: {}", load.is_draining);
+                    self.fail(Law::Pool, text);
+                }
                 let seen = &mut seen[usize::from(place.0)];
                 seen.dialling += load.dialling as u32;
                 seen.connected += load.connected as u32;

@@ -131,11 +131,6 @@ impl Profile {
 
     /// Every profile.
     pub const ALL: [Self; 3] = [Self::FAST, Self::SMALL_WINDOW, Self::LONG];
-
-    /// The profile of this name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|profile| profile.name == name)
-    }
 }
 
 impl Scenario {

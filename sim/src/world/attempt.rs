@@ -69,6 +69,14 @@ impl Attempt {
         self.greeted_by.filter(|_| is_whole)
     }
 
+    /// What is known of an end; nothing, if it isn't there.
+    fn seen(&self, side: Side) -> Half {
+        match side {
+            Side::Client => self.client,
+            Side::Backend => self.backend.unwrap_or_default(),
+        }
+    }
+
     fn half(&mut self, side: Side) -> &mut Half {
         match side {
             Side::Client => &mut self.client,
@@ -153,6 +161,12 @@ impl Judge {
         self.attempts[attempt as usize].half(by).sent = bytes;
     }
 
+    /// Whether an end of an attempt has ended its stream, or is gone.
+    pub(super) fn has_closed(&self, attempt: u32, by: Side) -> bool {
+        let has_closed = self.attempts[attempt as usize].seen(by).has_closed;
+        has_closed || self.has_given_up(attempt, by)
+    }
+
     /// An end of an attempt ends its stream.
     pub(super) fn closes(&mut self, attempt: u32, by: Side) {
         self.attempts[attempt as usize].half(by).has_closed = true;
@@ -189,10 +203,13 @@ impl Judge {
 
     /// A reader sees a clean end: the writer meant it, and everything came.
     pub(super) fn sees_end(&mut self, attempt: u32, by: Side, is_greeted: bool) {
-        let record = &mut self.attempts[attempt as usize];
-        let (reader, writer) = (*record.half(by), *record.half(other(by)));
+        let record = &self.attempts[attempt as usize];
+        let (reader, writer) = (record.seen(by), record.seen(other(by)));
         let (received, sent) = (reader.received, writer.sent);
-        let is_dead = self.has_given_up(attempt, other(by));
+        // Of a process that died the system ends the streams; a reset is none.
+        let session = self.attempts[attempt as usize].session;
+        let is_dead =
+            by == Side::Client && session.is_some_and(|s| self.flows[s as usize].is_crashed);
         if !writer.has_closed && !is_dead {
             let text = format!("the {by} of attempt {attempt} saw an end that nobody sent");
             self.fail(Law::Bytes, text);
@@ -217,8 +234,8 @@ impl Judge {
         self.note(Note::ClientOver(attempt, sent, received, sight));
         if sight == Sight::Cut {
             self.count(Sometimes::ClientSawCut);
-            self.check_cut(attempt, Side::Client);
         }
+        self.check_cut(attempt, Side::Client);
     }
 
     /// A client's header has reached a backend. `false`: there is no such attempt.
@@ -235,7 +252,14 @@ impl Judge {
             return false;
         }
         record.backend = Some(Half::default());
+        let session = record.session;
         self.note(Note::BackendTook(place, attempt));
+        if session.is_some_and(|serial| self.ledger.place_of(serial) != place) {
+            self.fail(
+                Law::Crossed,
+                format!("attempt {attempt} is another backend's, not {place}'s"),
+            );
+        }
         true
     }
 
@@ -244,13 +268,14 @@ impl Judge {
         half.sight = Some(sight);
         let (sent, received) = (half.sent, half.received);
         self.note(Note::BackendOver(place, attempt, sent, received, sight));
-        if sight == Sight::Cut {
-            self.check_cut(attempt, Side::Backend);
-        }
+        self.check_cut(attempt, Side::Backend);
     }
 
     /// Nobody is cut off from a session that is said to have come to its end.
-    fn check_cut(&mut self, attempt: u32, by: Side) {
+    pub(super) fn check_cut(&mut self, attempt: u32, by: Side) {
+        if self.attempts[attempt as usize].seen(by).sight != Some(Sight::Cut) {
+            return;
+        }
         let Some(serial) = self.attempts[attempt as usize].session else { return };
         let reason = self.flows[serial as usize].ended;
         if reason == Some(EndReason::Finished) && !self.has_given_up(attempt, other(by)) {
@@ -263,11 +288,10 @@ impl Judge {
     pub(super) fn crashed(&mut self, place: Place) {
         self.note(Note::Crashed(place));
         for serial in 0..self.flows.len() {
-            let is_there = self.ledger.place_of(serial as u64) == place;
-            let flow = &mut self.flows[serial];
-            if is_there && flow.ended.is_none() {
+            if self.ledger.is_at(serial as u64, place) {
+                let flow = &mut self.flows[serial];
                 flow.is_crashed = true;
-                self.ledger.counts.add(Sometimes::CrashEnded, 1);
+                self.ledger.counts.add(Sometimes::CrashEnded, u64::from(flow.backend.is_some()));
             }
         }
     }
@@ -275,13 +299,9 @@ impl Judge {
     /// Whether this end has reset the connection, or its process has died.
     pub(super) fn has_given_up(&self, attempt: u32, side: Side) -> bool {
         let attempt = &self.attempts[attempt as usize];
-        match side {
-            Side::Client => attempt.client.sight == Some(Sight::GivenUp),
-            Side::Backend => {
-                attempt.backend.is_some_and(|half| half.sight == Some(Sight::GivenUp))
-                    || attempt.session.is_some_and(|serial| self.flows[serial as usize].is_crashed)
-            }
-        }
+        let is_crashed = |serial: u64| self.flows[serial as usize].is_crashed;
+        attempt.seen(side).sight == Some(Sight::GivenUp)
+            || side == Side::Backend && attempt.session.is_some_and(is_crashed)
     }
 
     /// A quarter of those that are connected are told to leave; they have to be woken.

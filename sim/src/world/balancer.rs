@@ -1,6 +1,12 @@
 //! The balancer that ships, and what it is told.
 
-use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use futures::StreamExt;
 use tinylb_core::{BackendSet, CopyRelay, Event, Handle, Publisher, Runtime, Server, publisher};
@@ -69,7 +75,11 @@ fn observe(world: &World, event: &Event<Place>) {
         _ => None,
     };
     let set = set.as_ref().map(backends_of);
-    world.judge().event(event, set);
+    // The server would go on without a word.
+    let judged = catch_unwind(AssertUnwindSafe(|| world.judge().event(event, set)));
+    if judged.is_err() {
+        world.fail(Law::Simulation, format!("the judge panics at {event:?}"));
+    }
 }
 
 /// Who steers the balancer.

@@ -20,6 +20,9 @@ impl Judge {
                 let key = key_number(&pick.key);
                 self.note(Note::Admitted(id.serial(), key, pick.target));
                 self.ledger.admitted(id.serial(), key, pick.target);
+                if let Some(flow) = self.flows.get_mut(id.serial() as usize) {
+                    (flow.is_crashed, flow.backend) = (false, None);
+                }
             }
             Event::DialStarted { id, pick } => {
                 self.note(Note::DialStarted(id.serial(), pick.target));
@@ -42,19 +45,19 @@ impl Judge {
                     Failure::Revoked => {}
                 }
                 self.note(Note::DialFailed(id.serial(), failure));
-                self.ledger.dial_failed(id.serial(), failure == Failure::Revoked);
+                self.ledger.dial_failed(id.serial(), failure);
                 self.trigger(Trigger::DialFailed, pick.target);
             }
             Event::Connected { id, pick } => {
                 self.note(Note::Connected(id.serial(), pick.target));
                 self.ledger.connected(id.serial(), pick.target);
+                let at = self.at;
+                if let Some(flow) = self.flows.get_mut(id.serial() as usize) {
+                    flow.moved_at = at;
+                }
                 self.trigger(Trigger::Connected, pick.target);
             }
-            Event::HalfClosed { id, by } => {
-                self.count(Sometimes::HalfClosed);
-                self.note(Note::HalfClosed(id.serial(), (*by).into()));
-                self.trigger(Trigger::HalfClosed, self.ledger.place_of(id.serial()));
-            }
+            Event::HalfClosed { id, by } => self.half_closed(id.serial(), *by),
             Event::Ended { id, reason, bytes_to_backend, bytes_to_client, .. } => {
                 self.ended(id.serial(), *reason, *bytes_to_backend, *bytes_to_client);
             }
@@ -139,22 +142,47 @@ impl Judge {
             EndReason::IdleTimedOut => self.count(Sometimes::IdleTimedOut),
             _ => {}
         }
+        if matches!(reason, EndReason::HalfCloseTimedOut | EndReason::IdleTimedOut)
+            && self
+                .silence_max(&flow)
+                .is_none_or(|max| self.at + self.patience < flow.moved_at + max)
+        {
+            let text = format!("session {serial} ended with {reason} too early");
+            self.fail(Law::TimeLimit, text);
+        }
+        if let Some(attempt) = flow.attempt {
+            self.check_cut(attempt, Side::Client);
+            self.check_cut(attempt, Side::Backend);
+        }
         self.check_cause(serial, reason, place);
         self.trigger(Trigger::Ended, place);
+    }
+
+    fn half_closed(&mut self, serial: u64, by: Side) {
+        self.count(Sometimes::HalfClosed);
+        self.note(Note::HalfClosed(serial, by.into()));
+        let at = self.at;
+        if let Some(flow) = self.flows.get_mut(serial as usize) {
+            (flow.is_half_closed, flow.moved_at) = (true, at);
+            let attempt = flow.attempt;
+            if attempt.is_some_and(|attempt| !self.has_closed(attempt, by)) {
+                let text = format!("session {serial} passes on an end that the {by} didn't send");
+                self.fail(Law::HalfClose, text);
+            }
+        }
+        self.trigger(Trigger::HalfClosed, self.ledger.place_of(serial));
     }
 
     /// What a session blames was so.
     fn check_cause(&mut self, serial: u64, reason: EndReason, place: Place) {
         let Some(number) = self.flows[serial as usize].attempt else { return };
         let attempt = &self.attempts[number as usize];
-        if !self.is_calm(attempt) {
-            return;
-        }
+        let is_calm = self.is_calm(attempt);
         let law = match reason {
             EndReason::ClientFailed if !self.has_given_up(number, Side::Client) => Law::OneEnd,
             EndReason::BackendFailed if !self.has_given_up(number, Side::Backend) => Law::OneEnd,
-            EndReason::HalfCloseTimedOut if !attempt.plan.is_silent() => Law::HalfClose,
-            EndReason::IdleTimedOut if !attempt.plan.is_silent() => Law::Progress,
+            EndReason::HalfCloseTimedOut if is_calm && !attempt.plan.is_silent() => Law::HalfClose,
+            EndReason::IdleTimedOut if is_calm && !attempt.plan.is_silent() => Law::Progress,
             _ => return,
         };
         let text = format!("session {serial} at {place} ended with {reason} without cause");

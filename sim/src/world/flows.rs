@@ -42,6 +42,9 @@ pub(super) struct Flow {
     pub(super) backend: Option<SocketAddr>,
     /// Disturbances of its backend's link when it was dialled.
     pub(super) calm_since: u32,
+    /// When it was connected, or the last byte moved, or the first end was passed on.
+    pub(super) moved_at: u64,
+    pub(super) is_half_closed: bool,
     /// Its backend's process has died.
     pub(super) is_crashed: bool,
     pub(super) ended: Option<EndReason>,
@@ -54,8 +57,9 @@ impl Judge {
 
     /// A dial begins: the session that it is for.
     pub(super) fn dials(&mut self, place: Place) -> u64 {
-        if !self.ledger.is_in_use(place) {
-            self.fail(Law::Barrier, format!("{place} is dialled, and isn't in the set"));
+        if !self.ledger.is_at(self.dialling, place) {
+            let text = format!("session {} dials {place}, and may not", self.dialling);
+            self.fail(Law::Barrier, text);
         }
         self.dialling
     }
@@ -66,6 +70,10 @@ impl Judge {
     }
 
     pub(super) fn dialled(&mut self, session: u64, place: Place, name: &str) {
+        if !self.ledger.is_at(session, place) {
+            let text = format!("session {session} gets a connection to {place}, and may not");
+            self.fail(Law::Barrier, text);
+        }
         let calm_since = self.link(Host::Backend(place)).disturbances;
         if let Some(flow) = self.flows.get_mut(session as usize) {
             flow.calm_since = calm_since;
@@ -85,6 +93,7 @@ impl Judge {
     }
 
     pub(super) fn read(&mut self, session: u64, side: Side, bytes: u64) {
+        self.check_phase(session, bytes);
         let most = u64::from(self.scenario.config.buffer);
         let flow = &mut self.flows[session as usize];
         let held = match side {
@@ -105,8 +114,19 @@ impl Judge {
         }
     }
 
+    /// Bytes move only while a session is connected.
+    fn check_phase(&mut self, session: u64, bytes: u64) {
+        if !self.ledger.may_move(session) {
+            let text = format!("{bytes} bytes of session {session} move, and it isn't connected");
+            self.fail(Law::InSet, text);
+        }
+    }
+
     pub(super) fn written(&mut self, session: u64, side: Side, bytes: u64) {
+        self.check_phase(session, bytes);
+        let at = self.at;
         let flow = &mut self.flows[session as usize];
+        flow.moved_at = at;
         match side {
             Side::Client => flow.written_down += bytes,
             Side::Backend => {

@@ -7,6 +7,7 @@ use tinylb_core::Snapshot;
 use super::{
     PIECE,
     attempt::{Attempt, Word},
+    flows::Flow,
     judge::Judge,
     orders::backends_of,
 };
@@ -66,6 +67,14 @@ impl Judge {
             let text = "the set isn't the one that was said last".into();
             self.fail(Law::AppliedInTime, text);
         }
+        let silent = (0..self.flows.len() as u64).find(|serial| {
+            let flow = &self.flows[*serial as usize];
+            let is_over = |max| self.at > flow.moved_at + max + task;
+            self.ledger.may_move(*serial) && self.silence_max(flow).is_some_and(is_over)
+        });
+        if let Some(serial) = silent {
+            self.fail(Law::TimeLimit, format!("session {serial} is silent for too long"));
+        }
         let late = self.live_attempts.iter().find_map(|number| {
             let law = self.is_late(&self.attempts[*number as usize])?;
             Some((*number, law))
@@ -81,6 +90,14 @@ impl Judge {
             );
             self.fail(law, text);
         }
+    }
+
+    /// How long a connected session may be silent, in microseconds.
+    pub(super) fn silence_max(&self, flow: &Flow) -> Option<u64> {
+        let config = &self.scenario.config;
+        let half_close = flow.is_half_closed.then_some(config.half_close_timeout);
+        let limits = [half_close, Some(config.idle_timeout)].into_iter().flatten();
+        limits.filter(|limit| *limit > 0).min().map(|limit| u64::from(limit) * 1000)
     }
 
     /// The law that is broken if an attempt takes any longer.

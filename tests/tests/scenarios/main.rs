@@ -59,7 +59,7 @@ fn seeds(count: u64) -> impl Iterator<Item = (String, Scenario)> + Send {
 /// Scenarios that once were worth keeping.
 fn saved() -> impl Iterator<Item = (String, Scenario)> + Send {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sim/corpus");
-    let files = fs::read_dir(directory).into_iter().flatten();
+    let files = fs::read_dir(directory).expect("the corpus");
     let paths = files.map(|file| file.expect("a file's name").path());
     paths.filter(|path| path.extension().is_some_and(|extension| extension == "txt")).map(|path| {
         let text = fs::read_to_string(&path).expect("a file to read");
