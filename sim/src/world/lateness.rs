@@ -125,10 +125,14 @@ impl Judge {
         (self.at > since + limit).then_some(Law::Progress)
     }
 
-    /// Attempts that aren't over and are not excused.
+    /// Attempts that aren't over and are not excused: by a lost segment, or because others that
+    /// are excused leave them no room.
     pub(super) fn unfinished(&self) -> Vec<u32> {
-        let is_excused = |number: &&u32| !self.is_lossy(&self.attempts[**number as usize]);
-        self.live_attempts.iter().filter(is_excused).copied().collect()
+        let is_excused = |attempt: &Attempt| {
+            self.is_lossy(attempt) || attempt.session.is_none() && self.is_full()
+        };
+        let live = self.live_attempts.iter().copied();
+        live.filter(|number| !is_excused(&self.attempts[*number as usize])).collect()
     }
 
     /// All is quiet: nothing is left but what was excused.
