@@ -53,6 +53,9 @@ pub(crate) fn zoo(args: &args::Zoo) -> Result<(), Failure> {
         sums.add(&try_bug(bug, hidden, &tree, &levels, starts, args), args.seeds);
     }
     tree.restore()?;
+    if args.names.len() == 1 {
+        print(format_args!("the program that has it: {}\n", tree.program.display()));
+    }
     sums.judge(args.seeds)
 }
 
