@@ -4,7 +4,13 @@ use std::{collections::BTreeSet, io, sync::Arc, task::Waker, time::Duration};
 
 use futures::channel::mpsc::unbounded;
 
-use super::{World, attempt::Word, flows::LinkFault, judge::Judge, orders::Visit};
+use super::{
+    World,
+    attempt::Word,
+    flows::LinkFault,
+    judge::Judge,
+    orders::{Order, Visit},
+};
 use crate::{
     Outcome, Scenario,
     oracle::SLACK,
@@ -198,7 +204,7 @@ impl Director {
                 let set = judge.newest().clone();
                 judge.order_sets(vec![set]);
             }
-            Operation::LoseSource => judge.lose_source(),
+            Operation::LoseSource => judge.order(Order::LoseSource),
             Operation::Connect(count, plan) => judge.visit(Visit::Connect(*count, *plan)),
             Operation::Leave(how) => {
                 let word = match how {
@@ -219,9 +225,9 @@ impl Director {
                 waker.into_iter().for_each(Waker::wake);
             }
             Operation::PanicDial(place) => judge.panic_next_dial(*place),
-            Operation::Drain(time) => judge.order_drain(*time),
-            Operation::ResetCycle => judge.reset_cycle(),
-            Operation::Shutdown(grace) => judge.order_shutdown(*grace),
+            Operation::Drain(time) => judge.order(Order::Drain(*time)),
+            Operation::ResetCycle => judge.order(Order::ResetCycle),
+            Operation::Shutdown(grace) => judge.order(Order::Shutdown(*grace)),
             disturbance => {
                 drop(judge);
                 self.disturb(disturbance, disturbances);
@@ -330,7 +336,7 @@ impl Director {
 
     /// A second shutdown aborts at once.
     fn close(&mut self, at: u64) {
-        self.world.judge().order_shutdown(CLOSING_GRACE);
+        self.world.judge().order(Order::Shutdown(CLOSING_GRACE));
         self.phase = Phase::Closing(at + SETTLING);
     }
 }

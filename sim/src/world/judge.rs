@@ -184,7 +184,7 @@ impl Judge {
         self.note(Note::Act(number, place));
         let act = self.scenario.rules[number as usize].act;
         match act {
-            Act::Shutdown => self.order_shutdown(0),
+            Act::Shutdown => self.order(Order::Shutdown(0)),
             act => {
                 let sets = sets_of(act, place, &self.newest, &self.scenario.config);
                 self.order_sets(sets);

@@ -71,25 +71,9 @@ impl Judge {
         self.unapplied.retain(|(number, _)| *number > generation);
     }
 
-    pub(super) fn lose_source(&mut self) {
-        self.order(Order::LoseSource);
-    }
-
-    pub(super) fn order_drain(&mut self, time: u32) {
-        self.order(Order::Drain(time));
-    }
-
     /// The balancer's settings are these from now on.
     pub(super) fn drains(&mut self, time: u32) {
         self.drain = time;
-    }
-
-    pub(super) fn reset_cycle(&mut self) {
-        self.order(Order::ResetCycle);
-    }
-
-    pub(super) fn order_shutdown(&mut self, grace: u32) {
-        self.order(Order::Shutdown(grace));
     }
 
     /// The balancer begins its shutdown; a second time: it aborts at once.
