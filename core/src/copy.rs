@@ -231,11 +231,7 @@ impl<'a> Copy<'a> {
     }
 
     fn writer(&self, error: io::Error) -> RelayError {
-        let side = match self.direction.from() {
-            Side::Client => Side::Backend,
-            Side::Backend => Side::Client,
-        };
-        RelayError { side, error }
+        RelayError { side: self.direction.reverse().from(), error }
     }
 }
 

@@ -48,6 +48,14 @@ impl Direction {
             Self::ToClient => Side::Backend,
         }
     }
+
+    /// The other one.
+    pub fn reverse(self) -> Self {
+        match self {
+            Self::ToBackend => Self::ToClient,
+            Self::ToClient => Self::ToBackend,
+        }
+    }
 }
 
 /// How far a relay has come; outlives it, so that what was moved is known however it ended. One

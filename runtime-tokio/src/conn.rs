@@ -3,22 +3,14 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
+    task::{Context, Poll},
 };
 
-use futures::{
-    FutureExt,
-    future::BoxFuture,
-    io::{AsyncRead, AsyncWrite},
-};
-use rustix::net::{SendFlags, Shutdown};
+use futures::io::{AsyncRead, AsyncWrite};
 use socket2::SockRef;
 use tinylb_core::Conn;
-use tokio::{
-    io::Interest,
-    net::{TcpStream, UnixStream},
-};
+
+use crate::stream::Stream;
 
 /// A TCP connection. [`Conn::abort`] resets it, and a reset by the peer is noticed without reading
 /// on Linux.
@@ -26,14 +18,14 @@ use tokio::{
 /// A reset discards what the system has not sent yet, so the peer of an aborted connection gets a
 /// prefix of what was written, and never an end of stream.
 pub struct TcpConn {
-    stream: Stream<TcpStream>,
+    stream: Stream,
     peer: SocketAddr,
 }
 
 /// A connection over a Unix socket. It can't be reset: the peer of an aborted one sees an end of
 /// stream, or a reset if it had sent something that was not read yet (Linux).
 pub struct UnixConn {
-    stream: Stream<UnixStream>,
+    stream: Stream,
     peer: Arc<str>,
 }
 
@@ -46,8 +38,8 @@ pub enum AddressConn {
 }
 
 impl TcpConn {
-    pub(crate) fn new(stream: TcpStream, peer: SocketAddr) -> Self {
-        Self { stream: Stream::new(stream), peer }
+    pub(crate) fn new(stream: Stream, peer: SocketAddr) -> Self {
+        Self { stream, peer }
     }
 
     /// Its own address, as the peer knows it.
@@ -55,13 +47,14 @@ impl TcpConn {
     /// # Errors
     /// The system's; or the connection was aborted.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.stream.socket()?.local_addr()
+        let local = SockRef::from(&self.stream.fd()?).local_addr()?;
+        local.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 }
 
 impl UnixConn {
-    pub(crate) fn new(stream: UnixStream, peer: impl Into<Arc<str>>) -> Self {
-        Self { stream: Stream::new(stream), peer: peer.into() }
+    pub(crate) fn new(stream: Stream, peer: impl Into<Arc<str>>) -> Self {
+        Self { stream, peer: peer.into() }
     }
 }
 
@@ -75,11 +68,7 @@ impl Conn for TcpConn {
     }
 
     fn abort(&mut self) {
-        if let Some(stream) = &self.stream.socket {
-            // Without lingering, closing the socket sends a reset.
-            let _ = SockRef::from(&**stream).set_linger(Some(Duration::ZERO));
-        }
-        self.stream.close();
+        self.stream.reset();
     }
 }
 
@@ -116,206 +105,68 @@ impl Conn for AddressConn {
     }
 }
 
-/// What the two kinds of stream have in common. The socket is shared with the future that waits
-/// for a reset, and gone once the connection was aborted.
-struct Stream<S> {
-    socket: Option<Arc<S>>,
-    cut: Option<BoxFuture<'static, ()>>,
+/// A connection of this crate: a socket and what goes with it.
+pub trait Socket: Conn {
+    /// The socket.
+    fn stream(&mut self) -> &mut Stream;
 }
 
-impl<S: Socket> Stream<S> {
-    fn new(socket: S) -> Self {
-        Self { socket: Some(Arc::new(socket)), cut: None }
-    }
-
-    fn close(&mut self) {
-        self.cut = None;
-        self.socket = None;
-    }
-
-    fn socket(&self) -> io::Result<&Arc<S>> {
-        self.socket.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-
-    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if !cfg!(any(target_os = "linux", target_os = "android")) {
-            return Poll::Pending;
-        }
-        let Some(socket) = &self.socket else { return Poll::Pending };
-        let cut = self.cut.get_or_insert_with(|| Arc::clone(socket).errored());
-        ready!(cut.poll_unpin(cx));
-        let error = SockRef::from(&**socket).take_error().ok().flatten();
-        self.cut = None;
-        Poll::Ready(error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()))
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.cut = None;
-        let socket = self.socket()?;
-        loop {
-            ready!(socket.poll_read_ready(cx))?;
-            // A short count says nothing: a read also stops at urgent data (tcp(7)), and at
-            // descriptors that were passed (unix(7)), with more to read behind.
-            let mut read = || Ok(rustix::io::read(&**socket, &mut *buffer)?);
-            if let Some(result) = done(socket.try_io(Interest::READABLE, &mut read)) {
-                return Poll::Ready(result);
-            }
-        }
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        let socket = self.socket()?;
-        loop {
-            ready!(socket.poll_write_ready(cx))?;
-            // A short count means that the socket is full, so the readiness is taken back with
-            // it, and the next poll saves a call in vain.
-            let mut short = None;
-            let mut write = || match rustix::net::send(&**socket, buffer, SendFlags::NOSIGNAL)? {
-                written if 0 < written && written < buffer.len() => {
-                    short = Some(written);
-                    Err(io::ErrorKind::WouldBlock.into())
-                }
-                written => Ok(written),
-            };
-            let result = socket.try_io(Interest::WRITABLE, &mut write);
-            if let Some(result) = short.map(Ok).or_else(|| done(result)) {
-                return Poll::Ready(result);
-            }
-        }
-    }
-
-    fn poll_close(&mut self) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(rustix::net::shutdown(&**self.socket()?, Shutdown::Write)?))
+impl Socket for TcpConn {
+    fn stream(&mut self) -> &mut Stream {
+        &mut self.stream
     }
 }
 
-/// What an operation came to, or `None` if it is to be tried again once the socket is ready.
-fn done(result: io::Result<usize>) -> Option<io::Result<usize>> {
-    match result {
-        Err(error)
-            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
-        {
-            None
-        }
-        result => Some(result),
+impl Socket for UnixConn {
+    fn stream(&mut self) -> &mut Stream {
+        &mut self.stream
     }
 }
 
-/// The two socket types of tokio, which have these methods in common but no trait.
-trait Socket: std::os::fd::AsFd + Send + Sync + 'static {
-    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    fn try_io(
-        &self,
-        interest: Interest,
-        operation: &mut dyn FnMut() -> io::Result<usize>,
-    ) -> io::Result<usize>;
-    /// Ready when the socket has an error, such as a reset.
-    fn errored(self: Arc<Self>) -> BoxFuture<'static, ()>;
-}
-
-macro_rules! socket {
-    ($stream:ty) => {
-        impl Socket for $stream {
-            fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                self.poll_read_ready(cx)
-            }
-
-            fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                self.poll_write_ready(cx)
-            }
-
-            fn try_io(
-                &self,
-                interest: Interest,
-                operation: &mut dyn FnMut() -> io::Result<usize>,
-            ) -> io::Result<usize> {
-                self.try_io(interest, operation)
-            }
-
-            fn errored(self: Arc<Self>) -> BoxFuture<'static, ()> {
-                Box::pin(async move {
-                    let _ = self.ready(Interest::ERROR).await;
-                })
-            }
+impl Socket for AddressConn {
+    fn stream(&mut self) -> &mut Stream {
+        match self {
+            Self::Tcp(conn) => &mut conn.stream,
+            Self::Unix(conn) => &mut conn.stream,
         }
-    };
+    }
 }
-
-socket!(TcpStream);
-socket!(UnixStream);
 
 macro_rules! byte_streams {
-    ($conn:ty, $self:ident => $stream:expr) => {
+    ($conn:ty) => {
         impl AsyncRead for $conn {
             fn poll_read(
-                mut $self: Pin<&mut Self>,
+                self: Pin<&mut Self>,
                 cx: &mut Context<'_>,
                 buffer: &mut [u8],
             ) -> Poll<io::Result<usize>> {
-                $stream.poll_read(cx, buffer)
+                self.get_mut().stream().poll_read(cx, buffer)
             }
         }
 
         impl AsyncWrite for $conn {
             fn poll_write(
-                mut $self: Pin<&mut Self>,
+                self: Pin<&mut Self>,
                 cx: &mut Context<'_>,
                 buffer: &[u8],
             ) -> Poll<io::Result<usize>> {
-                $stream.poll_write(cx, buffer)
+                self.get_mut().stream().poll_write(cx, buffer)
             }
 
             fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
                 Poll::Ready(Ok(()))
             }
 
-            fn poll_close(mut $self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-                $stream.poll_close()
+            fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                self.get_mut().stream().poll_close()
             }
         }
     };
 }
 
-byte_streams!(TcpConn, self => self.stream);
-byte_streams!(UnixConn, self => self.stream);
-
-impl AsyncRead for AddressConn {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(conn) => conn.stream.poll_read(cx, buffer),
-            Self::Unix(conn) => conn.stream.poll_read(cx, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for AddressConn {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(conn) => conn.stream.poll_write(cx, buffer),
-            Self::Unix(conn) => conn.stream.poll_write(cx, buffer),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(conn) => conn.stream.poll_close(),
-            Self::Unix(conn) => conn.stream.poll_close(),
-        }
-    }
-}
+byte_streams!(TcpConn);
+byte_streams!(UnixConn);
+byte_streams!(AddressConn);
 
 #[cfg(test)]
 mod tests {
@@ -336,7 +187,8 @@ mod tests {
             let (accepted, dialled) =
                 tokio::join!(listener.accept(), dialer.dial(&target, Duration::from_secs(10)));
             for conn in [accepted.unwrap(), dialled.unwrap()] {
-                let socket = SockRef::from(&**conn.stream.socket().unwrap());
+                let socket = conn.stream.fd().unwrap();
+                let socket = SockRef::from(&socket);
                 assert!(socket.tcp_nodelay().unwrap());
                 assert!(socket.keepalive().unwrap());
                 let idle = socket.tcp_keepalive_time().unwrap();

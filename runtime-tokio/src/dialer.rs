@@ -7,14 +7,22 @@ use std::{
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, connect},
+};
 use socket2::SockRef;
 use tinylb_core::Dialer;
 use tokio::{
-    net::{TcpSocket, UnixStream, lookup_host},
+    net::lookup_host,
     time::{Instant, sleep, timeout},
 };
 
-use crate::{Address, AddressConn, Host, TcpConn, TcpOptions, TcpTarget, UnixConn, UnixTarget};
+use crate::{
+    Address, AddressConn, Host, TcpConn, TcpOptions, TcpTarget, UnixConn, UnixTarget,
+    nonblocking::socket,
+    stream::{Kind, Stream},
+};
 
 /// Connects over TCP. Names are resolved at each dial by the system's resolver, and every address
 /// of a name is tried in its order, each for its share of the time that is left.
@@ -60,16 +68,17 @@ impl TcpDialer {
     async fn connect(&self, address: SocketAddr) -> io::Result<TcpConn> {
         check(&self.own, &address.into())
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
+        let socket = socket(match address {
+            SocketAddr::V4(_) => AddressFamily::INET,
+            SocketAddr::V6(_) => AddressFamily::INET6,
+        })?;
         get(&self.options).apply(&socket)?;
-        // A dial that is given up may have come through by then. Its end is a reset: the backend
-        // is not to take it for a stream without bytes.
-        SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
-        let stream = socket.connect(address).await?;
-        let local = stream.local_addr()?;
+        match connect(&socket, &address) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let dialling = Dialling(Some(Stream::new(socket, Kind::Tcp)?));
+        let local = dialling.connected().await?;
         if local.ip() == address.ip() {
             // Where nobody listens on a port of this machine's ephemeral range, a socket may get
             // that port for its own and connect to itself (TCP's simultaneous open, RFC 9293,
@@ -83,8 +92,7 @@ impl TcpDialer {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
             }
         }
-        SockRef::from(&stream).set_linger(None)?;
-        Ok(TcpConn::new(stream, address))
+        Ok(TcpConn::new(dialling.done()?, address))
     }
 }
 
@@ -129,11 +137,14 @@ impl Dialer for UnixDialer {
 
     async fn dial(&self, target: &UnixTarget, _within: Duration) -> io::Result<UnixConn> {
         loop {
-            match UnixStream::connect(target.path()).await {
-                Ok(stream) => return Ok(UnixConn::new(stream, target.to_string())),
-                // Unlike TCP, a full backlog is an error (unix(7): EAGAIN).
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(FULL_PAUSE).await,
-                Err(error) => return Err(error),
+            let socket = socket(AddressFamily::UNIX)?;
+            match connect(&socket, &SocketAddrUnix::new(target.path())?) {
+                Ok(()) => {
+                    break Ok(UnixConn::new(Stream::new(socket, Kind::Unix)?, target.to_string()));
+                }
+                // Unlike TCP, a full backlog is an error (unix(7)).
+                Err(Errno::AGAIN) => sleep(FULL_PAUSE).await,
+                Err(error) => break Err(error.into()),
             }
         }
     }
@@ -175,6 +186,32 @@ impl Dialer for AddressDialer {
 
     fn validate(&self, target: &Address) -> Result<(), String> {
         check(&self.tcp.own, target)
+    }
+}
+
+/// A socket that connects. A dial that is given up may have come through by then: it ends with a
+/// reset, so that the backend doesn't take it for a stream without bytes.
+struct Dialling(Option<Stream>);
+
+impl Dialling {
+    /// Its own address, once it is connected.
+    async fn connected(&self) -> io::Result<SocketAddr> {
+        let stream = self.0.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        stream.connected().await?;
+        let local = SockRef::from(&stream.fd()?).local_addr()?;
+        local.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    }
+
+    fn done(mut self) -> io::Result<Stream> {
+        self.0.take().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for Dialling {
+    fn drop(&mut self) {
+        if let Some(stream) = &mut self.0 {
+            stream.reset();
+        }
     }
 }
 

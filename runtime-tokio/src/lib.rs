@@ -31,8 +31,12 @@ mod conn;
 mod dialer;
 mod error;
 mod listener;
+mod nonblocking;
 mod options;
+mod pipe;
+mod relay;
 mod runtime;
+mod stream;
 mod target;
 
 pub use self::{
@@ -41,6 +45,7 @@ pub use self::{
     error::AddressError,
     listener::{TcpListener, UnixListener, UnixSocketFile},
     options::TcpOptions,
+    relay::{SocketRelay, Splice},
     runtime::TokioRuntime,
     target::{Address, Host, TcpTarget, UnixTarget},
 };

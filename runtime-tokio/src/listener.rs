@@ -9,8 +9,13 @@ use async_trait::async_trait;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tinylb_core::{AcceptFailure, Listener};
+use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::{TcpConn, TcpOptions, UnixConn};
+use crate::{
+    TcpConn, TcpOptions, UnixConn,
+    nonblocking::{accept, watch},
+    stream::{Kind, Stream},
+};
 
 /// Connections that the kernel holds while they wait to be accepted; Linux caps it at
 /// `net.core.somaxconn`.
@@ -18,12 +23,12 @@ const BACKLOG: i32 = 4096;
 
 /// Accepts TCP connections.
 pub struct TcpListener {
-    listener: tokio::net::TcpListener,
+    listener: AsyncFd<std::net::TcpListener>,
 }
 
 /// Accepts connections over a Unix socket.
 pub struct UnixListener {
-    listener: tokio::net::UnixListener,
+    listener: AsyncFd<std::os::unix::net::UnixListener>,
     path: String,
     /// `None` if somebody else looks after it.
     _file: Option<UnixSocketFile>,
@@ -67,7 +72,7 @@ impl TcpListener {
     pub fn from_std(listener: std::net::TcpListener, options: &TcpOptions) -> io::Result<Self> {
         options.apply(&listener)?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener: tokio::net::TcpListener::from_std(listener)? })
+        Ok(Self { listener: watch(listener, Interest::READABLE)? })
     }
 
     /// The address it listens at, with the port that was taken.
@@ -75,7 +80,7 @@ impl TcpListener {
     /// # Errors
     /// The system's.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.listener.get_ref().local_addr()
     }
 }
 
@@ -114,10 +119,10 @@ impl UnixListener {
     /// No more sockets can be watched.
     pub fn from_std(listener: std::os::unix::net::UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        let listener = tokio::net::UnixListener::from_std(listener)?;
         let address = listener.local_addr()?;
         let path =
             address.as_pathname().map_or("unix:".into(), |p| format!("unix:{}", p.display()));
+        let listener = watch(listener, Interest::READABLE)?;
         Ok(Self { listener, path, _file: None })
     }
 }
@@ -127,8 +132,9 @@ impl Listener for TcpListener {
     type Conn = TcpConn;
 
     async fn accept(&mut self) -> io::Result<TcpConn> {
-        let (stream, peer) = self.listener.accept().await?;
-        Ok(TcpConn::new(stream, peer))
+        let (socket, peer) = self.listener.async_io(Interest::READABLE, accept).await?;
+        let peer = peer.and_then(|peer| peer.try_into().ok()).ok_or(Errno::PROTO)?;
+        Ok(TcpConn::new(Stream::new(socket, Kind::Tcp)?, peer))
     }
 
     fn classify(&self, error: &io::Error) -> AcceptFailure {
@@ -141,8 +147,8 @@ impl Listener for UnixListener {
     type Conn = UnixConn;
 
     async fn accept(&mut self) -> io::Result<UnixConn> {
-        let (stream, _) = self.listener.accept().await?;
-        Ok(UnixConn::new(stream, self.path.as_str()))
+        let (socket, _) = self.listener.async_io(Interest::READABLE, accept).await?;
+        Ok(UnixConn::new(Stream::new(socket, Kind::Unix)?, self.path.as_str()))
     }
 
     fn classify(&self, error: &io::Error) -> AcceptFailure {

@@ -20,7 +20,7 @@ use futures::{
     stream::FuturesUnordered,
     task::{ArcWake, waker},
 };
-use tinylb_core::Runtime;
+use tinylb_core::{Relay, Runtime};
 use tinylb_sim::{Network, NetworkOptions, TurmoilDialer, TurmoilListener, TurmoilRuntime};
 use tinylb_tests::{
     contract::{Adapter, Capabilities, Sight},
@@ -28,8 +28,8 @@ use tinylb_tests::{
     pipe::{PipeDialer, PipeListener, PipeNetwork, PipeTarget},
 };
 use tinylb_tokio::{
-    TcpDialer, TcpListener, TcpOptions, TcpTarget, TokioRuntime, UnixDialer, UnixListener,
-    UnixTarget,
+    SocketRelay, Splice, TcpConn, TcpDialer, TcpListener, TcpOptions, TcpTarget, TokioRuntime,
+    UnixConn, UnixDialer, UnixListener, UnixTarget,
 };
 
 #[allow(dead_code)] // Its `main`, for one.
@@ -40,8 +40,14 @@ use smol_adapter::{SmolDialer, SmolListener, SmolRuntime};
 
 contract_tests!(pipe, Pipe::new(64 << 10, usize::MAX));
 contract_tests!(pipe_of_few_bytes_at_a_time, Pipe::new(16 << 10, 3));
-contract_tests!(tcp_on_one_thread, Tcp::new(Threads::One));
-contract_tests!(tcp_on_many_threads, Tcp::new(Threads::Many));
+contract_tests!(tcp_on_one_thread, Tcp::new(Threads::One, SocketRelay::default()));
+contract_tests!(tcp_on_many_threads, Tcp::new(Threads::Many, SocketRelay::default()));
+contract_tests!(tcp_never_spliced, Tcp::new(Threads::One, SocketRelay::new(Splice::Never, 0)));
+contract_tests!(tcp_always_spliced, Tcp::new(Threads::One, SocketRelay::new(Splice::Always, 64)));
+contract_tests!(
+    tcp_spliced_by_a_pipe_that_may_not_wait,
+    Tcp::new(Threads::One, SocketRelay::new(Splice::Always, 1))
+);
 contract_tests!(unix, Unix::new());
 contract_tests!(smol_example, Smol);
 contract_tests!(simulated, Turmoil::new(NetworkOptions::default()));
@@ -178,11 +184,12 @@ fn run_on_tokio(threads: Threads, case: impl Future<Output = ()>) {
 /// TCP on tokio.
 struct Tcp {
     threads: Threads,
+    relay: SocketRelay,
 }
 
 impl Tcp {
-    fn new(threads: Threads) -> Self {
-        Self { threads }
+    fn new(threads: Threads, relay: SocketRelay) -> Self {
+        Self { threads, relay }
     }
 }
 
@@ -206,6 +213,10 @@ impl Adapter for Tcp {
 
     fn dialer(&self) -> TcpDialer {
         TcpDialer::new(TcpOptions::default())
+    }
+
+    fn relay(&self) -> impl Relay<TcpConn, TcpConn> {
+        self.relay.clone()
     }
 
     fn runtime(&self) -> impl Runtime {
@@ -255,6 +266,10 @@ impl Adapter for Unix {
 
     fn dialer(&self) -> UnixDialer {
         UnixDialer::default()
+    }
+
+    fn relay(&self) -> impl Relay<UnixConn, UnixConn> {
+        SocketRelay::default()
     }
 
     fn runtime(&self) -> impl Runtime {

@@ -1,9 +1,9 @@
 use std::{io, net::SocketAddr};
 
-use tinylb_core::{CopyRelay, ListenerHandle, Server};
+use tinylb_core::{ListenerHandle, Server};
 use tinylb_tokio::{
-    Address, AddressDialer, Host, TcpListener, TcpOptions, TcpTarget, TokioRuntime, UnixListener,
-    UnixSocketFile, UnixTarget,
+    Address, AddressDialer, Host, SocketRelay, TcpListener, TcpOptions, TcpTarget, TokioRuntime,
+    UnixListener, UnixSocketFile, UnixTarget,
 };
 
 /// A socket that listens. Services accept from clones of it, so that an address that moves from
@@ -75,8 +75,8 @@ impl Acceptor {
     pub(crate) fn listen(self, server: &Server<AddressDialer>) -> ListenerHandle {
         let runtime = TokioRuntime::current();
         match self {
-            Self::Tcp(listener) => server.listen(listener, CopyRelay::default(), runtime),
-            Self::Unix(listener) => server.listen(listener, CopyRelay::default(), runtime),
+            Self::Tcp(listener) => server.listen(listener, SocketRelay::default(), runtime),
+            Self::Unix(listener) => server.listen(listener, SocketRelay::default(), runtime),
         }
     }
 }

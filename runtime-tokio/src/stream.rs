@@ -1,0 +1,213 @@
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    pin::pin,
+    task::{Context, Poll, ready},
+};
+
+use rustix::{
+    io::Errno,
+    net::{SendFlags, Shutdown},
+};
+use socket2::SockRef;
+use tokio::io::{
+    Interest,
+    unix::{AsyncFd, AsyncFdReadyGuard},
+};
+
+use crate::nonblocking::watch;
+
+/// A connected socket that doesn't block, on tokio's reactor.
+pub struct Stream {
+    /// Gone once the connection was aborted.
+    socket: Option<AsyncFd<OwnedFd>>,
+    pub(crate) kind: Kind,
+    /// The reactor's note that the socket can be written to was taken back, though it may be so:
+    /// nothing will say it again before a write has failed.
+    may_be_writable: bool,
+}
+
+/// What kind of socket it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Tcp,
+    Unix,
+}
+
+type Guard<'a> = AsyncFdReadyGuard<'a, OwnedFd>;
+
+impl Stream {
+    /// Watches a socket. To be called in a tokio runtime.
+    pub(crate) fn new(socket: OwnedFd, kind: Kind) -> io::Result<Self> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let interest = interest | Interest::PRIORITY;
+        let socket = watch(socket, interest)?;
+        Ok(Self { socket: Some(socket), kind, may_be_writable: false })
+    }
+
+    pub(crate) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
+        Ok(self.socket()?.get_ref().as_fd())
+    }
+
+    /// Ready once the socket is connected.
+    ///
+    /// # Errors
+    /// Why it could not be.
+    pub(crate) async fn connected(&self) -> io::Result<()> {
+        let guard = self.socket()?.writable().await?;
+        // A connect that failed has shut the socket; elsewhere than on Linux it has to be asked.
+        if !cfg!(target_os = "linux") || guard.ready().is_write_closed() {
+            SockRef::from(guard.get_inner()).take_error()?.map_or(Ok(()), Err)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.socket = None;
+    }
+
+    /// Gives a TCP connection up: closing it without lingering sends a reset.
+    pub(crate) fn reset(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            let _ = SockRef::from(socket.get_ref()).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let socket = self.socket()?;
+            let mut guard = ready!(socket.poll_read_ready(cx))?;
+            match rustix::io::read(socket.get_ref(), &mut *buffer) {
+                Ok(length) => {
+                    if 0 < length && length < buffer.len() && !self.may_stop_short() {
+                        guard.clear_ready();
+                    }
+                    return Poll::Ready(Ok(length));
+                }
+                Err(error) => try_again(error, Some(&mut guard))?,
+            }
+        }
+    }
+
+    /// Whether a read that gives less than was asked for may leave something behind: it also stops
+    /// at urgent data (tcp(7)), of which the reactor has been told before a read can meet it or
+    /// will be told after, and at descriptors that were passed (unix(7)).
+    pub(crate) fn may_stop_short(&self) -> bool {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if self.kind == Kind::Tcp {
+            let Some(socket) = &self.socket else { return false };
+            return socket.try_io(Interest::PRIORITY, |_| Ok(())).is_ok();
+        }
+        true
+    }
+
+    pub(crate) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let send = |socket: &OwnedFd| rustix::net::send(socket, buffer, SendFlags::NOSIGNAL);
+        self.poll_give(cx, buffer.len(), send)
+    }
+
+    /// Writes by `give`. If it gives less than `length`, the socket is full.
+    pub(crate) fn poll_give(
+        &mut self,
+        cx: &mut Context<'_>,
+        length: usize,
+        give: impl Fn(&OwnedFd) -> rustix::io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let socket = self.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+            let mut guard = match socket.poll_write_ready(cx)? {
+                Poll::Ready(guard) => Some(guard),
+                Poll::Pending if self.may_be_writable => None,
+                Poll::Pending => return Poll::Pending,
+            };
+            match give(socket.get_ref()) {
+                Ok(given) if given < length && given > 0 => {
+                    // So the next poll saves a call in vain.
+                    self.may_be_writable = false;
+                    if let Some(guard) = &mut guard {
+                        guard.clear_ready();
+                    }
+                    return Poll::Ready(Ok(given));
+                }
+                Ok(given) => return Poll::Ready(Ok(given)),
+                Err(error) => {
+                    self.may_be_writable &= error != Errno::AGAIN;
+                    try_again(error, guard.as_mut())?;
+                }
+            }
+        }
+    }
+
+    /// Reads by `take` until it takes something. When it has nothing to take, the socket is empty.
+    pub(crate) fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        take: impl Fn(&OwnedFd) -> rustix::io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let socket = self.socket()?;
+            let mut guard = ready!(socket.poll_read_ready(cx))?;
+            match take(socket.get_ref()) {
+                Ok(taken) => return Poll::Ready(Ok(taken)),
+                Err(error) => try_again(error, Some(&mut guard))?,
+            }
+        }
+    }
+
+    pub(crate) fn poll_close(&mut self) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(rustix::net::shutdown(self.fd()?, Shutdown::Write)?))
+    }
+
+    /// Ready once the peer has reset a TCP connection. Such a socket can be written to no more, and
+    /// the reactor says so to whoever waits to write. So can one whose both directions have ended,
+    /// but it has no error.
+    pub(crate) fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if !cfg!(any(target_os = "linux", target_os = "android")) {
+            return Poll::Pending;
+        }
+        while let Some(socket) = &self.socket {
+            let Ok(mut guard) = ready!(socket.poll_write_ready(cx)) else { break };
+            if guard.ready().is_write_closed() {
+                let error = SockRef::from(socket.get_ref()).take_error().ok().flatten();
+                return error.map_or(Poll::Pending, Poll::Ready);
+            }
+            guard.clear_ready();
+            self.may_be_writable = true;
+        }
+        Poll::Pending
+    }
+
+    fn socket(&self) -> io::Result<&AsyncFd<OwnedFd>> {
+        self.socket.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+/// An operation has failed: whether it is to be tried again, and if so, whether the socket has to
+/// be waited for first.
+fn try_again(error: Errno, guard: Option<&mut Guard<'_>>) -> io::Result<()> {
+    match error {
+        Errno::INTR => Ok(()),
+        Errno::AGAIN => {
+            if let Some(guard) = guard {
+                guard.clear_ready();
+            }
+            Ok(())
+        }
+        error => Err(error.into()),
+    }
+}
+
+/// Lets other tasks have their turn, and the reactor look for what has come, before this one goes
+/// on.
+pub(crate) fn yield_turn(cx: &mut Context<'_>) {
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
+}
