@@ -36,8 +36,8 @@ pub struct Settings {
     /// which is the default.
     pub idle_timeout: Option<Duration>,
     /// Live sessions at which the server stops accepting, 1 or more; the rest stays in the
-    /// listeners' backlogs. It is checked before each accept, so that each listener but one may
-    /// overshoot it by one. No limit.
+    /// listeners' backlogs. (Where several listeners accept at once for the last room, each but one
+    /// holds the client it accepted until there is room.) No limit.
     pub max_connections: usize,
     /// What becomes of sessions whose target is removed. [`Removal::Abort`].
     pub removal: Removal,

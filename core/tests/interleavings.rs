@@ -45,9 +45,13 @@ fn set(backends: &[(&str, u8)]) -> BackendSet<u8> {
 
 /// A server that listens, and what it runs on.
 fn serve(removal: Removal) -> (Server<Net>, Net) {
-    let net = Net::default();
     let mut settings = Settings::default();
     settings.removal = removal;
+    serve_with(settings)
+}
+
+fn serve_with(settings: Settings) -> (Server<Net>, Net) {
+    let net = Net::default();
     let observer = {
         let net = net.clone();
         move |number, event: &_| net.observe(number, event)
@@ -250,6 +254,29 @@ fn clients_that_wait_for_the_first_set_are_served_or_refused() {
         net.await_connected(3);
         check_law(&net, &server.handle().snapshot());
         end(&server, &net);
+        net
+    });
+}
+
+#[test]
+fn the_limit_holds_for_listeners_that_accept_at_once() {
+    explore(&["finished", "shutdown"], || {
+        let mut settings = Settings::default();
+        settings.max_connections = 1;
+        let (server, net) = serve_with(settings);
+        drop(server.listen(net.clone(), CopyRelay::new(16), net.clone()));
+        drop(server.handle().replace(set(&[("a", 1)])));
+        let clients = [net.connect(), net.connect(), net.connect()];
+        clients[..2].iter().for_each(fakes::Client::hang_up);
+        // Whoever is served first, the other two are served after it, or wait for it.
+        let last = {
+            let client = clients[2].clone();
+            thread::spawn(move || client.hang_up())
+        };
+        net.await_connected(2);
+        last.join().expect("the client ends");
+        end(&server, &net);
+        assert_eq!(net.live_most(), 1);
         net
     });
 }

@@ -1,4 +1,4 @@
-use std::{panic::AssertUnwindSafe, sync::Arc, task::Poll, time::Duration};
+use std::{io, panic::AssertUnwindSafe, sync::Arc, task::Poll, time::Duration};
 
 use futures::{FutureExt, future::poll_fn};
 
@@ -29,18 +29,14 @@ impl<L: Listener, D: Dialer, R: Relay<L::Conn, D::Conn>> AcceptLoop<L, D, R> {
     }
 
     async fn accept_all(mut self) -> Result<(), ListenerError> {
+        let stop = Arc::clone(&self.stop);
         let mut pause = PAUSE_MIN;
         loop {
-            let shared = &self.link.shared;
-            let room = poll_fn(|_| if shared.has_room() { Poll::Ready(()) } else { Poll::Pending });
-            if until_told(&self.stop, room).await.is_none() {
-                return Ok(());
-            }
-            match until_told(&self.stop, self.listener.accept()).await {
+            match until_told(&stop, self.accept()).await {
                 None => return Ok(()),
                 Some(Ok(client)) => {
                     pause = PAUSE_MIN;
-                    self.begin(client);
+                    self.begin(client).await;
                 }
                 Some(Err(error)) => {
                     let shared = &self.link.shared;
@@ -51,13 +47,13 @@ impl<L: Listener, D: Dialer, R: Relay<L::Conn, D::Conn>> AcceptLoop<L, D, R> {
                         AcceptFailure::BackOff => {
                             shared.accept_failed(self.id, error, Some(pause));
                             let over = self.link.runtime.sleep(pause);
-                            if until_told(&self.stop, over).await.is_none() {
+                            if until_told(&stop, over).await.is_none() {
                                 return Ok(());
                             }
                             pause = (pause * 2).min(PAUSE_MAX);
                         }
                         AcceptFailure::Fatal => {
-                            let told = std::io::Error::new(error.kind(), error.to_string());
+                            let told = io::Error::new(error.kind(), error.to_string());
                             shared.accept_failed(self.id, told, None);
                             return Err(ListenerError::Dead(error));
                         }
@@ -67,11 +63,23 @@ impl<L: Listener, D: Dialer, R: Relay<L::Conn, D::Conn>> AcceptLoop<L, D, R> {
         }
     }
 
-    /// Begins a client's session. A client that comes in the moment of shutdown is dropped.
-    fn begin(&self, mut client: L::Conn) {
+    /// The next connection. While there is no room, the listener isn't asked.
+    async fn accept(&mut self) -> io::Result<L::Conn> {
+        let shared = &self.link.shared;
+        let mut accepting = self.listener.accept();
+        poll_fn(|cx| if shared.has_room() { accepting.poll_unpin(cx) } else { Poll::Pending }).await
+    }
+
+    /// Begins a client's session, once there is room: another listener may just have taken the
+    /// last. A client that comes in the moment of shutdown is dropped.
+    async fn begin(&mut self, mut client: L::Conn) {
         let signal = Arc::new(Signal::default());
-        let admitted = self.link.shared.admit(self.id, &client, &signal);
-        let Some((id, admission)) = admitted else { return client.abort() };
+        let admitted = poll_fn(|cx| {
+            // Nudged when there is room, and told when the server shuts down.
+            let _ = self.stop.poll(None, cx);
+            self.link.shared.poll_admit(self.id, &mut client, &signal)
+        });
+        let Some((id, admission)) = admitted.await else { return client.abort() };
         let session = Session::new(id, signal, client, Arc::clone(&self.link));
         match admission {
             Admission::Refused(refusal) => session.refuse(refusal),

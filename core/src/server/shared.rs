@@ -2,7 +2,7 @@ use std::{
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    task::Waker,
+    task::{Poll, Waker},
     time::Duration,
 };
 
@@ -54,26 +54,31 @@ impl<T: Target> Shared<T> {
 
     // Sessions.
 
-    /// Accepts a client, unless the server is shutting down.
-    pub(super) fn admit(
+    /// Accepts a client, once there is room, unless the server is shutting down. Accept loops are
+    /// nudged when there is.
+    pub(super) fn poll_admit(
         &self,
         listener: ListenerId,
-        client: &impl Conn,
+        client: &mut impl Conn,
         signal: &Arc<Signal>,
-    ) -> Option<(SessionId, Admission<T>)> {
+    ) -> Poll<Option<(SessionId, Admission<T>)>> {
         // An adapter's code, so neither under the lock nor trusted not to panic.
         let peer = || catch_unwind(AssertUnwindSafe(|| client.peer())).unwrap_or_default();
         let peer = self.observer.is_some().then(peer).unwrap_or_default();
         self.step(|state| {
             if state.phase != Phase::Running {
-                return None;
+                return Poll::Ready(None);
+            }
+            if !state.has_room() {
+                state.is_parked = true;
+                return Poll::Pending;
             }
             let (id, admission) = state.balancer.admit(Arc::clone(signal));
             state.outbox.event(|| Event::Accepted { id, listener, peer });
             if let Admission::Dial(pick) = &admission {
                 state.outbox.event(|| Event::Admitted { id, pick: pick.clone() });
             }
-            Some((id, admission))
+            Poll::Ready(Some((id, admission)))
         })
     }
 

@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     future::{pending, poll_fn},
-    io,
+    io, mem,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
@@ -42,7 +42,7 @@ pub struct Net(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     backlog: VecDeque<End>,
-    accepting: Option<Waker>,
+    accepting: Vec<Waker>,
     /// Open connections to backends.
     open: BTreeMap<u8, usize>,
     /// Targets that must not be dialled any more.
@@ -53,6 +53,8 @@ struct State {
     events: Vec<u64>,
     /// For each session: whether it has ended.
     sessions: BTreeMap<u64, bool>,
+    /// How many sessions were live at once, at the most.
+    live_most: usize,
     /// By the events: the keys in the set, and the target of each session that has one.
     keys: BTreeSet<BackendKey>,
     targets: BTreeMap<u64, u8>,
@@ -75,9 +77,9 @@ impl Net {
         let end = End { net: self.clone(), client: client.clone(), backend: None };
         let mut state = self.lock();
         state.backlog.push_back(end);
-        let waker = state.accepting.take();
+        let wakers = mem::take(&mut state.accepting);
         drop(state);
-        waker.into_iter().for_each(Waker::wake);
+        wakers.into_iter().for_each(Waker::wake);
         client
     }
 
@@ -153,6 +155,11 @@ impl Net {
         self.lock().sessions.len()
     }
 
+    /// How many sessions were live at once, at the most.
+    pub fn live_most(&self) -> usize {
+        self.lock().live_most
+    }
+
     pub fn observe(&self, number: u64, event: &Event<u8>) {
         let mut state = self.lock();
         state.events.push(number);
@@ -171,6 +178,8 @@ impl Net {
             if before != (!is_first).then_some(false) {
                 state.broken.push(format!("{event:?} out of order"));
             }
+            let live = state.sessions.values().filter(|ended| !**ended).count();
+            state.live_most = state.live_most.max(live);
         }
         state.follow(event);
         let awaiting = state.awaiting.take();
@@ -373,7 +382,7 @@ impl Listener for Net {
             match state.backlog.pop_front() {
                 Some(end) => Poll::Ready(Ok(end)),
                 None => {
-                    state.accepting = Some(cx.waker().clone());
+                    state.accepting.push(cx.waker().clone());
                     Poll::Pending
                 }
             }
