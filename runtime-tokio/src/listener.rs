@@ -56,12 +56,37 @@ impl TcpListener {
     /// # Errors
     /// As for [`Self::bind`].
     pub fn bind_std(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        // A restart must not wait for connections of the run before (TIME-WAIT).
-        socket.set_reuse_address(true)?;
+        let socket = open(address)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok(socket.into())
+    }
+
+    /// Sockets that all listen at one address, among which the system spreads connections (Linux:
+    /// `SO_REUSEPORT`, socket(7)); for a listener on each of several threads. At least one.
+    ///
+    /// Each has a backlog of its own, and what waits there is lost when the last clone of that
+    /// socket is closed: before a thread ends, let another accept from a clone of its socket.
+    ///
+    /// # Errors
+    /// As for [`Self::bind`]: that another program has such a group there is one.
+    pub fn bind_group(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
+        // The first one alone: with the option set, it would join a group of another process.
+        let first = open(address)?;
+        first.bind(&address.into())?;
+        let mut group = vec![first];
+        if count > 1 && cfg!(any(target_os = "linux", target_os = "android")) {
+            let taken = group[0].local_addr()?;
+            group[0].set_reuse_port(true)?;
+            for _ in 1..count {
+                let socket = open(address)?;
+                socket.set_reuse_port(true)?;
+                socket.bind(&taken)?;
+                group.push(socket);
+            }
+        }
+        group.iter().try_for_each(|socket| socket.listen(BACKLOG))?;
+        Ok(group.into_iter().map(Into::into).collect())
     }
 
     /// Accepts from a socket that listens, with these options for what it accepts. To be called in
@@ -154,6 +179,14 @@ impl Listener for UnixListener {
     fn classify(&self, error: &io::Error) -> AcceptFailure {
         classify(error)
     }
+}
+
+/// A TCP socket for an address.
+fn open(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart must not wait for connections of the run before (TIME-WAIT).
+    socket.set_reuse_address(true)?;
+    Ok(socket)
 }
 
 /// accept(2): what a failed accept says of the listener.

@@ -67,7 +67,7 @@ fn a_program_that_shuts_down_is_healthy_but_not_ready() {
 #[test]
 fn metrics_count_what_happened() {
     let [a, b] = ["a", "b"].map(Backend::echo);
-    let tinylb = Tinylb::balance([&a, &b], &ADMIN);
+    let tinylb = Tinylb::balance([&a, &b], &[&ADMIN[..], &["--workers", "3"]].concat());
     let mut clients = Client::several(&tinylb.address(), 6);
     clients[0].echo(1).unwrap();
     for client in clients.drain(..2) {
@@ -87,7 +87,7 @@ fn metrics_count_what_happened() {
     // Two greetings of two bytes, and an echo.
     assert_eq!(value("tinylb_bytes_total", ",direction=\"to_clients\""), 12.0);
     assert_eq!(value("tinylb_backends", ""), 2.0);
-    assert_eq!(value("tinylb_listeners", ""), 1.0);
+    assert_eq!(value("tinylb_listeners", ""), 3.0);
     for backend in [&a, &b] {
         let labels = format!(",target=\"{}\",state=\"connected\"", backend.address);
         assert_eq!(value("tinylb_backend_connections", &labels), 2.0);
@@ -127,7 +127,7 @@ fn services_are_shown_as_they_are() {
     let text = service("s", "127.0.0.1:0 127.0.0.2:0", [&a, &b], "")
         + &service("t", "127.0.0.1:0", [], "");
     let file = ConfigFile::new(&text);
-    let tinylb = file.run_with(&ADMIN);
+    let tinylb = file.run_with(&[&ADMIN[..], &["--workers", "1"]].concat());
     let addresses = tinylb.addresses(3);
     let mut clients = Client::several(&addresses[0], 3);
     let answer = get(&tinylb.admin(), "/services");

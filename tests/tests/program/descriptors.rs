@@ -182,12 +182,12 @@ fn by_default_there_are_never_more_connections_than_descriptors() {
     until("the limit", || get(&admin, "/services").json()["s"]["live"] == max);
     until("the backend's share", || a.accepted() == max);
     // Each that ends makes room for another, until all have been served, none was refused or cut.
-    for socket in sockets {
-        let mut client = Client::greeted(socket).unwrap();
+    let ends = Client::each(sockets, |mut client| {
         assert!(client.is_served());
         assert!(get(&admin, "/services").json()["s"]["live"].as_u64().unwrap() as usize <= max);
-        assert_eq!(client.finish(), End::Clean);
-    }
+        client.finish()
+    });
+    assert_eq!(ends, [End::Clean; CLIENTS]);
     assert_eq!(a.accepted(), CLIENTS);
     let log = tinylb.log();
     assert!(!log.iter().any(|line| line.says("failed")), "{log:?}");
@@ -205,9 +205,7 @@ fn services_share_the_descriptors_there_are() {
     for _ in 0..30 {
         sockets.extend(addresses.iter().map(|address| Socket::connect(address).unwrap()));
     }
-    for socket in sockets {
-        assert_eq!(Client::greeted(socket).unwrap().finish(), End::Clean);
-    }
+    assert_eq!(Client::each(sockets, Client::finish), [End::Clean; 90]);
     let log = tinylb.log();
     assert!(!log.iter().any(|line| line.says("failed")), "{log:?}");
     tinylb.stop();

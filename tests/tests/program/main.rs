@@ -18,3 +18,4 @@ mod rotation;
 mod shutdown;
 mod tools;
 mod unix_socket;
+mod workers;

@@ -48,12 +48,13 @@ pub(crate) fn start(
     can_write: bool,
     program: Arc<Program>,
 ) -> Result<Option<UnixSocketFile>, String> {
-    let socket = Socket::bind(address)?;
+    let socket = Socket::bind(address, 1)?;
     let failed = |error: std::io::Error| format!("can't listen at {address}: {error}");
     info!("admin on {}", socket.local_address().map_err(failed)?);
     let admin = Admin { program, can_write, room: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
     match socket {
-        Socket::Tcp(listener) => {
+        Socket::Tcp(mut group) => {
+            let listener = group.remove(0);
             listener.set_nonblocking(true).map_err(failed)?;
             let listener = TcpListener::from_std(listener).map_err(failed)?;
             tokio::spawn(async move {

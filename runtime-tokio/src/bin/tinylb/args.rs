@@ -1,8 +1,10 @@
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 use tinylb_core::BackendSet;
-use tinylb_tokio::{Address, Host, TcpTarget};
+use tinylb_tokio::{Address, Host, Splice, TcpTarget};
+
+use crate::config::WORKERS_MAX;
 
 /// A round-robin load balancer of connections. When a backend is removed, its connections are
 /// reset at once, so that clients go to a live one.
@@ -47,8 +49,34 @@ pub(crate) struct Run {
     /// Let the admin address also take PUT /services/NAME/backends.
     #[arg(long, requires = "admin")]
     pub(crate) admin_write: bool,
+    /// Threads that carry connections [default: `workers` of the file, or the number of cores].
+    #[arg(long, value_name = "COUNT", value_parser = RangedU64ValueParser::<usize>::new().range(1..=WORKERS_MAX))]
+    pub(crate) workers: Option<usize>,
+    /// When bytes go from socket to socket within the system, rather than through memory (Linux).
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "hot")]
+    pub(crate) splice: SpliceWhen,
     #[command(flatten)]
     pub(crate) log: Log,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum SpliceWhen {
+    /// Never
+    Never,
+    /// For connections that move a lot
+    Hot,
+    /// For all TCP connections, whatever it costs
+    Always,
+}
+
+impl From<SpliceWhen> for Splice {
+    fn from(when: SpliceWhen) -> Self {
+        match when {
+            SpliceWhen::Never => Self::Never,
+            SpliceWhen::Hot => Self::Hot,
+            SpliceWhen::Always => Self::Always,
+        }
+    }
 }
 
 #[derive(Args)]

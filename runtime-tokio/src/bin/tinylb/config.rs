@@ -25,11 +25,16 @@ pub(crate) use problem::Problem;
 /// a log given by mistake from filling the memory.
 const FILE_BYTES_MAX: u64 = 1 << 30;
 
+/// The most workers there can be.
+pub(crate) const WORKERS_MAX: u64 = 1024;
+
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What a file says.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Config {
+    /// How many workers there are, 1 to [`WORKERS_MAX`]. `None`: the program chooses.
+    pub(crate) workers: Option<usize>,
     /// By name; at least one.
     pub(crate) services: BTreeMap<String, Service>,
 }

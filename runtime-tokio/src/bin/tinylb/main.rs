@@ -12,6 +12,7 @@ mod run;
 mod service;
 mod socket;
 mod watch;
+mod workers;
 
 use std::{
     fmt,

@@ -2,24 +2,31 @@ use std::{
     collections::BTreeMap,
     hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
 };
 
 use futures::future::join_all;
-use tinylb_tokio::Address;
-use tokio::sync::mpsc;
+use tinylb_tokio::{Address, SocketRelay, Splice};
+use tokio::{runtime::Handle, sync::mpsc};
 use tracing::{info, warn};
 
 use crate::{
     config::{self, Config},
     descriptors, log,
     service::{Service, tcp_options},
-    socket::{Acceptor, Socket},
+    socket::{Acceptor, Share, Socket},
+    workers::Workers,
 };
 
 /// All services and the sockets they accept from. Shared by the reloads, the admin address and
 /// the signals.
 pub(crate) struct Program {
     state: Mutex<State>,
+    workers: Workers,
+    /// How many workers there are, whatever the configuration says.
+    workers_fixed: Option<usize>,
+    /// Shared by all listeners, and so are its pipes.
+    relay: SocketRelay,
     fatal: mpsc::UnboundedSender<String>,
     /// Where the rotations of this process begin, where the configuration doesn't say: anywhere.
     start: u64,
@@ -37,10 +44,20 @@ struct State {
 type SocketKey = (Option<String>, Address);
 
 impl Program {
-    /// A program without services. `fatal` is told of a listener that died.
-    pub(crate) fn new(fatal: mpsc::UnboundedSender<String>) -> Self {
-        let start = RandomState::new().hash_one(());
-        Self { state: Mutex::default(), fatal, start }
+    /// A program without services. `fatal` is told of a listener or a worker that died.
+    pub(crate) fn new(
+        workers_fixed: Option<usize>,
+        splice: Splice,
+        fatal: mpsc::UnboundedSender<String>,
+    ) -> Self {
+        Self {
+            state: Mutex::default(),
+            workers: Workers::new(fatal.clone()),
+            workers_fixed,
+            relay: SocketRelay::new(splice, descriptors::pipes_max()),
+            fatal,
+            start: RandomState::new().hash_one(()),
+        }
     }
 
     /// Does as the configuration says: starts, changes and ends services. What can fail is done
@@ -50,14 +67,19 @@ impl Program {
     /// Cause and remedy in one line.
     pub(crate) fn apply(&self, config: Config) -> Result<(), String> {
         let mut state = self.lock();
-        let config = self.complete(config);
-        let bound = bind_new(&state.sockets, &config)?;
+        let workers = self.workers_fixed.or(config.workers).unwrap_or_else(cores);
+        let workers = self.workers.first(workers)?;
+        let config = self.complete(config, workers.len());
+        let bound = bind_new(&state.sockets, &config, workers.len())?;
         let mut changes = Vec::new();
         for (name, service) in config {
-            let opened = open(&state, &bound, &name, &service)?;
+            let opened = open(&state, &bound, &name, &service, &workers)?;
             let running = match state.services.get(&name) {
                 Some(running) => Arc::clone(running),
-                None => Arc::new(Service::new(&name, service.clone(), self.fatal.clone())?),
+                None => {
+                    let (relay, fatal) = (self.relay.clone(), self.fatal.clone());
+                    Arc::new(Service::new(&name, service.clone(), relay, fatal)?)
+                }
             };
             changes.push((running, service, opened));
         }
@@ -106,11 +128,11 @@ impl Program {
     }
 
     /// Fills in what the configuration leaves to the program.
-    fn complete(&self, config: Config) -> BTreeMap<String, config::Service> {
+    fn complete(&self, config: Config, workers: usize) -> BTreeMap<String, config::Service> {
         let mut services = config.services;
         let open_ended = services.values().filter(|s| s.max_connections.is_none()).count();
-        let listeners = services.values().map(|service| service.listen.len()).sum();
-        let descriptors = descriptors::connections_max(listeners);
+        let addresses = services.values().map(|service| service.listen.len()).sum();
+        let descriptors = descriptors::connections_max(workers, addresses);
         let connections_max = (descriptors / open_ended.max(1)).max(1);
         for service in services.values_mut() {
             service.settings.max_connections = service.max_connections.unwrap_or(connections_max);
@@ -141,7 +163,7 @@ impl Program {
             .values()
             .flat_map(|service| {
                 let name = &service.name;
-                service.listens_at().into_iter().map(|address| socket_key(name, &address))
+                service.shares().into_iter().map(|(address, _)| socket_key(name, &address))
             })
             .collect();
         state.sockets.retain(|key, _| wanted.contains(key));
@@ -156,13 +178,14 @@ impl Program {
 fn bind_new(
     sockets: &BTreeMap<SocketKey, Socket>,
     config: &BTreeMap<String, config::Service>,
+    workers: usize,
 ) -> Result<BTreeMap<SocketKey, Socket>, String> {
     let mut bound = BTreeMap::new();
     for (name, service) in config {
         for address in &service.listen {
             let key = socket_key(name, address);
             if !sockets.contains_key(&key) && !bound.contains_key(&key) {
-                let socket = Socket::bind(address);
+                let socket = Socket::bind(address, workers);
                 bound.insert(key, socket.map_err(|error| hint(error, sockets, address))?);
             }
         }
@@ -174,8 +197,10 @@ fn bind_new(
 pub(crate) struct Opened {
     /// Where it will listen, with the ports that were taken.
     pub(crate) own: Vec<Address>,
-    /// For each address, as configured, that is new to it.
-    pub(crate) acceptors: Vec<(Address, Acceptor)>,
+    /// Who will accept from which sockets of which address, as configured.
+    pub(crate) shares: Vec<(Address, Share)>,
+    /// For those of them that are new to it.
+    pub(crate) acceptors: Vec<((Address, Share), Acceptor)>,
 }
 
 /// Prepares all that can fail when a service does as it is configured.
@@ -184,29 +209,33 @@ fn open(
     bound: &BTreeMap<SocketKey, Socket>,
     name: &str,
     service: &config::Service,
+    workers: &[Handle],
 ) -> Result<Opened, String> {
-    let listens_at = state.services.get(name).map(|service| service.listens_at());
-    let listens_at = listens_at.unwrap_or_default();
+    let has = state.services.get(name).map(|service| service.shares()).unwrap_or_default();
     let options = tcp_options(service);
-    let (mut own, mut acceptors) = (Vec::new(), Vec::new());
+    let mut opened = Opened { own: Vec::new(), shares: Vec::new(), acceptors: Vec::new() };
     for address in &service.listen {
         let key = socket_key(name, address);
         let Some(socket) = bound.get(&key).or_else(|| state.sockets.get(&key)) else { continue };
         let failed = |error: std::io::Error| format!("can't listen at {address}: {error}");
-        own.push(socket.local_address().map_err(failed)?);
-        if listens_at.contains(address) {
-            socket.set_options(&options).map_err(failed)?;
-        } else {
-            acceptors.push((address.clone(), socket.acceptor(&options).map_err(failed)?));
+        opened.own.push(socket.local_address().map_err(failed)?);
+        socket.set_options(&options).map_err(failed)?;
+        for share in socket.shares(workers.len()) {
+            let share = (address.clone(), share);
+            if !has.contains(&share) {
+                let acceptor = socket.acceptor(share.1, workers, &options).map_err(failed)?;
+                opened.acceptors.push((share.clone(), acceptor));
+            }
+            opened.shares.push(share);
         }
     }
     // The file could not be checked against a port that was not taken yet.
     for (key, target) in service.backends.iter() {
-        target.validate_target(&own).map_err(|reason| {
+        target.validate_target(&opened.own).map_err(|reason| {
             format!("service {name}: the target {target} of {key} is invalid: {reason}")
         })?;
     }
-    Ok(Opened { own, acceptors })
+    Ok(opened)
 }
 
 /// Adds what may be in the way: a socket of this program, which is closed only later.
@@ -219,6 +248,10 @@ fn hint(error: String, sockets: &BTreeMap<SocketKey, Socket>, wanted: &Address) 
         }
         None => error,
     }
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, |cores| cores.get())
 }
 
 fn socket_key(service: &str, address: &Address) -> SocketKey {

@@ -26,7 +26,8 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     let config = configuration(args)?;
     descriptors::raise_limit();
     let _log = log::start(&args.log);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    // Connections are the workers' affair.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::Error(format!("can't start the runtime: {error}")))?;
@@ -42,7 +43,7 @@ fn configuration(args: &Run) -> Result<Config, Failure> {
         None => {
             let backends = args.backends().map_err(Failure::Usage)?;
             let service = config::Service::new(args.listen.clone(), backends);
-            Ok(Config { services: BTreeMap::from([("default".into(), service)]) })
+            Ok(Config { services: BTreeMap::from([("default".into(), service)]), workers: None })
         }
     }
 }
@@ -52,7 +53,7 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
     let mut stop = Stop::new().map_err(no_signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
     let (fatal, mut deaths) = mpsc::unbounded_channel();
-    let program = Arc::new(Program::new(fatal));
+    let program = Arc::new(Program::new(args.workers, args.splice.into(), fatal));
     let _admin_file = match &args.admin {
         Some(address) => admin::start(address, args.admin_write, Arc::clone(&program)),
         None => Ok(None),

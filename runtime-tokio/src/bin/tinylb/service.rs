@@ -10,16 +10,17 @@ use futures::{
 };
 
 use tinylb_core::{Handle, ListenerHandle, Server, StopHandle};
-use tinylb_tokio::{Address, AddressDialer, TcpOptions, TokioRuntime};
+use tinylb_tokio::{Address, AddressDialer, SocketRelay, TcpOptions, TokioRuntime};
 use tokio::sync::mpsc;
 
-use crate::{config, log::EventLog, program::Opened};
+use crate::{config, log::EventLog, program::Opened, socket::Share};
 
 /// A service that runs: one server, its listeners, and what the file said of it.
 pub(crate) struct Service {
     pub(crate) name: String,
     pub(crate) events: Arc<EventLog>,
     server: Server<AddressDialer>,
+    relay: SocketRelay,
     state: Mutex<State>,
     /// Where a dead listener is reported.
     fatal: mpsc::UnboundedSender<String>,
@@ -27,8 +28,8 @@ pub(crate) struct Service {
 
 struct State {
     config: config::Service,
-    /// By the address as it is configured.
-    listeners: BTreeMap<Address, StopHandle>,
+    /// By the address as it is configured, and who accepts there.
+    listeners: BTreeMap<(Address, Share), StopHandle>,
     /// The shutdown, once it has begun.
     finishing: Option<Shared<BoxFuture<'static, ()>>>,
 }
@@ -41,6 +42,7 @@ impl Service {
     pub(crate) fn new(
         name: &str,
         config: config::Service,
+        relay: SocketRelay,
         fatal: mpsc::UnboundedSender<String>,
     ) -> Result<Self, String> {
         let events = Arc::new(EventLog::new(name));
@@ -53,7 +55,7 @@ impl Service {
         let server = Server::with_observer(dialer, TokioRuntime::current(), settings, observer)
             .map_err(|error| format!("service {name}: {error}"))?;
         let state = State { config, listeners: BTreeMap::new(), finishing: None };
-        Ok(Self { name: name.into(), events, server, state: Mutex::new(state), fatal })
+        Ok(Self { name: name.into(), events, server, relay, state: Mutex::new(state), fatal })
     }
 
     pub(crate) fn handle(&self) -> Handle<Address> {
@@ -77,24 +79,26 @@ impl Service {
             let replaced = handle.replace(config.backends.clone());
             drop(replaced.map_err(|e| in_service(e.to_string()))?);
         }
-        state.listeners.retain(|address, listener| {
-            let stays = config.listen.contains(address);
+        // First who begins, then who stops: a socket never goes without.
+        for (share, acceptor) in opened.acceptors {
+            let listener = acceptor.listen(&self.server, self.relay.clone());
+            let address = share.0.clone();
+            state.listeners.insert(share, listener.stop_handle());
+            self.report_death(address, listener);
+        }
+        state.listeners.retain(|share, listener| {
+            let stays = opened.shares.contains(share);
             if !stays {
                 listener.stop();
             }
             stays
         });
-        for (address, acceptor) in opened.acceptors {
-            let listener = acceptor.listen(&self.server);
-            state.listeners.insert(address.clone(), listener.stop_handle());
-            self.report_death(address, listener);
-        }
         state.config = config;
         Ok(())
     }
 
-    /// The addresses, as configured, that it listens at.
-    pub(crate) fn listens_at(&self) -> Vec<Address> {
+    /// The addresses, as configured, that it listens at, each with all who accept there.
+    pub(crate) fn shares(&self) -> Vec<(Address, Share)> {
         self.lock().listeners.keys().cloned().collect()
     }
 
@@ -103,7 +107,7 @@ impl Service {
         let snapshot = self.server.handle().snapshot();
         if snapshot.is_shutting_down {
             Some("shutting down")
-        } else if snapshot.listeners < self.lock().config.listen.len() {
+        } else if snapshot.listeners < self.lock().listeners.len() {
             Some("not listening")
         } else if snapshot.set.is_none() {
             Some("no set of backends yet")

@@ -5,29 +5,45 @@ use tinylb_tokio::{
     Address, AddressDialer, Host, SocketRelay, TcpListener, TcpOptions, TcpTarget, TokioRuntime,
     UnixListener, UnixSocketFile, UnixTarget,
 };
+use tokio::runtime::Handle;
 
-/// A socket that listens. Services accept from clones of it, so that an address that moves from
-/// one service to another never stops listening, and its backlog is kept.
+/// What listens at one address. Services accept from clones of its sockets, so that an address
+/// that moves from one service to another, or from one worker to another, never stops listening,
+/// and its backlog is kept.
 pub(crate) enum Socket {
-    Tcp(std::net::TcpListener),
+    /// One for each worker there was when it began to listen: the system spreads connections over
+    /// them. Each has a backlog of its own, so none is closed before the whole is.
+    Tcp(Vec<std::net::TcpListener>),
     Unix(std::os::unix::net::UnixListener, UnixSocketFile),
 }
 
-/// A clone of a socket, ready to be accepted from.
-pub(crate) enum Acceptor {
+/// Which worker accepts from which of an address's sockets.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Share {
+    worker: usize,
+    socket: usize,
+}
+
+/// A clone of a socket, ready to be accepted from by a worker.
+pub(crate) struct Acceptor {
+    listener: Listener,
+    worker: Handle,
+}
+
+enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
 
 impl Socket {
-    /// Listens at an address.
+    /// Listens at an address, for so many workers.
     ///
     /// # Errors
     /// Cause and remedy in one line.
-    pub(crate) fn bind(address: &Address) -> Result<Self, String> {
+    pub(crate) fn bind(address: &Address, workers: usize) -> Result<Self, String> {
         let bound = match address {
             Address::Tcp(TcpTarget { host: Host::Ip(ip), port }) => {
-                TcpListener::bind_std(SocketAddr::new(*ip, *port)).map(Self::Tcp)
+                TcpListener::bind_group(SocketAddr::new(*ip, *port), workers).map(Self::Tcp)
             }
             Address::Tcp(TcpTarget { host: Host::Name(_), .. }) => {
                 Err(io::Error::other("it is a name: give the IP address to listen at"))
@@ -42,7 +58,7 @@ impl Socket {
     /// Where it listens, with the port that was taken.
     pub(crate) fn local_address(&self) -> io::Result<Address> {
         match self {
-            Self::Tcp(socket) => Ok(socket.local_addr()?.into()),
+            Self::Tcp(group) => Ok(group[0].local_addr()?.into()),
             Self::Unix(socket, _) => {
                 let address = socket.local_addr()?;
                 let path = address.as_pathname().ok_or(io::ErrorKind::AddrNotAvailable)?;
@@ -54,29 +70,53 @@ impl Socket {
     /// Gives connections that are accepted from now on these options.
     pub(crate) fn set_options(&self, options: &TcpOptions) -> io::Result<()> {
         match self {
-            Self::Tcp(socket) => options.apply(socket),
+            Self::Tcp(group) => group.iter().try_for_each(|socket| options.apply(socket)),
             Self::Unix(..) => Ok(()),
         }
     }
 
+    /// Has each worker accept, and each socket accepted from.
+    pub(crate) fn shares(&self, workers: usize) -> Vec<Share> {
+        let sockets = match self {
+            Self::Tcp(group) => group.len(),
+            Self::Unix(..) => 1,
+        };
+        let shares = 0..workers.max(sockets);
+        shares.map(|n| Share { worker: n % workers, socket: n % sockets }).collect()
+    }
+
     /// A clone to accept from.
-    pub(crate) fn acceptor(&self, options: &TcpOptions) -> io::Result<Acceptor> {
-        Ok(match self {
-            Self::Tcp(socket) => {
-                Acceptor::Tcp(TcpListener::from_std(socket.try_clone()?, options)?)
+    pub(crate) fn acceptor(
+        &self,
+        share: Share,
+        workers: &[Handle],
+        options: &TcpOptions,
+    ) -> io::Result<Acceptor> {
+        let worker = workers[share.worker].clone();
+        let _context = worker.enter();
+        let listener = match self {
+            Self::Tcp(group) => {
+                let socket = group[share.socket].try_clone()?;
+                Listener::Tcp(TcpListener::from_std(socket, options)?)
             }
-            Self::Unix(socket, _) => Acceptor::Unix(UnixListener::from_std(socket.try_clone()?)?),
-        })
+            Self::Unix(socket, _) => Listener::Unix(UnixListener::from_std(socket.try_clone()?)?),
+        };
+        drop(_context);
+        Ok(Acceptor { listener, worker })
     }
 }
 
 impl Acceptor {
     /// Hands the clone to a server.
-    pub(crate) fn listen(self, server: &Server<AddressDialer>) -> ListenerHandle {
-        let runtime = TokioRuntime::current();
-        match self {
-            Self::Tcp(listener) => server.listen(listener, SocketRelay::default(), runtime),
-            Self::Unix(listener) => server.listen(listener, SocketRelay::default(), runtime),
+    pub(crate) fn listen(
+        self,
+        server: &Server<AddressDialer>,
+        relay: SocketRelay,
+    ) -> ListenerHandle {
+        let runtime = TokioRuntime::new(self.worker);
+        match self.listener {
+            Listener::Tcp(listener) => server.listen(listener, relay, runtime),
+            Listener::Unix(listener) => server.listen(listener, relay, runtime),
         }
     }
 }

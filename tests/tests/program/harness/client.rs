@@ -66,6 +66,19 @@ impl Client {
         (0..count).map(|_| Self::connect(address)).collect()
     }
 
+    /// Has each be greeted when its turn comes, whatever the order is, and then do something.
+    pub(crate) fn each<R: Send>(
+        sockets: Vec<Socket>,
+        each: impl Fn(Self) -> R + Send + Sync,
+    ) -> Vec<R> {
+        let each = &each;
+        thread::scope(|scope| {
+            let client = |socket| scope.spawn(move || each(Self::greeted(socket).unwrap()));
+            let threads: Vec<_> = sockets.into_iter().map(client).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    }
+
     /// Sends a message and gets it back.
     pub(crate) fn echo(&mut self, message: u64) -> io::Result<()> {
         self.socket.write_all(&message.to_be_bytes())?;

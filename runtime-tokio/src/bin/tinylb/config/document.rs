@@ -8,7 +8,7 @@ use toml::{
 };
 
 use super::{
-    Config, Service, fields,
+    Config, Service, WORKERS_MAX, fields,
     problem::{self, Problem},
     syntax::Syntax,
 };
@@ -23,17 +23,17 @@ pub(super) fn read(text: &str) -> Result<Config, Vec<Problem>> {
         let message = "the file is empty: write [services.NAME] with `listen` and `backends`";
         return Err(problem::locate(text, vec![(0, message.into())]));
     }
-    let (services, reader) = Syntax::read(text, |tree, syntax| {
+    let (config, reader) = Syntax::read(text, |tree, syntax| {
         let mut reader = Reader { text, syntax, found: Vec::new(), listens: Vec::new() };
-        let services = reader.root(tree);
+        let config = Config { workers: reader.workers(tree), services: reader.root(tree) };
         reader.check_listens();
-        (services, reader)
+        (config, reader)
     });
     let Reader { syntax, mut found, .. } = reader;
     found.retain(|(at, _)| !syntax.is_doubtful(*at));
     found.extend(syntax.errors);
     match found.is_empty() {
-        true => Ok(Config { services }),
+        true => Ok(config),
         false => Err(problem::locate(text, found)),
     }
 }
@@ -62,7 +62,8 @@ impl Reader<'_> {
 
     fn root(&mut self, root: &DeTable<'_>) -> BTreeMap<String, Service> {
         let mut services = BTreeMap::new();
-        for (key, _) in root.iter().filter(|(key, _)| key.get_ref() != "services") {
+        let is_known = |key: &str| key == "services" || key == "workers";
+        for (key, _) in root.iter().filter(|(key, _)| !is_known(key.get_ref())) {
             if fields::is_known(key.get_ref()) {
                 let message = format!(
                     "`{}` belongs to a service: write [services.NAME] above it",
@@ -70,7 +71,7 @@ impl Reader<'_> {
                 );
                 self.wrong(key, message);
             } else {
-                self.unknown(key, "in the file", &["services"]);
+                self.unknown(key, "in the file", &["services", "workers"]);
             }
         }
         let (at, given) = match root.get_key_value("services") {
@@ -100,6 +101,18 @@ impl Reader<'_> {
             _ => {}
         }
         services
+    }
+
+    fn workers(&mut self, root: &DeTable<'_>) -> Option<usize> {
+        let value = root.get("workers")?;
+        match fields::count(value) {
+            Ok(count) if (1..=WORKERS_MAX as usize).contains(&count) => return Some(count),
+            Ok(count) => {
+                self.wrong(value, format!("`workers` is {count}; it must be 1 to {WORKERS_MAX}"));
+            }
+            Err(cause) => self.wrong(value, format!("`workers` {cause}")),
+        }
+        None
     }
 
     fn service(&mut self, name: &Key<'_>, value: &Value<'_>) -> Service {

@@ -121,7 +121,7 @@ fn time(value: &Value<'_>, or: &str) -> Result<Duration, String> {
     })
 }
 
-fn count(value: &Value<'_>) -> Result<usize, String> {
+pub(super) fn count(value: &Value<'_>) -> Result<usize, String> {
     let DeValue::Integer(given) = value.get_ref() else {
         return Err(format!(
             "must be a whole number without quotes; this is {}",

@@ -10,6 +10,7 @@ fn parse(text: &str) -> Result<Config, Vec<Problem>> {
 
 /// Everything that can be written.
 const FULL: &str = r#"# A comment.
+workers = 3
 [services.web]
 listen = ["127.0.0.1:8080", "[::1]:8080", "unix:/run/web.sock"]
 backends = { a = "127.0.0.1:9001", b = "db.example.org:9002", c = "unix:/run/c.sock" }
@@ -106,7 +107,7 @@ fn every_key_of_the_file_reaches_its_setting() {
     web.shutdown_timeout = Duration::ZERO;
     let db = service(&["0.0.0.0:0"], &[("a b", "[2001:db8::1]:5432")]);
     let services = BTreeMap::from([("web".into(), web), ("db-1_x.y".into(), db)]);
-    assert_eq!(parse(FULL).unwrap(), Config { services });
+    assert_eq!(parse(FULL).unwrap(), Config { services, workers: Some(3) });
 }
 
 #[test]
@@ -241,6 +242,26 @@ fn a_bad_setting_is_told_with_its_place_and_remedy() {
 }
 
 #[test]
+fn a_bad_number_of_workers_is_told_with_its_place_and_remedy() {
+    for (line, expected) in [
+        ("workers = 0", "1:11: `workers` is 0; it must be 1 to 1024"),
+        ("workers = 1025", "1:11: `workers` is 1025; it must be 1 to 1024"),
+        (
+            "workers = -1",
+            &format!("1:11: `workers` is -1; it must be a whole number from 0 to {}", usize::MAX),
+        ),
+        (
+            "workers = \"all\"",
+            "1:11: `workers` must be a whole number without quotes; this is a string",
+        ),
+        ("worker = 1", "1:1: unknown key `worker`: did you mean `workers`?"),
+    ] {
+        assert_eq!(problems(&format!("{line}\n{}", with(""))), [expected], "{line}");
+    }
+    assert_eq!(parse(&format!("workers = 1024\n{}", with(""))).unwrap().workers, Some(1024));
+}
+
+#[test]
 fn a_key_that_is_misspelt_is_never_ignored() {
     let all = fields::known().iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
     assert!(all.starts_with("`listen`, `backends`, `dial_timeout`") && all.contains("`start`"));
@@ -264,7 +285,7 @@ fn a_key_that_is_misspelt_is_never_ignored() {
             "3:1: unknown key `backend`: did you mean `backends`?",
         ),
         ("[service.web]\nlisten = 1", "1:2: unknown key `service`: did you mean `services`?"),
-        ("x = 1", "1:1: unknown key `x` in the file: expected `services`"),
+        ("x = 1", "1:1: unknown key `x` in the file: expected `services`, `workers`"),
         ("start = 1", "1:1: `start` belongs to a service: write [services.NAME] above it"),
     ] {
         assert_eq!(problems(text), [expected], "{text}");
@@ -545,8 +566,8 @@ fn a_file_is_loaded_or_the_error_names_it() {
     assert_eq!(
         error.to_string(),
         format!(
-            "{name}:1:1: unknown key `x` in the file: expected `services`\n\
-             {name}:2:1: unknown key `y` in the file: expected `services`"
+            "{name}:1:1: unknown key `x` in the file: expected `services`, `workers`\n\
+             {name}:2:1: unknown key `y` in the file: expected `services`, `workers`"
         )
     );
 
