@@ -1,0 +1,87 @@
+use std::{io, net::SocketAddr, sync::mpsc, thread};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+};
+
+use crate::load::current_thread;
+
+/// Bytes that the ends of a bulk transfer write and read at once.
+pub const CHUNK: usize = 256 << 10;
+
+/// What a backend does with a connection.
+#[derive(Clone, Copy)]
+pub enum Backend {
+    /// Sends back what comes.
+    Echo,
+    /// Sends for ever.
+    Source,
+    /// Reads for ever.
+    Sink,
+}
+
+impl Backend {
+    /// Starts so many, on a thread of their own, for as long as the program runs.
+    pub fn start(self, count: usize) -> Vec<SocketAddr> {
+        let (told, addresses) = mpsc::channel();
+        thread::spawn(move || {
+            current_thread().block_on(async {
+                for _ in 0..count {
+                    let listener = listen("127.0.0.1:0".parse().expect("an address"));
+                    let listener = listener.expect("a free port");
+                    let _ = told.send(listener.local_addr().expect("its address"));
+                    tokio::task::spawn_local(self.accept(listener));
+                }
+                drop(told);
+                std::future::pending::<()>().await;
+            });
+        });
+        addresses.iter().collect()
+    }
+
+    async fn accept(self, listener: TcpListener) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::task::spawn_local(self.serve(stream))),
+                Err(error) => panic!("the backend can't accept: {error}"),
+            }
+        }
+    }
+
+    /// However a connection ends is the client's affair.
+    async fn serve(self, mut stream: TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        match self {
+            Self::Echo => {
+                let mut buffer = [0; 4 << 10];
+                loop {
+                    let length = stream.read(&mut buffer).await?;
+                    if length == 0 {
+                        return Ok(());
+                    }
+                    stream.write_all(&buffer[..length]).await?;
+                }
+            }
+            Self::Source => {
+                let chunk = vec![0; CHUNK];
+                loop {
+                    stream.write_all(&chunk).await?;
+                }
+            }
+            Self::Sink => {
+                let mut buffer = vec![0; CHUNK];
+                while stream.read(&mut buffer).await? > 0 {}
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Listens with a backlog that a burst doesn't fill.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(4096)
+}

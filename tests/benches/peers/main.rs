@@ -1,0 +1,178 @@
+//! What tinylb costs beside its peers: CPU time for each unit of work first, rates second, by
+//! rounds in which all take turns.
+//!
+//!     cargo bench -p tinylb-tests --bench peers -- --help
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod backend;
+mod calls;
+mod chart;
+mod copy;
+mod load;
+mod paced;
+mod process;
+mod proxy;
+mod report;
+mod scenario;
+
+use std::{
+    collections::BTreeMap, fs, io, net::SocketAddr, path::PathBuf, process::ExitCode,
+    time::Duration,
+};
+
+use clap::{Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::{
+    proxy::{Proxy, Running},
+    report::{Report, Row, Table},
+    scenario::{Scenario, What},
+};
+
+/// What tinylb costs beside its peers: those of haproxy, nginx and envoy that are installed.
+/// ($ENVOY names envoy's program, if it isn't on the path.)
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Only scenarios whose name begins so [default: all].
+    #[arg(long, value_name = "NAME")]
+    scenario: Vec<String>,
+    /// Only rows whose name begins so [default: all].
+    #[arg(long, value_name = "NAME")]
+    proxy: Vec<String>,
+    /// Rounds, in each of which all take turns.
+    #[arg(long, default_value_t = 5, value_name = "COUNT")]
+    rounds: usize,
+    /// How long a turn takes, in seconds; those that have an end of their own take as long as that.
+    #[arg(long, default_value_t = 3.0, value_name = "SECONDS")]
+    seconds: f64,
+    /// Also write all figures of all rounds.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Also draw the summary.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Given by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The plain proxy that is one of the rows.
+    #[command(hide = true)]
+    Copy { at: SocketAddr, backends: Vec<SocketAddr> },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match &cli.command {
+        Some(Command::Copy { at, backends }) => {
+            raise_limit().and_then(|()| copy::run(*at, backends))
+        }
+        None => bench(&cli),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("peers: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(cli: &Cli) -> io::Result<()> {
+    raise_limit()?;
+    report::build_tinylb()?;
+    let matches = |names: &[String], name: &str| {
+        names.is_empty() || names.iter().any(|wanted| name.starts_with(wanted))
+    };
+    let mut report = Report::new(cli.rounds, cli.seconds);
+    let mut proxies = Vec::new();
+    for proxy in Proxy::ALL.into_iter().filter(|proxy| matches(&cli.proxy, &proxy.name())) {
+        match proxy.version() {
+            Some(version) => {
+                report.versions.insert(proxy.family(), version);
+                proxies.push(proxy);
+            }
+            None => report.leave_out(&proxy.name(), "it isn't installed"),
+        }
+    }
+    for scenario in scenario::ALL.iter().filter(|scenario| matches(&cli.scenario, scenario.name)) {
+        if matches!(scenario.what, What::Calls { .. }) && !calls::can_count() {
+            report.leave_out(scenario.name, "strace isn't installed");
+            continue;
+        }
+        let table = run(scenario, &proxies, cli, &mut report)?;
+        println!("{table}");
+        report.tables.push(table);
+    }
+    print!("{report}");
+    if let Some(path) = &cli.json {
+        fs::write(path, report.json())?;
+    }
+    if let Some(path) = &cli.svg {
+        fs::write(path, chart::draw(&report))?;
+    }
+    Ok(())
+}
+
+/// All rounds of one scenario.
+fn run(
+    scenario: &Scenario,
+    proxies: &[Proxy],
+    cli: &Cli,
+    report: &mut Report,
+) -> io::Result<Table> {
+    let backends = scenario.start_backends();
+    let runtime = load::current_thread();
+    let mut running: BTreeMap<usize, Running> = BTreeMap::new();
+    let mut rows: Vec<Row> = proxies.iter().map(|proxy| Row::new(*proxy)).collect();
+    for round in 0..cli.rounds {
+        for (place, proxy) in
+            proxies.iter().enumerate().filter(|(_, proxy)| scenario.suits(**proxy))
+        {
+            eprint!(
+                "\r{}, round {} of {}: {}\x1b[K",
+                scenario.name,
+                round + 1,
+                cli.rounds,
+                proxy.name()
+            );
+            if rows[place].has_failed {
+                continue;
+            }
+            let turn = running.remove(&place).map_or_else(|| scenario.start(*proxy, &backends), Ok);
+            let time = Duration::from_secs_f64(cli.seconds);
+            let done = turn.and_then(|mut proxy| {
+                let figures = runtime.block_on(scenario.round(&mut proxy, time))?;
+                Ok((proxy, figures))
+            });
+            match done {
+                Ok((proxy, figures)) => {
+                    rows[place].add(figures);
+                    if !scenario.is_fresh_each_round() {
+                        running.insert(place, proxy);
+                    }
+                }
+                Err(error) => {
+                    rows[place].has_failed = true;
+                    report.leave_out(
+                        &format!("{} in {}", proxy.name(), scenario.name),
+                        &error.to_string(),
+                    );
+                }
+            }
+        }
+    }
+    eprint!("\r\x1b[K");
+    rows.retain(|row| !row.has_failed && !row.figures.is_empty());
+    Ok(Table { name: scenario.name, title: scenario.title(), rows })
+}
+
+/// 9,000 connections have two ends here.
+fn raise_limit() -> io::Result<()> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
+}

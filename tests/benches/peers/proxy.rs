@@ -1,0 +1,374 @@
+use std::{
+    env,
+    fmt::Write as _,
+    fs,
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+use crate::process::Process;
+
+/// One way to have connections carried: a row of each table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Proxy {
+    /// None at all.
+    Direct,
+    Tinylb {
+        workers: u8,
+        splice: &'static str,
+    },
+    /// A loop on tokio around `copy_bidirectional`, on one thread.
+    Copy,
+    /// `splice`: forced, with buffers of 64 KiB.
+    Haproxy {
+        threads: u8,
+        splice: bool,
+    },
+    Nginx {
+        workers: u8,
+    },
+    Envoy {
+        threads: u8,
+    },
+}
+
+/// What a scenario wants.
+pub struct Wanted<'a> {
+    pub backends: &'a [SocketAddr],
+    /// How many of them are in the set at first.
+    pub first: usize,
+    /// Much is to be moved, so buffers may be large.
+    pub bulk: bool,
+}
+
+/// A proxy at work.
+pub struct Running {
+    pub proxy: Proxy,
+    pub address: SocketAddr,
+    pub process: Option<Process>,
+    pub controller: Controller,
+    files: TempDir,
+}
+
+/// Replaces a proxy's set of backends.
+#[derive(Default)]
+pub struct Controller {
+    backends: Vec<SocketAddr>,
+    control: Control,
+}
+
+/// How that is done.
+#[derive(Default)]
+enum Control {
+    /// Not at all, in a way that closes connections.
+    #[default]
+    None,
+    /// PUT to this address; one connection for all.
+    Http(SocketAddr, Option<BufReader<TcpStream>>),
+    /// Commands to a socket.
+    Haproxy(PathBuf),
+}
+
+/// Within the 20,000 descriptors that a process may have here and there.
+const CONNECTIONS_MAX: usize = 9_900;
+
+impl Proxy {
+    pub const ALL: [Self; 13] = [
+        Self::Direct,
+        Self::Tinylb { workers: 1, splice: "hot" },
+        Self::Tinylb { workers: 2, splice: "hot" },
+        Self::Tinylb { workers: 1, splice: "never" },
+        Self::Tinylb { workers: 1, splice: "always" },
+        Self::Copy,
+        Self::Haproxy { threads: 1, splice: false },
+        Self::Haproxy { threads: 1, splice: true },
+        Self::Haproxy { threads: 2, splice: true },
+        Self::Nginx { workers: 1 },
+        Self::Nginx { workers: 2 },
+        Self::Envoy { threads: 1 },
+        Self::Envoy { threads: 2 },
+    ];
+
+    pub fn name(self) -> String {
+        match self {
+            Self::Direct => "direct".into(),
+            Self::Tinylb { workers, splice: "hot" } => format!("tinylb, {workers}"),
+            Self::Tinylb { workers, splice } => format!("tinylb, {workers}, splice {splice}"),
+            Self::Copy => "copy_bidirectional, 1".into(),
+            Self::Haproxy { threads, splice: false } => format!("haproxy, {threads}"),
+            Self::Haproxy { threads, .. } => format!("haproxy, {threads}, splice"),
+            Self::Nginx { workers } => format!("nginx, {workers}"),
+            Self::Envoy { threads } => format!("envoy, {threads}"),
+        }
+    }
+
+    /// Who makes it.
+    pub fn family(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Tinylb { .. } => "tinylb",
+            Self::Copy => "copy_bidirectional",
+            Self::Haproxy { .. } => "haproxy",
+            Self::Nginx { .. } => "nginx",
+            Self::Envoy { .. } => "envoy",
+        }
+    }
+
+    /// What it says its version is, or `None` where it isn't installed.
+    pub fn version(self) -> Option<String> {
+        let (program, argument) = match self {
+            Self::Direct | Self::Copy => return Some(String::new()),
+            Self::Tinylb { .. } => (tinylb(), "--version"),
+            Self::Haproxy { .. } => ("haproxy".into(), "-v"),
+            Self::Nginx { .. } if nginx_module().is_none() => return None,
+            Self::Nginx { .. } => ("nginx".into(), "-v"),
+            Self::Envoy { .. } => (envoy(), "--version"),
+        };
+        let output = Command::new(program).arg(argument).output().ok()?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        let is_version = |word: &&str| {
+            word.split('.').count() > 2 && word.contains(|c: char| c.is_ascii_digit())
+        };
+        let mut words = said.split([' ', '/', '\n', '-']);
+        Some(words.find(is_version).unwrap_or("?").to_string())
+    }
+
+    /// Whether its set of backends can be replaced, with the connections of removed ones closed.
+    pub fn can_replace(self) -> bool {
+        matches!(self, Self::Tinylb { .. } | Self::Haproxy { .. })
+    }
+
+    /// Starts it, and waits until it accepts.
+    pub fn start(self, wanted: &Wanted<'_>) -> io::Result<Running> {
+        let files = tempfile::tempdir()?;
+        let address = free_address()?;
+        let mut running = Running {
+            proxy: self,
+            address,
+            process: None,
+            controller: Controller { backends: wanted.backends.to_vec(), control: Control::None },
+            files,
+        };
+        let command = match self {
+            Self::Direct => {
+                running.address = wanted.backends[0];
+                return Ok(running);
+            }
+            Self::Tinylb { workers, splice } => running.tinylb(wanted, workers, splice)?,
+            Self::Copy => {
+                let mut command = Command::new(env::current_exe()?);
+                command.arg("copy").arg(address.to_string());
+                command.args(wanted.backends.iter().map(ToString::to_string));
+                command
+            }
+            Self::Haproxy { threads, splice } => running.haproxy(wanted, threads, splice)?,
+            Self::Nginx { workers } => running.nginx(wanted, workers)?,
+            Self::Envoy { threads } => running.envoy(wanted, threads)?,
+        };
+        let log = running.files.path().join("log");
+        running.process = Some(Process::start(command, &log)?);
+        running.await_start(&log)?;
+        Ok(running)
+    }
+}
+
+impl Controller {
+    /// Replaces the set by these of the backends, and waits for the answer.
+    pub fn replace(&mut self, keep: &[usize]) -> io::Result<()> {
+        let all = 0..self.backends.len();
+        match &mut self.control {
+            Control::None => Err(io::ErrorKind::Unsupported.into()),
+            Control::Http(address, connection) => {
+                let pairs = keep.iter().map(|&n| format!("\"b{n}\":\"{}\"", self.backends[n]));
+                put(*address, connection, &format!("{{{}}}", pairs.collect::<Vec<_>>().join(",")))
+            }
+            Control::Haproxy(socket) => {
+                let mut commands = String::new();
+                for n in all.clone().filter(|n| keep.contains(n)) {
+                    let _ = write!(commands, "enable server b/b{n};");
+                }
+                for n in all.filter(|n| !keep.contains(n)) {
+                    let _ = write!(commands, "disable server b/b{n};");
+                    let _ = write!(commands, "shutdown sessions server b/b{n};");
+                }
+                let mut stream = UnixStream::connect(socket)?;
+                stream.write_all(format!("{commands}\n").as_bytes())?;
+                stream.read_to_end(&mut Vec::new()).map(|_| ())
+            }
+        }
+    }
+}
+
+impl Running {
+    fn await_start(&mut self, log: &Path) -> io::Result<()> {
+        let began = Instant::now();
+        while TcpStream::connect(self.address).is_err() {
+            let has_ended = self.process.as_mut().is_none_or(Process::has_ended);
+            if has_ended || began.elapsed() > Duration::from_secs(10) {
+                let said = fs::read_to_string(log)?;
+                let name = self.proxy.name();
+                return Err(io::Error::other(format!("{name} doesn't start: {said}")));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    pub fn files(&self) -> &Path {
+        self.files.path()
+    }
+
+    fn tinylb(&mut self, wanted: &Wanted<'_>, workers: u8, splice: &str) -> io::Result<Command> {
+        let admin = free_address()?;
+        self.controller.control = Control::Http(admin, None);
+        let mut command = Command::new(tinylb());
+        command.args(["run", "--log-level", "error", "--listen", &self.address.to_string()]);
+        command.args(["--admin", &admin.to_string(), "--admin-write"]);
+        command.args(["--workers", &workers.to_string(), "--splice", splice]);
+        for (n, backend) in wanted.backends.iter().enumerate().take(wanted.first) {
+            command.args(["--backend", &format!("b{n}={backend}")]);
+        }
+        Ok(command)
+    }
+
+    fn haproxy(&mut self, wanted: &Wanted<'_>, threads: u8, splice: bool) -> io::Result<Command> {
+        let socket = self.files.path().join("socket");
+        let mut config = format!(
+            "global\n nbthread {threads}\n maxconn {CONNECTIONS_MAX}\n \
+             stats socket {} level admin\n {}\n\
+             defaults\n mode tcp\n balance roundrobin\n timeout connect 3s\n timeout client 1h\n \
+             timeout server 1h\n {}\n\
+             frontend f\n bind {} backlog 4096\n default_backend b\n\
+             backend b\n",
+            socket.display(),
+            if splice { "tune.bufsize 65536\n maxpipes 32" } else { "" },
+            if splice { "option splice-request\n option splice-response" } else { "" },
+            self.address,
+        );
+        for (n, backend) in wanted.backends.iter().enumerate() {
+            let disabled = if n < wanted.first { "" } else { "disabled" };
+            let _ = writeln!(config, " server b{n} {backend} {disabled}");
+        }
+        self.controller.control = Control::Haproxy(socket);
+        let mut command = Command::new("haproxy");
+        command.arg("-f").arg(self.write("haproxy.cfg", &config)?);
+        Ok(command)
+    }
+
+    fn nginx(&mut self, wanted: &Wanted<'_>, workers: u8) -> io::Result<Command> {
+        let mut servers = String::new();
+        for backend in &wanted.backends[..wanted.first] {
+            let _ = write!(servers, "server {backend}; ");
+        }
+        let module = nginx_module().unwrap_or_default();
+        let config = format!(
+            "load_module {}; daemon off; pid {}/pid; error_log stderr error;\n\
+             worker_processes {workers}; worker_rlimit_nofile 20000;\n\
+             events {{ worker_connections 19900; }}\n\
+             stream {{ upstream b {{ {servers} }}\n\
+             server {{ listen {} {} backlog=4096; proxy_pass b; proxy_half_close on; \
+             proxy_connect_timeout 3s; proxy_timeout 1h; {} }} }}\n",
+            module.display(),
+            self.files.path().display(),
+            self.address,
+            if workers > 1 { "reuseport" } else { "" },
+            if wanted.bulk { "proxy_buffer_size 64k;" } else { "" },
+        );
+        let mut command = Command::new("nginx");
+        command.arg("-p").arg(self.files.path()).arg("-c").arg(self.write("nginx.conf", &config)?);
+        Ok(command)
+    }
+
+    fn envoy(&self, wanted: &Wanted<'_>, threads: u8) -> io::Result<Command> {
+        let socket = |address: SocketAddr| {
+            let (ip, port) = (address.ip(), address.port());
+            format!("{{socket_address: {{address: {ip}, port_value: {port}}}}}")
+        };
+        let endpoint =
+            |backend: &SocketAddr| format!("{{endpoint: {{address: {}}}}}", socket(*backend));
+        let endpoints: Vec<_> = wanted.backends[..wanted.first].iter().map(endpoint).collect();
+        let config = format!(
+            "static_resources:\n  listeners:\n  - address: {}\n    tcp_backlog_size: 4096\n    \
+             filter_chains:\n    - filters:\n      - name: envoy.filters.network.tcp_proxy\n        \
+             typed_config:\n          \
+             \"@type\": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy\n          \
+             stat_prefix: t\n          cluster: b\n\
+             \x20 clusters:\n  - name: b\n    connect_timeout: 3s\n    type: STATIC\n    \
+             circuit_breakers: {{thresholds: [{{max_connections: 100000, max_pending_requests: 100000}}]}}\n    \
+             load_assignment: {{cluster_name: b, endpoints: [{{lb_endpoints: [{}]}}]}}\n",
+            socket(self.address),
+            endpoints.join(", "),
+        );
+        let mut command = Command::new(envoy());
+        command.arg("-c").arg(self.write("envoy.yaml", &config)?);
+        command.args(["--concurrency", &threads.to_string(), "--disable-hot-restart"]);
+        command.args(["--log-level", "error"]);
+        Ok(command)
+    }
+
+    fn write(&self, name: &str, text: &str) -> io::Result<PathBuf> {
+        let path = self.files.path().join(name);
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+}
+
+fn put(
+    address: SocketAddr,
+    connection: &mut Option<BufReader<TcpStream>>,
+    body: &str,
+) -> io::Result<()> {
+    let stream = match connection {
+        Some(stream) => stream,
+        None => connection.insert(BufReader::new(TcpStream::connect(address)?)),
+    };
+    let length = body.len();
+    let head = "PUT /services/default/backends HTTP/1.1\r\nhost: tinylb\r\ncontent-length:";
+    stream.get_mut().write_all(format!("{head} {length}\r\n\r\n{body}").as_bytes())?;
+    let (mut first, mut length) = (String::new(), 0);
+    stream.read_line(&mut first)?;
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line)?;
+        match line.trim_end().to_ascii_lowercase().split_once(": ") {
+            Some(("content-length", value)) => length = value.parse().map_err(io::Error::other)?,
+            Some(_) => {}
+            None => break,
+        }
+    }
+    let mut answer = vec![0; length];
+    stream.read_exact(&mut answer)?;
+    match first.split(' ').nth(1) {
+        Some("200") => Ok(()),
+        _ => Err(io::Error::other(format!("{first}{}", String::from_utf8_lossy(&answer)))),
+    }
+}
+
+/// The program, built by the same profile as this one.
+fn tinylb() -> PathBuf {
+    // TARGET/PROFILE/deps/peers-HASH
+    let own = env::current_exe().unwrap_or_default();
+    own.ancestors().nth(2).unwrap_or(&own).join("tinylb")
+}
+
+fn envoy() -> PathBuf {
+    env::var_os("ENVOY").unwrap_or_else(|| "envoy".into()).into()
+}
+
+fn nginx_module() -> Option<PathBuf> {
+    let places = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/local/lib/nginx"];
+    let paths = places.map(|place| Path::new(place).join("ngx_stream_module.so"));
+    paths.into_iter().find(|path| path.exists())
+}
+
+fn free_address() -> io::Result<SocketAddr> {
+    TcpListener::bind("127.0.0.1:0")?.local_addr()
+}

@@ -1,0 +1,219 @@
+use std::{collections::BTreeMap, env, fmt, fs, io, process::Command, thread, time::SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::{proxy::Proxy, scenario::Figure};
+
+/// What was measured, of what, where and when.
+pub struct Report {
+    began: SystemTime,
+    rounds: usize,
+    seconds: f64,
+    pub versions: BTreeMap<&'static str, String>,
+    pub tables: Vec<Table>,
+    left_out: Vec<(String, String)>,
+}
+
+/// One scenario.
+pub struct Table {
+    pub name: &'static str,
+    pub title: String,
+    pub rows: Vec<Row>,
+}
+
+/// One proxy in one scenario.
+pub struct Row {
+    pub proxy: Proxy,
+    /// By name, in the order in which they came: the values of all rounds, ascending.
+    pub figures: Vec<(String, Vec<f64>)>,
+    pub has_failed: bool,
+}
+
+/// The families in the order in which they are shown.
+pub const FAMILIES: [&str; 5] = ["tinylb", "haproxy", "nginx", "envoy", "copy_bidirectional"];
+
+impl Report {
+    pub fn new(rounds: usize, seconds: f64) -> Self {
+        let (versions, tables, left_out) = (BTreeMap::new(), Vec::new(), Vec::new());
+        Self { began: SystemTime::now(), rounds, seconds, versions, tables, left_out }
+    }
+
+    pub fn leave_out(&mut self, what: &str, why: &str) {
+        eprintln!("\r{what} is left out: {why}\x1b[K");
+        self.left_out.push((what.to_string(), why.to_string()));
+    }
+
+    /// When, where and how it was measured, in a sentence.
+    pub fn circumstances(&self) -> String {
+        let versions = self.versions.iter().filter(|(_, version)| !version.is_empty());
+        let versions: Vec<_> =
+            versions.map(|(name, version)| format!("{name} {version}")).collect();
+        format!(
+            "{}, Linux {}, {} cores, {} rounds of {} s: {}",
+            date(self.began),
+            kernel(),
+            cores(),
+            self.rounds,
+            self.seconds,
+            versions.join(", ")
+        )
+    }
+
+    pub fn json(&self) -> String {
+        let tables = self.tables.iter().map(|table| {
+            let rows = table.rows.iter().map(|row| {
+                let figures: BTreeMap<_, _> = row.figures.iter().cloned().collect();
+                json!({ "proxy": row.proxy.name(), "figures": figures })
+            });
+            let rows = rows.collect::<Vec<Value>>();
+            json!({ "scenario": table.name, "title": table.title, "rows": rows })
+        });
+        let report = json!({
+            "date": date(self.began),
+            "kernel": kernel(),
+            "cores": cores(),
+            "rounds": self.rounds,
+            "seconds": self.seconds,
+            "versions": self.versions,
+            "scenarios": tables.collect::<Vec<_>>(),
+            "left_out": self.left_out,
+        });
+        format!("{report:#}\n")
+    }
+}
+
+/// The best of each family in each scenario, and tinylb's ratio to the best haproxy.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}\n", self.circumstances())?;
+        writeln!(f, "| | | {} | tinylb : haproxy |", FAMILIES.join(" | "))?;
+        writeln!(f, "| --- | --- |{} --- |", " --- |".repeat(FAMILIES.len()))?;
+        for table in &self.tables {
+            let Some(unit) = table.rows.iter().find_map(Row::first) else { continue };
+            write!(f, "| {} | {} |", table.title, unit.0)?;
+            for family in FAMILIES {
+                let best = table.best(family).map_or_else(String::new, round);
+                write!(f, " {best} |")?;
+            }
+            let ratio = table.best("tinylb").zip(table.best("haproxy"));
+            let ratio = ratio.map_or_else(String::new, |(is, best)| format!("{:.2}", is / best));
+            writeln!(f, " {ratio} |")?;
+        }
+        for (what, why) in &self.left_out {
+            writeln!(f, "\n{what} was left out: {why}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Table {
+    /// The least median of a family's rows in the figure to compare by.
+    pub fn best(&self, family: &str) -> Option<f64> {
+        let rows = self.rows.iter().filter(|row| row.proxy.family() == family);
+        rows.filter_map(|row| row.first().map(|(_, values)| median(values))).min_by(f64::total_cmp)
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut names: Vec<&String> = Vec::new();
+        for (name, _) in self.rows.iter().flat_map(|row| &row.figures) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        let heads: Vec<_> = names.iter().map(|name| name.as_str()).collect();
+        writeln!(f, "{}: {}\n", self.name, self.title)?;
+        writeln!(f, "| | : haproxy | {} |", heads.join(" | "))?;
+        writeln!(f, "| --- | --- |{}", " --- |".repeat(heads.len()))?;
+        for row in &self.rows {
+            let ratio = row.first().zip(self.best("haproxy"));
+            let ratio = ratio.map_or_else(String::new, |((_, values), best)| {
+                format!("{:.2}", median(values) / best)
+            });
+            write!(f, "| {} | {ratio} |", row.proxy.name())?;
+            for name in &names {
+                let cell = row.figure(name).map_or_else(String::new, |values| {
+                    let (least, most) = (values[0], values[values.len() - 1]);
+                    format!("{} ({}–{})", round(median(values)), round(least), round(most))
+                });
+                write!(f, " {cell} |")?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl Row {
+    pub fn new(proxy: Proxy) -> Self {
+        Self { proxy, figures: Vec::new(), has_failed: false }
+    }
+
+    pub fn add(&mut self, figures: Vec<Figure>) {
+        for (name, value) in figures {
+            let place = self.figures.iter().position(|(known, _)| *known == name);
+            let place = place.unwrap_or_else(|| {
+                self.figures.push((name, Vec::new()));
+                self.figures.len() - 1
+            });
+            let values = &mut self.figures[place].1;
+            values.push(value);
+            values.sort_by(f64::total_cmp);
+        }
+    }
+
+    fn figure(&self, name: &str) -> Option<&[f64]> {
+        self.figures.iter().find(|(known, _)| known == name).map(|(_, values)| values.as_slice())
+    }
+
+    /// The figure to compare by. Without a proxy there is none.
+    fn first(&self) -> Option<&(String, Vec<f64>)> {
+        self.figures.first().filter(|_| self.proxy != Proxy::Direct)
+    }
+}
+
+/// Of values in ascending order.
+pub fn median(values: &[f64]) -> f64 {
+    let middle = values.len() / 2;
+    match values.len() % 2 {
+        0 => f64::midpoint(values[middle - 1], values[middle]),
+        _ => values[middle],
+    }
+}
+
+/// Three digits that count.
+pub fn round(value: f64) -> String {
+    match value.abs() {
+        100.0.. => format!("{value:.0}"),
+        10.0.. => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+/// Builds the program by the profile of this one: `cargo bench` builds no programs of others.
+pub fn build_tinylb() -> io::Result<()> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let own = env::current_exe()?;
+    let target = own.ancestors().nth(3).ok_or(io::ErrorKind::NotFound)?;
+    let built = Command::new(cargo)
+        .args(["build", "--quiet", "--release", "-p", "tinylb-tokio", "--target-dir"])
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()?;
+    if built.success() { Ok(()) } else { Err(io::Error::other("tinylb can't be built")) }
+}
+
+fn date(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()[..10].to_string()
+}
+
+fn kernel() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let release = release.trim();
+    release.split('-').next().unwrap_or(release).to_string()
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, |cores| cores.get())
+}
