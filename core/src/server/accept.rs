@@ -83,7 +83,8 @@ impl<L: Listener, D: Dialer, R: Relay<L::Conn, D::Conn>> AcceptLoop<L, D, R> {
         let session = Session::new(id, signal, client, Arc::clone(&self.link));
         match admission {
             Admission::Refused(refusal) => session.refuse(refusal),
-            admission => self.link.runtime.spawn(Box::pin(session.run(admission))),
+            Admission::Dial(_) => self.link.runtime.spawn(Box::pin(session.run(false))),
+            Admission::Wait => self.link.runtime.spawn(Box::pin(session.run(true))),
         }
     }
 }

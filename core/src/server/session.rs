@@ -16,8 +16,8 @@ use super::{
     signal::{Signal, Word},
 };
 use crate::{
-    Admission, Conn, DialFailure, Dialer, Direction, EndReason, Progress, Refusal, Relay, Runtime,
-    SessionId, Settings, Side, Target,
+    Conn, DialFailure, Dialer, Direction, EndReason, Progress, Refusal, Relay, Runtime, SessionId,
+    Settings, Side, Target,
 };
 
 /// One client's connection and what is done for it.
@@ -79,21 +79,28 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
         self.record.reason = refusal.into();
     }
 
-    /// Serves the client to the end.
-    pub(super) async fn run(mut self, admission: Admission<D::Target>) {
-        let served = AssertUnwindSafe(self.serve(admission)).catch_unwind().await;
-        let reason = served.unwrap_or(EndReason::Panicked);
+    /// Serves the client to the end; first of all, it may have to wait for a set.
+    //
+    // Not an `async fn`: that would hold the session twice, as its argument and as its variable.
+    pub(super) fn run(mut self, is_waiting: bool) -> impl Future<Output = ()> + Send {
+        async move {
+            let served = AssertUnwindSafe(self.serve(is_waiting)).catch_unwind().await;
+            self.end(served.unwrap_or(EndReason::Panicked));
+        }
+    }
+
+    fn end(&mut self, reason: EndReason) {
         self.ends.is_clean = reason == EndReason::Finished;
         self.record.reason = reason;
     }
 
-    async fn serve(&mut self, admission: Admission<D::Target>) -> EndReason {
-        if admission == Admission::Wait
-            && let Err(reason) = self.wait().await
-        {
+    async fn serve(&mut self, is_waiting: bool) -> EndReason {
+        if is_waiting && let Err(reason) = self.wait().await {
             return reason;
         }
-        match self.dial().await {
+        // What a dial needs is more than a session needs for the rest of its life.
+        let dialled = Box::pin(self.dial()).await;
+        match dialled {
             Ok(()) => self.relay().await,
             Err(reason) => reason,
         }
