@@ -21,7 +21,7 @@ use tokio::{
 use crate::{
     Address, AddressConn, Host, TcpConn, TcpOptions, TcpTarget, UnixConn, UnixTarget,
     nonblocking::socket,
-    stream::{Kind, Stream},
+    stream::{Kind, Stream, hold_handshake},
 };
 
 /// Connects over TCP. Names are resolved at each dial by the system's resolver, and every address
@@ -73,11 +73,14 @@ impl TcpDialer {
             SocketAddr::V6(_) => AddressFamily::INET6,
         })?;
         get(&self.options).apply(&socket)?;
+        let holds_handshake = hold_handshake(&socket);
         match connect(&socket, &address) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
-        let dialling = Dialling(Some(Stream::new(socket, Kind::Tcp)?));
+        let mut stream = Stream::new(socket, Kind::Tcp)?;
+        stream.holds_handshake = holds_handshake;
+        let dialling = Dialling(Some(stream));
         let local = dialling.connected().await?;
         if local.ip() == address.ip() {
             // Where nobody listens on a port of this machine's ephemeral range, a socket may get
@@ -262,7 +265,7 @@ fn set<T>(shared: &RwLock<T>, value: T) {
 mod tests {
     use std::{future::pending, sync::Mutex};
 
-    use futures::{AsyncReadExt, poll};
+    use futures::{AsyncReadExt, AsyncWriteExt, poll};
     use tinylb_core::Listener;
 
     use super::*;
@@ -329,5 +332,24 @@ mod tests {
         drop(dialer.dial(&target, within).await.unwrap());
         let mut conn = listener.accept().await.unwrap();
         assert_eq!(conn.read(&mut [0]).await.unwrap(), 0);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_server_that_speaks_first_is_connected_as_soon_as_it_is_read_from() {
+        let backend = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        backend.set_nonblocking(true).unwrap();
+        let target = TcpTarget::from(backend.local_addr().unwrap());
+        let dialer = TcpDialer::default();
+        for writes_first in [false, true] {
+            let mut conn = dialer.dial(&target, Duration::from_secs(10)).await.unwrap();
+            if writes_first {
+                conn.write_all(b"?").await.unwrap();
+            } else {
+                assert!(poll!(conn.read(&mut [0])).is_pending());
+            }
+            // On the loopback, packets have arrived when the call that sends them returns.
+            assert!(backend.accept().is_ok(), "writes first: {writes_first}");
+        }
     }
 }

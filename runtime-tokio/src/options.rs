@@ -44,11 +44,13 @@ impl TcpOptions {
         let socket = SockRef::from(socket);
         socket.set_tcp_nodelay(true)?;
         socket.set_out_of_band_inline(true)?;
-        socket.set_keepalive(self.keepalive)?;
         if self.keepalive {
             let keepalive =
                 TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
+            // Switches it on as well.
             socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))?;
+        } else {
+            socket.set_keepalive(false)?;
         }
         #[cfg(any(target_os = "linux", target_os = "android"))]
         socket.set_tcp_user_timeout(self.user_timeout)?;

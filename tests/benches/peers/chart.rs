@@ -15,11 +15,11 @@ pub fn draw(report: &Report) -> String {
     let x = |ratio: f64| LABELS as f64 + ratio.min(RATIO_MAX) * scale;
     let mut y = 62;
     for table in &report.tables {
-        let Some(unit) = table.best("haproxy").filter(|best| *best > 0.0) else { continue };
+        let Some(haproxy) = table.best("haproxy") else { continue };
         let top = y;
         for (place, family) in FAMILIES.iter().enumerate() {
-            let Some(best) = table.best(family) else { continue };
-            let ratio = best / unit;
+            let best = table.best(family).and_then(|row| table.ratio(row));
+            let Some(ratio) = best else { continue };
             let end = x(ratio);
             let more = if ratio > RATIO_MAX { " →" } else { "" };
             let _ = writeln!(
@@ -41,7 +41,7 @@ pub fn draw(report: &Report) -> String {
             table.title,
             LABELS - 10,
             top + 28,
-            round(unit),
+            round(haproxy.median()),
         );
         y = y.max(top + 34) + 12;
     }

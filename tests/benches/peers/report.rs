@@ -24,7 +24,7 @@ pub struct Table {
 /// One proxy in one scenario.
 pub struct Row {
     pub proxy: Proxy,
-    /// By name, in the order in which they came: the values of all rounds, ascending.
+    /// By name, in the order in which they came: the values of all rounds.
     pub figures: Vec<(String, Vec<f64>)>,
     pub has_failed: bool,
 }
@@ -92,11 +92,11 @@ impl fmt::Display for Report {
             let Some(unit) = table.rows.iter().find_map(Row::first) else { continue };
             write!(f, "| {} | {} |", table.title, unit.0)?;
             for family in FAMILIES {
-                let best = table.best(family).map_or_else(String::new, round);
+                let best = table.best(family).map_or_else(String::new, |row| round(row.median()));
                 write!(f, " {best} |")?;
             }
-            let ratio = table.best("tinylb").zip(table.best("haproxy"));
-            let ratio = ratio.map_or_else(String::new, |(is, best)| format!("{:.2}", is / best));
+            let ratio = table.best("tinylb").and_then(|row| table.ratio(row));
+            let ratio = ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
             writeln!(f, " {ratio} |")?;
         }
         for (what, why) in &self.left_out {
@@ -107,10 +107,18 @@ impl fmt::Display for Report {
 }
 
 impl Table {
-    /// The least median of a family's rows in the figure to compare by.
-    pub fn best(&self, family: &str) -> Option<f64> {
+    /// The row of a family that has the least median of the figure to compare by.
+    pub fn best(&self, family: &str) -> Option<&Row> {
         let rows = self.rows.iter().filter(|row| row.proxy.family() == family);
-        rows.filter_map(|row| row.first().map(|(_, values)| median(values))).min_by(f64::total_cmp)
+        let measured = rows.filter(|row| row.first().is_some());
+        measured.min_by(|a, b| a.median().total_cmp(&b.median()))
+    }
+
+    /// The median, over the rounds, of what a row took as a ratio to the best haproxy.
+    pub fn ratio(&self, row: &Row) -> Option<f64> {
+        let ((_, values), (_, best)) = (row.first()?, self.best("haproxy")?.first()?);
+        let ratios: Vec<f64> = values.iter().zip(best).map(|(is, best)| is / best).collect();
+        Some(median(&ratios))
     }
 }
 
@@ -127,14 +135,12 @@ impl fmt::Display for Table {
         writeln!(f, "| | : haproxy | {} |", heads.join(" | "))?;
         writeln!(f, "| --- | --- |{}", " --- |".repeat(heads.len()))?;
         for row in &self.rows {
-            let ratio = row.first().zip(self.best("haproxy"));
-            let ratio = ratio.map_or_else(String::new, |((_, values), best)| {
-                format!("{:.2}", median(values) / best)
-            });
+            let ratio = self.ratio(row).map_or_else(String::new, |ratio| format!("{ratio:.2}"));
             write!(f, "| {} | {ratio} |", row.proxy.name())?;
             for name in &names {
                 let cell = row.figure(name).map_or_else(String::new, |values| {
-                    let (least, most) = (values[0], values[values.len() - 1]);
+                    let least = values.iter().copied().fold(f64::INFINITY, f64::min);
+                    let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                     format!("{} ({}–{})", round(median(values)), round(least), round(most))
                 });
                 write!(f, " {cell} |")?;
@@ -157,14 +163,17 @@ impl Row {
                 self.figures.push((name, Vec::new()));
                 self.figures.len() - 1
             });
-            let values = &mut self.figures[place].1;
-            values.push(value);
-            values.sort_by(f64::total_cmp);
+            self.figures[place].1.push(value);
         }
     }
 
     fn figure(&self, name: &str) -> Option<&[f64]> {
         self.figures.iter().find(|(known, _)| known == name).map(|(_, values)| values.as_slice())
+    }
+
+    /// Of the figure to compare by.
+    pub fn median(&self) -> f64 {
+        self.first().map_or(f64::NAN, |(_, values)| median(values))
     }
 
     /// The figure to compare by. Without a proxy there is none.
@@ -173,8 +182,9 @@ impl Row {
     }
 }
 
-/// Of values in ascending order.
-pub fn median(values: &[f64]) -> f64 {
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() % 2 {
         0 => f64::midpoint(values[middle - 1], values[middle]),

@@ -1,6 +1,7 @@
 //! The program `tinylb`: services from a file or from arguments, each a balancer of connections.
 
 mod admin;
+mod allocator;
 mod args;
 mod config;
 mod demo;

@@ -2,12 +2,19 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Mutex, PoisonError},
     thread,
+    time::Duration,
 };
 
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::{mpsc, oneshot},
+    time::timeout,
 };
+
+use crate::allocator;
+
+/// Shorter than the limits that matter, and long enough to cost nothing.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Threads that carry the connections, each with a runtime of its own. One that isn't needed any
 /// more stays, for the sessions it has, until the program ends.
@@ -51,12 +58,19 @@ impl Workers {
         let fatal = self.fatal.clone();
         let name = format!("worker {number}");
         thread::Builder::new().name(name.clone()).spawn(move || {
-            let until_stopped = async {
-                let _ = stopped.await;
-            };
-            run(runtime, until_stopped, &name, &fatal);
+            run(runtime, until(stopped), &name, &fatal);
         })?;
         Ok(Worker { runtime: handle, _running: running })
+    }
+}
+
+/// Waits until the worker is to end, and gives memory back now and then.
+///
+/// A timer that is due soon is always set meanwhile: when tokio is given one that is due before all
+/// others, it wakes the reactor, even on its own thread. So a dial's limit costs no system call.
+async fn until(mut stopped: oneshot::Receiver<()>) {
+    while timeout(TICK, &mut stopped).await.is_err() {
+        allocator::collect();
     }
 }
 
