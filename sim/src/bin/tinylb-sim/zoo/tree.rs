@@ -21,7 +21,7 @@ pub(super) struct Tree {
 }
 
 /// What is copied: directories as a whole.
-const COPIED: [&str; 3] = ["core/src", "sim/benches", "sim/src"];
+const COPIED: [&str; 4] = ["core/benches", "core/src", "sim/benches", "sim/src"];
 const COPIED_FILES: [&str; 3] = ["Cargo.lock", "core/Cargo.toml", "sim/Cargo.toml"];
 
 impl Tree {
