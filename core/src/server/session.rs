@@ -80,8 +80,7 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
     }
 
     /// Serves the client to the end; first of all, it may have to wait for a set.
-    //
-    // Not an `async fn`: that would hold the session twice, as its argument and as its variable.
+    #[expect(clippy::manual_async_fn, reason = "which would hold the session twice")]
     pub(super) fn run(mut self, is_waiting: bool) -> impl Future<Output = ()> + Send {
         async move {
             let served = AssertUnwindSafe(self.serve(is_waiting)).catch_unwind().await;
