@@ -7,7 +7,7 @@ use std::{
 
 use rustix::{
     io::Errno,
-    net::{SendFlags, Shutdown},
+    net::{RecvFlags, SendFlags, Shutdown},
 };
 use socket2::SockRef;
 use tokio::io::{
@@ -95,8 +95,8 @@ impl Stream {
         loop {
             let socket = self.socket()?;
             let mut guard = ready!(socket.poll_read_ready(cx))?;
-            match rustix::io::read(socket.get_ref(), &mut *buffer) {
-                Ok(length) => {
+            match rustix::net::recv(socket.get_ref(), &mut *buffer, RecvFlags::DONTWAIT) {
+                Ok((_, length)) => {
                     if 0 < length && length < buffer.len() && !self.may_stop_short() {
                         guard.clear_ready();
                     }
@@ -124,7 +124,8 @@ impl Stream {
         cx: &mut Context<'_>,
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let send = |socket: &OwnedFd| rustix::net::send(socket, buffer, SendFlags::NOSIGNAL);
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let send = |socket: &OwnedFd| rustix::net::send(socket, buffer, flags);
         self.poll_give(cx, buffer.len(), send)
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures::StreamExt;
-use tinylb_core::{BackendSet, CopyRelay, Event, Handle, Publisher, Runtime, Server, publisher};
+use tinylb_core::{BackendSet, Event, Handle, Publisher, Runtime, Server, publisher};
 
 use super::{
     Fabric, Spot, World,
@@ -46,7 +46,7 @@ pub async fn balance<F: Fabric>(world: World, fabric: F) {
     };
     let handle = server.handle();
     world.set_handle(handle.clone());
-    let relay = CopyRelay::new(config.buffer as usize);
+    let relay = fabric.relay(config.buffer as usize);
     let listener = TapListener { inner, world: world.clone() };
     let listening = server.listen(listener, relay, runtime.clone());
     runtime.spawn(Box::pin({

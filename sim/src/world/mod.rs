@@ -23,7 +23,7 @@ mod tap;
 use std::io;
 
 use async_trait::async_trait;
-use tinylb_core::{Dialer, Listener, Runtime};
+use tinylb_core::{CopyRelay, Dialer, Listener, Relay, Runtime};
 
 pub use self::{
     balancer::balance,
@@ -31,6 +31,7 @@ pub use self::{
     director::{Director, Disturbance},
     shared::World,
     simulated::{run, run_with},
+    tap::{TapConn, TapRelay},
 };
 use crate::scenario::Place;
 
@@ -55,6 +56,15 @@ pub trait Fabric: Send + Sync + 'static {
     fn address(&self, of: Spot) -> <Self::Dialer as Dialer>::Target;
     /// This host's runtime.
     fn runtime(&self) -> Self::Runtime;
+    /// What moves the bytes; it holds at most so many of them each way. By default, the one that
+    /// serves any connections.
+    fn relay(
+        &self,
+        buffer: usize,
+    ) -> impl Relay<TapConn<<Self::Listener as Listener>::Conn>, TapConn<<Self::Dialer as Dialer>::Conn>>
+    {
+        CopyRelay::new(buffer)
+    }
     /// The name by which the other end of a dialled connection knows it
     /// ([`Conn::peer`](tinylb_core::Conn::peer)).
     fn name(&self, conn: &<Self::Dialer as Dialer>::Conn) -> String;

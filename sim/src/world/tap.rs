@@ -15,7 +15,9 @@ use futures::{
     future::{Either, select},
     io::{AsyncRead, AsyncWrite},
 };
-use tinylb_core::{AcceptFailure, Conn, Dialer, Listener, Side};
+use tinylb_core::{
+    AcceptFailure, Conn, Dialer, Direction, Listener, Progress, Relay, RelayError, Side,
+};
 
 use super::{Fabric, Spot, World};
 use crate::scenario::Place;
@@ -36,8 +38,12 @@ pub(super) struct TapDialer<F: Fabric> {
     pub(super) world: World,
 }
 
+/// A relay that moves the bytes of watched connections past whoever watches, who is told of what it
+/// has written whenever it has been at work, and not of what it holds.
+pub struct TapRelay<R>(pub R);
+
 /// A connection whose bytes are counted.
-pub(super) struct TapConn<C> {
+pub struct TapConn<C> {
     inner: C,
     world: World,
     side: Side,
@@ -79,6 +85,35 @@ impl<F: Fabric> Dialer for TapDialer<F> {
         let conn = self.inner.dial(&address, within).await?;
         self.world.judge().dialled(session, *target, &self.fabric.name(&conn));
         Ok(TapConn::new(conn, &self.world, Side::Backend, session))
+    }
+}
+
+#[async_trait]
+impl<C: Conn, B: Conn, R: Relay<C, B>> Relay<TapConn<C>, TapConn<B>> for TapRelay<R> {
+    async fn relay(
+        &self,
+        client: &mut TapConn<C>,
+        backend: &mut TapConn<B>,
+        progress: &Progress,
+    ) -> Result<(), RelayError> {
+        let (world, session) = (client.world.clone(), client.session);
+        let inner = Progress::default();
+        let mut relay = self.0.relay(&mut client.inner, &mut backend.inner, &inner);
+        poll_fn(|cx| {
+            let polled = relay.as_mut().poll(cx);
+            for direction in [Direction::ToBackend, Direction::ToClient] {
+                let moved = inner.bytes(direction) - progress.bytes(direction);
+                if moved > 0 {
+                    world.judge().written(session, direction.reverse().from(), moved);
+                    progress.add(direction, moved as usize);
+                }
+                if inner.has_ended(direction) && !progress.has_ended(direction) {
+                    progress.end(direction);
+                }
+            }
+            polled
+        })
+        .await
     }
 }
 

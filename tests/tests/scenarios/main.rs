@@ -111,6 +111,17 @@ fn the_balancer_that_ships_breaks_no_law_on_sockets() {
 }
 
 #[test]
+fn the_relay_for_sockets_breaks_no_law_in_any_mode() {
+    const MODES: &[(&str, Level)] = &[
+        ("sockets, never spliced", sockets::run_unspliced),
+        ("sockets, spliced if hot", sockets::run_spliced_if_hot),
+        ("sockets, spliced", sockets::run_spliced),
+    ];
+    run_all(MODES, seeds(64));
+    run_all(MODES, saved());
+}
+
+#[test]
 fn one_scenario_breaks_no_law_on_any_level() {
     run_all(LEVELS, seeds(24));
 }

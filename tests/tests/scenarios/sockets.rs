@@ -21,13 +21,17 @@ use std::{
 use async_trait::async_trait;
 use futures::{FutureExt, future::BoxFuture};
 use socket2::{Domain, Protocol, Socket, Type};
-use tinylb_core::Runtime;
+use tinylb_core::{CopyRelay, Progress, Relay, RelayError, Runtime};
 use tinylb_sim::{
     Law, Outcome, Scenario,
     scenario::{Act, Operation, Place},
-    world::{Director, Disturbance, Fabric, Spot, World, balance, connect, serve},
+    world::{
+        Director, Disturbance, Fabric, Spot, TapConn, TapRelay, World, balance, connect, serve,
+    },
 };
-use tinylb_tokio::{TcpConn, TcpDialer, TcpListener, TcpOptions, TcpTarget, TokioRuntime};
+use tinylb_tokio::{
+    SocketRelay, Splice, TcpConn, TcpDialer, TcpListener, TcpOptions, TcpTarget, TokioRuntime,
+};
 use tokio::task::AbortHandle;
 
 /// Between two looks at everything.
@@ -36,15 +40,37 @@ const STEP: Duration = Duration::from_millis(2);
 /// How late anything may be. The machine may have a lot to do besides.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Few, so that directions have to do without as well.
+const PIPES_MAX: usize = 4;
+
 /// Runs a scenario on sockets. It takes as long as the scenario says, and longer where patience is
 /// needed; no two runs are the same.
 pub fn run(scenario: &Scenario, keep_trace: bool) -> Outcome {
+    run_with(None, scenario, keep_trace)
+}
+
+/// The same with the relay for sockets, which never splices.
+pub fn run_unspliced(scenario: &Scenario, keep_trace: bool) -> Outcome {
+    run_with(Some(Splice::Never), scenario, keep_trace)
+}
+
+/// The same, and it splices what is hot.
+pub fn run_spliced_if_hot(scenario: &Scenario, keep_trace: bool) -> Outcome {
+    run_with(Some(Splice::Hot), scenario, keep_trace)
+}
+
+/// The same, and it splices always.
+pub fn run_spliced(scenario: &Scenario, keep_trace: bool) -> Outcome {
+    run_with(Some(Splice::Always), scenario, keep_trace)
+}
+
+fn run_with(splice: Option<Splice>, scenario: &Scenario, keep_trace: bool) -> Outcome {
     let scenario = for_loopback(scenario);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
     runtime.block_on(async {
         let mut director = Director::new(&scenario, PATIENCE, keep_trace);
-        let sockets = Sockets::new(director.world(), scenario.config.backends);
+        let sockets = Sockets::new(director.world(), scenario.config.backends, splice);
         let mut stage = Stage::new(sockets.expect("free ports"));
         let began = stage.sockets.began;
         let mut steps = 0;
@@ -143,6 +169,8 @@ struct Sockets {
     world: World,
     front: SocketAddr,
     backends: Arc<[SocketAddr]>,
+    /// How the relay for sockets splices; `None`: the one for any connections is used.
+    splice: Option<Splice>,
     /// They are bound and don't listen: dials are refused, and nobody else gets the ports while a
     /// backend is down (Linux: socket(7), `SO_REUSEADDR`).
     _holders: Arc<[Socket]>,
@@ -152,7 +180,7 @@ struct Sockets {
 }
 
 impl Sockets {
-    fn new(world: &World, backends: u32) -> io::Result<Self> {
+    fn new(world: &World, backends: u32, splice: Option<Splice>) -> io::Result<Self> {
         let holders = (0..=backends).map(|_| holder()).collect::<io::Result<Arc<[Socket]>>>()?;
         let address = |holder: &Socket| {
             let address = holder.local_addr()?.as_socket();
@@ -163,6 +191,7 @@ impl Sockets {
             world: world.clone(),
             front: addresses[0],
             backends: addresses[1..].into(),
+            splice,
             _holders: holders,
             tasks: Arc::default(),
             began: Instant::now(),
@@ -228,8 +257,36 @@ impl Fabric for Sockets {
         Watching { inner: TokioRuntime::current(), sockets: self.clone() }
     }
 
+    fn relay(&self, buffer: usize) -> impl Relay<TapConn<TcpConn>, TapConn<TcpConn>> {
+        match self.splice {
+            None => Carrier::Any(CopyRelay::new(buffer)),
+            Some(splice) => Carrier::Sockets(TapRelay(SocketRelay::new(splice, PIPES_MAX))),
+        }
+    }
+
     fn name(&self, conn: &TcpConn) -> String {
         conn.local_address().map_or_else(|error| error.to_string(), |address| address.to_string())
+    }
+}
+
+/// Either relay.
+enum Carrier {
+    Any(CopyRelay),
+    Sockets(TapRelay<SocketRelay>),
+}
+
+#[async_trait]
+impl Relay<TapConn<TcpConn>, TapConn<TcpConn>> for Carrier {
+    async fn relay(
+        &self,
+        client: &mut TapConn<TcpConn>,
+        backend: &mut TapConn<TcpConn>,
+        progress: &Progress,
+    ) -> Result<(), RelayError> {
+        match self {
+            Self::Any(relay) => relay.relay(client, backend, progress).await,
+            Self::Sockets(relay) => relay.relay(client, backend, progress).await,
+        }
     }
 }
 
