@@ -43,7 +43,7 @@ fn pick(bencher: Bencher, (backends, given): (u32, Given)) {
     let mut cycle = Cycle::new(0);
     cycle.replace(set(backends, given, |_| 80));
     let cycle = Mutex::new(cycle);
-    bencher.bench_local(|| cycle.lock().unwrap().next());
+    bencher.bench_local(|| cycle.lock().unwrap().next_ref().map(|(_, target)| *target));
 }
 
 /// A session comes and the oldest one ends, all on one target: two steps. The same with 10 live

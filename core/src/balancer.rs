@@ -127,6 +127,8 @@ pub struct Replaced<T, K> {
     pub refused: Vec<K>,
     /// The set before, to be dropped where it disturbs nobody.
     pub before: BackendSet<T>,
+    /// Of the change, what the balancer has no use for any more: likewise.
+    pub(crate) spent: [Vec<u32>; 2],
 }
 
 impl<T: Target, K> Balancer<T, K> {
@@ -280,13 +282,16 @@ impl<T: Target, K> Balancer<T, K> {
             admitted: Vec::new(),
             refused: Vec::new(),
             before: self.cycle.set().clone(),
+            spent: [Vec::new(), Vec::new()],
         };
         if !replaced.is_change {
             replaced.before = change.next;
+            replaced.spent = [change.moved, change.unfilled];
             return Ok(replaced);
         }
 
         let done = self.pool.retarget(&mut change, self.generation, removal);
+        replaced.spent = [change.moved, change.unfilled];
         replaced.draining = done.draining;
         replaced.cut = self.take_out(done.connected, self.generation);
         replaced.revoked = self.take_out(done.dialling, self.generation);

@@ -52,6 +52,12 @@ impl<T: Target> Cycle<T> {
         self.find_next();
     }
 
+    /// Takes a turn, as [`Iterator::next`] does, and clones nothing.
+    pub fn next_ref(&mut self) -> Option<(&BackendKey, &T)> {
+        let place = self.turn()?;
+        Some((self.set.key_at(place), self.set.target_at(place)))
+    }
+
     /// The place of the next turn, without taking it. `None` in an empty set.
     pub(crate) fn peek(&self) -> Option<usize> {
         (!self.set.is_empty()).then_some(self.next)
@@ -82,8 +88,7 @@ impl<T: Target> Iterator for Cycle<T> {
 
     /// Takes a turn. `None` in an empty set; turns go on when the set has backends again.
     fn next(&mut self) -> Option<Self::Item> {
-        let place = self.turn()?;
-        Some((self.set.key_at(place).clone(), self.set.target_at(place).clone()))
+        self.next_ref().map(|(key, target)| (key.clone(), target.clone()))
     }
 }
 

@@ -144,7 +144,7 @@ impl<T: Target, K> Pool<T, K> {
         generation: Generation,
         removal: Removal,
     ) -> Retargeted<K> {
-        self.group_of = std::mem::take(&mut change.unfilled);
+        std::mem::swap(&mut self.group_of, &mut change.unfilled);
         let mut leaving = Vec::new();
         for (place, group) in &mut self.groups {
             let was_in_set = group.index != NONE;

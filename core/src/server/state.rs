@@ -116,13 +116,13 @@ impl<T: Target> State<T> {
         self.phase != Phase::Running && self.listeners == 0 && self.balancer.live() == 0
     }
 
-    /// A replacement, its report, the set before it, and the time that sessions may drain.
+    /// A replacement, its report, what is to be dropped, and the time that sessions may drain.
     #[expect(clippy::type_complexity, reason = "named by its doc, used once")]
     #[expect(clippy::result_large_err, reason = "the change is handed back, not boxed up")]
     pub(super) fn replace(
         &mut self,
         change: Change<T>,
-    ) -> Result<(Arc<Report>, BackendSet<T>, Option<Duration>), Change<T>> {
+    ) -> Result<(Arc<Report>, impl Sized + use<T>, Option<Duration>), Change<T>> {
         let removal = self.settings.removal;
         let replaced = self.balancer.replace(change, removal)?;
         let report = Arc::new(Report {
@@ -151,7 +151,7 @@ impl<T: Target> State<T> {
             Removal::Drain(time) if report.sessions_draining > 0 => Some(time),
             _ => None,
         };
-        Ok((report, replaced.before, drain))
+        Ok((report, (replaced.before, replaced.spent), drain))
     }
 
     /// What an attempt owes is paid once the events so far have been delivered.

@@ -80,7 +80,7 @@ enum Control {
 const CONNECTIONS_MAX: usize = 9_900;
 
 impl Proxy {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 12] = [
         Self::Direct,
         Self::Tinylb { workers: 1, splice: "hot" },
         Self::Tinylb { workers: 2, splice: "hot" },
@@ -93,7 +93,6 @@ impl Proxy {
         Self::Nginx { workers: 1 },
         Self::Nginx { workers: 2 },
         Self::Envoy { threads: 1 },
-        Self::Envoy { threads: 2 },
     ];
 
     pub fn name(self) -> String {
@@ -139,6 +138,11 @@ impl Proxy {
         };
         let mut words = said.split([' ', '/', '\n', '-']);
         Some(words.find(is_version).unwrap_or("?").to_string())
+    }
+
+    /// Whether it is tinylb in a mode that makes no difference but to bulk transfers.
+    pub fn is_other_mode(self) -> bool {
+        matches!(self, Self::Tinylb { splice, .. } if splice != "hot")
     }
 
     /// Whether its set of backends can be replaced, with the connections of removed ones closed.

@@ -118,9 +118,12 @@ impl Scenario {
     /// Whether this can be measured of that proxy.
     pub fn suits(&self, proxy: Proxy) -> bool {
         match self.what {
-            What::Cut { .. } | What::Churn { .. } => proxy.can_replace(),
-            What::Idle { .. } | What::Calls { .. } => proxy != Proxy::Direct,
-            _ => true,
+            What::Cut { .. } | What::Churn { .. } => proxy.can_replace() && !proxy.is_other_mode(),
+            What::Idle { .. } | What::Calls { .. } => {
+                proxy != Proxy::Direct && !proxy.is_other_mode()
+            }
+            What::Download { .. } | What::SlowDownload { .. } | What::Upload { .. } => true,
+            _ => !proxy.is_other_mode(),
         }
     }
 
