@@ -117,7 +117,6 @@ impl<T: Target> State<T> {
     }
 
     /// A replacement, its report, what is to be dropped, and the time that sessions may drain.
-    #[expect(clippy::type_complexity, reason = "named by its doc, used once")]
     #[expect(clippy::result_large_err, reason = "the change is handed back, not boxed up")]
     pub(super) fn replace(
         &mut self,
