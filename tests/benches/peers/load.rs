@@ -14,7 +14,7 @@ use crate::{backend::CHUNK, process::Usage, proxy::Running};
 const WARM_UP: Duration = Duration::from_millis(300);
 
 /// The same for slow readers: until what fits into the buffers on the way has been sent.
-const FILL_UP: Duration = Duration::from_secs(4);
+const FILL_UP: Duration = Duration::from_secs(3);
 
 /// What closed connections leave behind is over by then.
 const COOL_DOWN: Duration = Duration::from_millis(200);

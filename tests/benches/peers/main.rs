@@ -129,7 +129,8 @@ fn run(
     let runtime = load::current_thread();
     let mut running: BTreeMap<usize, Running> = BTreeMap::new();
     let mut rows: Vec<Row> = proxies.iter().map(|proxy| Row::new(*proxy)).collect();
-    for round in 0..cli.rounds {
+    let rounds = cli.rounds.min(scenario.rounds_max());
+    for round in 0..rounds {
         for (place, proxy) in
             proxies.iter().enumerate().filter(|(_, proxy)| scenario.suits(**proxy))
         {
@@ -137,7 +138,7 @@ fn run(
                 "\r{}, round {} of {}: {}\x1b[K",
                 scenario.name,
                 round + 1,
-                cli.rounds,
+                rounds,
                 proxy.name()
             );
             if rows[place].has_failed {

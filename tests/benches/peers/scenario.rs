@@ -61,7 +61,7 @@ pub enum What {
 pub type Figure = (String, f64);
 
 /// All there are.
-pub const ALL: [Scenario; 20] = [
+pub const ALL: [Scenario; 19] = [
     Scenario { name: "connections", what: What::Connections { clients: 64 } },
     Scenario { name: "requests-1x64", what: What::Requests { clients: 1, size: 64 } },
     Scenario { name: "requests-64x64", what: What::Requests { clients: 64, size: 64 } },
@@ -81,7 +81,6 @@ pub const ALL: [Scenario; 20] = [
     Scenario { name: "churn", what: What::Churn { clients: 64 } },
     Scenario { name: "calls-connection", what: What::Calls { of_connections: true } },
     Scenario { name: "calls-request-64x64", what: What::Calls { of_connections: false } },
-    Scenario { name: "connections-1", what: What::Connections { clients: 1 } },
 ];
 
 /// Between two replacements of the scenario that churns.
@@ -130,6 +129,14 @@ impl Scenario {
     /// Whether a proxy serves one round only.
     pub fn is_fresh_each_round(&self) -> bool {
         matches!(self.what, What::Idle { .. } | What::Cut { .. })
+    }
+
+    /// What is counted rather than timed is the same in every round.
+    pub fn rounds_max(&self) -> usize {
+        match self.what {
+            What::Idle { .. } | What::Calls { .. } => 1,
+            _ => usize::MAX,
+        }
     }
 
     pub fn start_backends(&self) -> Vec<SocketAddr> {
