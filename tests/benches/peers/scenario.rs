@@ -74,7 +74,7 @@ pub const ALL: [Scenario; 19] = [
     Scenario { name: "download-8", what: What::Download { clients: 8 } },
     Scenario { name: "upload-1", what: What::Upload { clients: 1 } },
     Scenario { name: "upload-8", what: What::Upload { clients: 8 } },
-    Scenario { name: "download-100-slow", what: What::SlowDownload { clients: 100 } },
+    Scenario { name: "slow-readers-100", what: What::SlowDownload { clients: 100 } },
     Scenario { name: "idle-3000", what: What::Idle { clients: 3000 } },
     Scenario { name: "idle-9000", what: What::Idle { clients: 9000 } },
     Scenario { name: "cut-9000", what: What::Cut { clients: 9000 } },
