@@ -2,13 +2,16 @@
 //!
 //! - [`TcpListener`], [`TcpDialer`] and [`TcpConn`]; [`UnixListener`], [`UnixDialer`] and
 //!   [`UnixConn`]; [`AddressDialer`] for backends of both kinds.
+//! - [`SocketRelay`], which moves the bytes between them, and [`Splice`] for when within the kernel.
 //! - [`TokioRuntime`], and [`TcpOptions`] for what every TCP connection is set to.
 //!
 //! The program `tinylb` is in this package as well, behind the feature `cli`.
 //!
 //! ```
-//! use tinylb_core::{BackendSet, CopyRelay, Server, Settings};
-//! use tinylb_tokio::{TcpDialer, TcpListener, TcpOptions, TcpTarget, TokioRuntime};
+//! use tinylb_core::{BackendSet, Server, Settings};
+//! use tinylb_tokio::{
+//!     SocketRelay, TcpDialer, TcpListener, TcpOptions, TcpTarget, TokioRuntime,
+//! };
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,7 +20,7 @@
 //! let dialer = TcpDialer::new(options.clone());
 //! let server = Server::new(dialer, runtime.clone(), Settings::default())?;
 //! let listener = TcpListener::bind("127.0.0.1:0".parse()?, &options)?;
-//! server.listen(listener, CopyRelay::default(), runtime);
+//! server.listen(listener, SocketRelay::default(), runtime);
 //!
 //! let backends = [("a", "127.0.0.1:9001"), ("b", "127.0.0.1:9002")];
 //! let backends = backends.map(|(key, address)| (key, address.parse::<TcpTarget>().unwrap()));

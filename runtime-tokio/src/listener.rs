@@ -68,24 +68,30 @@ impl TcpListener {
     /// Each has a backlog of its own, and what waits there is lost when the last clone of that
     /// socket is closed: before a thread ends, let another accept from a clone of its socket.
     ///
+    /// Another program that asks for the same option, of the same user, may join the group later; one
+    /// that uses this function isn't let in.
+    ///
     /// # Errors
     /// As for [`Self::bind`]: that another program has such a group there is one.
     pub fn bind_group(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
-        // The first one alone: with the option set, it would join a group of another process.
+        // The first one has to listen before it has the option: with it, it would join a group of
+        // another process, or let another that starts in this moment join its own.
         let first = open(address)?;
         first.bind(&address.into())?;
+        first.listen(BACKLOG)?;
         let mut group = vec![first];
-        if count > 1 && cfg!(any(target_os = "linux", target_os = "android")) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if count > 1 {
             let taken = group[0].local_addr()?;
             group[0].set_reuse_port(true)?;
             for _ in 1..count {
                 let socket = open(address)?;
                 socket.set_reuse_port(true)?;
                 socket.bind(&taken)?;
+                socket.listen(BACKLOG)?;
                 group.push(socket);
             }
         }
-        group.iter().try_for_each(|socket| socket.listen(BACKLOG))?;
         Ok(group.into_iter().map(Into::into).collect())
     }
 
@@ -255,6 +261,26 @@ impl Drop for UnixSocketFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_group_shares_what_comes_and_lets_no_other_in() {
+        let group = TcpListener::bind_group("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        let address = group[0].local_addr().unwrap();
+        for count in [1, 3] {
+            let error = TcpListener::bind_group(address, count).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        }
+        let clients: Vec<_> =
+            (0..100).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        let accepted = group.iter().map(|socket| {
+            socket.set_nonblocking(true).unwrap();
+            socket.incoming().map_while(Result::ok).count()
+        });
+        let accepted: Vec<_> = accepted.collect();
+        assert_eq!(accepted.iter().sum::<usize>(), clients.len());
+        assert!(accepted.iter().all(|count| *count > 0), "{accepted:?}");
+    }
 
     #[test]
     fn only_an_error_of_the_listener_itself_is_fatal() {

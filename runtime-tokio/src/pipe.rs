@@ -5,6 +5,8 @@ use std::{
     task::{Context, Poll},
 };
 
+use rustix::io::Errno;
+
 use crate::stream::Stream;
 
 /// What one pipe should hold; Linux lets an unprivileged user have up to this by default
@@ -22,11 +24,16 @@ pub(crate) struct Pipes {
     max: usize,
 }
 
+/// How often one is asked for in vain, after one could not be made, before that is tried again.
+const PAUSE: usize = 10_000;
+
 struct State {
     /// Empty pipes that nobody holds.
     spare: Vec<Pipe>,
     /// How many pipes there are, spare or not.
     made: usize,
+    /// How often one is asked for before another may be made.
+    pause: usize,
 }
 
 /// A pipe, lent by [`Pipes`]: to be given back empty, or reported as lost.
@@ -40,7 +47,7 @@ pub(crate) struct Pipe {
 impl Pipes {
     /// At most so many pipes, of two descriptors each; made when they are needed.
     pub(crate) fn new(max: usize) -> Self {
-        Self { state: Mutex::new(State { spare: Vec::new(), made: 0 }), max }
+        Self { state: Mutex::new(State { spare: Vec::new(), made: 0, pause: 0 }), max }
     }
 
     /// An empty pipe, unless there are none to be had. Half of them may wait for slow readers, so
@@ -50,12 +57,19 @@ impl Pipes {
         let lent = state.made - state.spare.len();
         let mut pipe = match state.spare.pop() {
             Some(pipe) => pipe,
-            None if state.made < self.max => {
-                let pipe = Pipe::new()?;
+            None if state.made == self.max => return None,
+            None if state.pause > 0 => {
+                state.pause -= 1;
+                return None;
+            }
+            None => {
+                let Some(pipe) = Pipe::new() else {
+                    state.pause = PAUSE;
+                    return None;
+                };
                 state.made += 1;
                 pipe
             }
-            None => return None,
         };
         pipe.may_wait = lent < self.max / 2;
         Some(pipe)
@@ -64,6 +78,13 @@ impl Pipes {
     /// Gives back an empty pipe.
     pub(crate) fn give_back(&self, pipe: Pipe) {
         self.lock().spare.push(pipe);
+    }
+
+    /// Lends no pipe any more.
+    pub(crate) fn lend_no_more(&self) {
+        let mut state = self.lock();
+        state.made -= std::mem::take(&mut state.spare).len();
+        state.pause = usize::MAX;
     }
 
     /// A pipe was closed, with what was in it.
@@ -113,6 +134,14 @@ impl Pipe {
     }
 }
 
+/// Whether splice(2) is at fault rather than a socket.
+pub(crate) fn is_unsupported(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    errno.is_some_and(|errno| {
+        [Errno::INVAL, Errno::NOSYS, Errno::PERM, Errno::OPNOTSUPP].contains(&errno)
+    })
+}
+
 #[cfg(any(target_os = "linux", target_os = "android"))]
 impl Pipe {
     /// `None`: out of descriptors, or over the user's quota.
@@ -140,4 +169,44 @@ impl Pipe {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn splice(_: &OwnedFd, _: &OwnedFd, _: usize) -> rustix::io::Result<usize> {
     Err(rustix::io::Errno::NOSYS)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_pipes_may_wait_and_none_is_lent_twice() {
+        let pipes = Pipes::new(4);
+        let lent: Vec<_> = std::iter::from_fn(|| pipes.take()).collect();
+        assert_eq!(
+            lent.iter().map(|pipe| pipe.may_wait).collect::<Vec<_>>(),
+            [true, true, false, false]
+        );
+        for pipe in lent {
+            pipes.give_back(pipe);
+        }
+        assert!(pipes.take().is_some_and(|pipe| pipe.may_wait));
+        pipes.lost();
+        assert_eq!(
+            std::iter::from_fn(|| pipes.take()).count(),
+            4,
+            "the one that was lost is replaced"
+        );
+    }
+
+    #[test]
+    fn where_splice_does_not_work_no_pipe_is_lent_any_more() {
+        let pipes = Pipes::new(4);
+        let [one, other] = [(); 2].map(|()| pipes.take().unwrap());
+        pipes.give_back(one);
+        pipes.lend_no_more();
+        assert!(pipes.take().is_none());
+        // One that was out meanwhile finds out for itself.
+        pipes.give_back(other);
+        drop(pipes.take());
+        pipes.lend_no_more();
+        assert!(pipes.take().is_none());
+        assert!(is_unsupported(&Errno::INVAL.into()) && !is_unsupported(&Errno::CONNRESET.into()));
+    }
 }

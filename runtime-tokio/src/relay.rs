@@ -11,7 +11,7 @@ use tinylb_core::{Direction, Progress, Relay, RelayError, Side};
 
 use crate::{
     conn::Socket,
-    pipe::{Pipe, Pipes},
+    pipe::{Pipe, Pipes, is_unsupported},
     stream::{Stream, yield_turn},
 };
 
@@ -37,7 +37,8 @@ pub enum Splice {
     /// it has little to move.
     #[default]
     Hot,
-    /// Always. For tests.
+    /// From the first byte on, wherever the reader is a TCP socket that has sent no urgent data.
+    /// For tests.
     Always,
 }
 
@@ -193,12 +194,16 @@ impl<'a> Flow<'a> {
         writer: &mut Stream,
         cx: &mut Context<'_>,
     ) -> Poll<Result<usize, RelayError>> {
-        // A splice stops at urgent data, and says that there is none.
+        // A splice stops at urgent data.
         if self.heat >= HOT
             && !reader.may_stop_short()
             && let Some(pipe) = self.relay.pipes.take()
         {
-            return self.poll_splice(pipe, reader, cx);
+            match self.poll_splice(pipe, reader, cx) {
+                // It may be urgent data of which the reactor has not told yet: a read can tell.
+                Poll::Ready(Ok(0)) => {}
+                polled => return polled,
+            }
         }
         BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(READ, 0);
@@ -231,6 +236,7 @@ impl<'a> Flow<'a> {
         Poll::Ready(Ok(length))
     }
 
+    /// Fills a pipe, which is held from then on. 0: the reader's end, or this is not how to tell.
     fn poll_splice(
         &mut self,
         pipe: Pipe,
@@ -248,7 +254,14 @@ impl<'a> Flow<'a> {
         } else {
             self.relay.pipes.give_back(pipe);
         }
-        filled.map_err(|error| self.reader(error))
+        match filled {
+            // Nothing was taken: this kernel, or this sandbox, splices no sockets.
+            Poll::Ready(Err(error)) if is_unsupported(&error) => {
+                self.relay.pipes.lend_no_more();
+                Poll::Ready(Ok(0))
+            }
+            filled => filled.map_err(|error| self.reader(error)),
+        }
     }
 
     /// Writes what is held.

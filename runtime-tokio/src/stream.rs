@@ -36,6 +36,12 @@ pub(crate) enum Kind {
     Unix,
 }
 
+/// Where there is no such flag, SIGPIPE is ignored all the same: Rust's start-up sees to that.
+#[cfg(not(target_vendor = "apple"))]
+const SEND_FLAGS: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
+#[cfg(target_vendor = "apple")]
+const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT;
+
 type Guard<'a> = AsyncFdReadyGuard<'a, OwnedFd>;
 
 impl Stream {
@@ -124,8 +130,7 @@ impl Stream {
         cx: &mut Context<'_>,
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        let send = |socket: &OwnedFd| rustix::net::send(socket, buffer, flags);
+        let send = |socket: &OwnedFd| rustix::net::send(socket, buffer, SEND_FLAGS);
         self.poll_give(cx, buffer.len(), send)
     }
 

@@ -15,7 +15,9 @@ pub fn draw(report: &Report) -> String {
     let x = |ratio: f64| LABELS as f64 + ratio.min(RATIO_MAX) * scale;
     let mut y = 62;
     for table in &report.tables {
-        let Some(haproxy) = table.best("haproxy") else { continue };
+        let (Some(haproxy), Some(_)) = (table.best("haproxy"), table.best("tinylb")) else {
+            continue;
+        };
         let top = y;
         for (place, family) in FAMILIES.iter().enumerate() {
             let best = table.best(family).and_then(|row| table.ratio(row));

@@ -115,7 +115,10 @@ fn bench(cli: &Cli) -> io::Result<()> {
     if let Some(path) = &cli.svg {
         fs::write(path, chart::draw(&report))?;
     }
-    Ok(())
+    match report.failures {
+        0 => Ok(()),
+        count => Err(io::Error::other(format!("{count} rows have failed, as said above"))),
+    }
 }
 
 /// All rounds of one scenario.
@@ -159,10 +162,9 @@ fn run(
                 }
                 Err(error) => {
                     rows[place].has_failed = true;
-                    report.leave_out(
-                        &format!("{} in {}", proxy.name(), scenario.name),
-                        &error.to_string(),
-                    );
+                    report.failures += 1;
+                    let row = format!("{} in {}", proxy.name(), scenario.name);
+                    report.leave_out(&row, &error.to_string());
                 }
             }
         }

@@ -2,7 +2,7 @@ use std::{
     env,
     fmt::Write as _,
     fs,
-    io::{self, BufRead, BufReader, Read, Write},
+    io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -70,8 +70,8 @@ enum Control {
     /// Not at all, in a way that closes connections.
     #[default]
     None,
-    /// PUT to this address; one connection for all.
-    Http(SocketAddr, Option<BufReader<TcpStream>>),
+    /// PUT to this address.
+    Http(SocketAddr),
     /// Commands to a socket.
     Haproxy(PathBuf),
 }
@@ -186,13 +186,13 @@ impl Proxy {
 
 impl Controller {
     /// Replaces the set by these of the backends, and waits for the answer.
-    pub fn replace(&mut self, keep: &[usize]) -> io::Result<()> {
+    pub fn replace(&self, keep: &[usize]) -> io::Result<()> {
         let all = 0..self.backends.len();
-        match &mut self.control {
+        match &self.control {
             Control::None => Err(io::ErrorKind::Unsupported.into()),
-            Control::Http(address, connection) => {
+            Control::Http(address) => {
                 let pairs = keep.iter().map(|&n| format!("\"b{n}\":\"{}\"", self.backends[n]));
-                put(*address, connection, &format!("{{{}}}", pairs.collect::<Vec<_>>().join(",")))
+                put(*address, &format!("{{{}}}", pairs.collect::<Vec<_>>().join(",")))
             }
             Control::Haproxy(socket) => {
                 let mut commands = String::new();
@@ -232,7 +232,7 @@ impl Running {
 
     fn tinylb(&mut self, wanted: &Wanted<'_>, workers: u8, splice: &str) -> io::Result<Command> {
         let admin = free_address()?;
-        self.controller.control = Control::Http(admin, None);
+        self.controller.control = Control::Http(admin);
         let mut command = Command::new(tinylb());
         command.args(["run", "--log-level", "error", "--listen", &self.address.to_string()]);
         command.args(["--admin", &admin.to_string(), "--admin-write"]);
@@ -325,34 +325,17 @@ impl Running {
     }
 }
 
-fn put(
-    address: SocketAddr,
-    connection: &mut Option<BufReader<TcpStream>>,
-    body: &str,
-) -> io::Result<()> {
-    let stream = match connection {
-        Some(stream) => stream,
-        None => connection.insert(BufReader::new(TcpStream::connect(address)?)),
-    };
+fn put(address: SocketAddr, body: &str) -> io::Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    let head = "PUT /services/default/backends HTTP/1.1\r\nhost: tinylb\r\nconnection: close\r\n";
     let length = body.len();
-    let head = "PUT /services/default/backends HTTP/1.1\r\nhost: tinylb\r\ncontent-length:";
-    stream.get_mut().write_all(format!("{head} {length}\r\n\r\n{body}").as_bytes())?;
-    let (mut first, mut length) = (String::new(), 0);
-    stream.read_line(&mut first)?;
-    loop {
-        let mut line = String::new();
-        stream.read_line(&mut line)?;
-        match line.trim_end().to_ascii_lowercase().split_once(": ") {
-            Some(("content-length", value)) => length = value.parse().map_err(io::Error::other)?,
-            Some(_) => {}
-            None => break,
-        }
-    }
-    let mut answer = vec![0; length];
-    stream.read_exact(&mut answer)?;
-    match first.split(' ').nth(1) {
-        Some("200") => Ok(()),
-        _ => Err(io::Error::other(format!("{first}{}", String::from_utf8_lossy(&answer)))),
+    stream.write_all(format!("{head}content-length: {length}\r\n\r\n{body}").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    if answer.starts_with("HTTP/1.1 200 ") {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("the answer is {answer:?}")))
     }
 }
 

@@ -12,6 +12,8 @@ pub struct Report {
     pub versions: BTreeMap<&'static str, String>,
     pub tables: Vec<Table>,
     left_out: Vec<(String, String)>,
+    /// Rows that are left out because something went wrong.
+    pub failures: usize,
 }
 
 /// One scenario.
@@ -35,7 +37,8 @@ pub const FAMILIES: [&str; 5] = ["tinylb", "haproxy", "nginx", "envoy", "copy_bi
 impl Report {
     pub fn new(rounds: usize, seconds: f64) -> Self {
         let (versions, tables, left_out) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { began: SystemTime::now(), rounds, seconds, versions, tables, left_out }
+        let began = SystemTime::now();
+        Self { began, rounds, seconds, versions, tables, left_out, failures: 0 }
     }
 
     pub fn leave_out(&mut self, what: &str, why: &str) {

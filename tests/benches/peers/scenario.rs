@@ -237,7 +237,7 @@ async fn idle(proxy: &mut Running, clients: usize) -> io::Result<Vec<Figure>> {
 async fn cut(proxy: &mut Running, clients: usize) -> io::Result<Vec<Figure>> {
     let streams = load::idle(proxy.address, clients).await?;
     sleep(Duration::from_millis(500)).await;
-    let mut controller = mem::take(&mut proxy.controller);
+    let controller = mem::take(&mut proxy.controller);
     let (before, began) = (cpu(proxy), Instant::now());
     let answered = spawn_blocking(move || controller.replace(&[1]).map(|()| began.elapsed()));
     load::all_closed(streams).await;
@@ -253,7 +253,7 @@ async fn cut(proxy: &mut Running, clients: usize) -> io::Result<Vec<Figure>> {
 }
 
 async fn churn(proxy: &mut Running, clients: usize, time: Duration) -> io::Result<Vec<Figure>> {
-    let mut controller = mem::take(&mut proxy.controller);
+    let controller = mem::take(&mut proxy.controller);
     let (stop, stopped) = mpsc::channel::<()>();
     let replacing = spawn_blocking(move || {
         for turn in 0.. {

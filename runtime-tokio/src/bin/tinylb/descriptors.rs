@@ -4,8 +4,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// read, names that are resolved, the admin address and its clients.
 const RESERVE: u64 = 28;
 
-/// Descriptors of a worker: its epoll instance and what wakes it.
-const WORKER: u64 = 2;
+/// Descriptors of a worker: its epoll instance, a clone of that, what wakes it, and what tells it of
+/// signals.
+const WORKER: u64 = 4;
 
 /// At most so many pipes, of two descriptors each.
 const PIPES_MAX: u64 = 32;
