@@ -2,8 +2,8 @@ use std::fmt::Write;
 
 use crate::report::{FAMILIES, Report, round};
 
-const WIDTH: usize = 860;
-const LABELS: usize = 330;
+const WIDTH: usize = 910;
+const LABELS: usize = 380;
 const BAR: usize = 9;
 /// The ratio at which a bar is cut off.
 const RATIO_MAX: f64 = 2.5;
@@ -37,13 +37,14 @@ pub fn draw(report: &Report) -> String {
         let _ = writeln!(
             body,
             "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\
-             <text class=\"n\" x=\"{}\" y=\"{}\" text-anchor=\"end\">haproxy: {}</text>",
+             <text class=\"n\" x=\"{}\" y=\"{}\" text-anchor=\"end\">haproxy: {} {}</text>",
             LABELS - 10,
             top + 14,
             table.title,
             LABELS - 10,
             top + 28,
             round(haproxy.median()),
+            haproxy.first().map_or("", |(unit, _)| unit),
         );
         y = y.max(top + 34) + 12;
     }

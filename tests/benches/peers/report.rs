@@ -180,7 +180,7 @@ impl Row {
     }
 
     /// The figure to compare by. Without a proxy there is none.
-    fn first(&self) -> Option<&(String, Vec<f64>)> {
+    pub fn first(&self) -> Option<&(String, Vec<f64>)> {
         self.figures.first().filter(|_| self.proxy != Proxy::Direct)
     }
 }
