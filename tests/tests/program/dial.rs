@@ -74,10 +74,20 @@ fn a_hung_backend_holds_up_no_other_client() {
     let (hung, b) = (Hung::tcp(), Backend::echo("b"));
     let patience = "dial_timeout = \"1h\"\ndial_time_max = \"1h\"";
     let file = ConfigFile::new(&with_silent(&hung.address, &[&b], patience));
-    let tinylb = file.run();
+    let tinylb = file.run_with(&["--admin", "127.0.0.1:0"]);
+    let admin = tinylb.admin();
+    let dialling = |count: u64| {
+        until("the dial", || {
+            let services = get(&admin, "/services").json();
+            let targets = services["s"]["targets"].as_array().unwrap();
+            targets.iter().flat_map(|target| target["dialling"].as_u64()).sum::<u64>() == count
+        });
+    };
     let waiting = Socket::connect(&tinylb.address()).unwrap();
+    dialling(1);
     assert_eq!(Client::connect(&tinylb.address()).backend, "b");
     let also_waiting = Socket::connect(&tinylb.address()).unwrap();
+    dialling(2);
     assert_eq!(Client::connect(&tinylb.address()).backend, "b");
 
     // Removed, it lets go of those who wait for it.
