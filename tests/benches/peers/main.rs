@@ -84,7 +84,7 @@ fn main() -> ExitCode {
 
 fn bench(cli: &Cli) -> io::Result<()> {
     raise_limit()?;
-    report::build_tinylb()?;
+    proxy::build_tinylb()?;
     let matches = |names: &[String], name: &str| {
         names.is_empty() || names.iter().any(|wanted| name.starts_with(wanted))
     };

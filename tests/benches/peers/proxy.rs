@@ -339,6 +339,19 @@ fn put(address: SocketAddr, body: &str) -> io::Result<()> {
     }
 }
 
+/// Builds the program by the profile of this one: `cargo bench` builds no programs of others.
+pub fn build_tinylb() -> io::Result<()> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let own = env::current_exe()?;
+    let target = own.ancestors().nth(3).ok_or(io::ErrorKind::NotFound)?;
+    let built = Command::new(cargo)
+        .args(["build", "--quiet", "--release", "-p", "tinylb-tokio", "--target-dir"])
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()?;
+    if built.success() { Ok(()) } else { Err(io::Error::other("tinylb can't be built")) }
+}
+
 /// The program, built by the same profile as this one.
 fn tinylb() -> PathBuf {
     // TARGET/PROFILE/deps/peers-HASH

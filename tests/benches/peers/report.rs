@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, env, fmt, fs, io, process::Command, thread, time::SystemTime};
+use std::{collections::BTreeMap, fmt, fs, thread, time::SystemTime};
 
 use serde_json::{Value, json};
 
@@ -202,19 +202,6 @@ pub fn round(value: f64) -> String {
         10.0.. => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     }
-}
-
-/// Builds the program by the profile of this one: `cargo bench` builds no programs of others.
-pub fn build_tinylb() -> io::Result<()> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let own = env::current_exe()?;
-    let target = own.ancestors().nth(3).ok_or(io::ErrorKind::NotFound)?;
-    let built = Command::new(cargo)
-        .args(["build", "--quiet", "--release", "-p", "tinylb-tokio", "--target-dir"])
-        .arg(target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()?;
-    if built.success() { Ok(()) } else { Err(io::Error::other("tinylb can't be built")) }
 }
 
 fn date(time: SystemTime) -> String {
