@@ -1,6 +1,6 @@
 use std::{
     io,
-    net::SocketAddr,
+    net::{SocketAddr, SocketAddrV4, SocketAddrV6},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -19,7 +19,13 @@ use crate::stream::Stream;
 /// prefix of what was written, and never an end of stream.
 pub struct TcpConn {
     stream: Stream,
-    peer: SocketAddr,
+    peer: Peer,
+}
+
+/// A [`SocketAddr`] in half its space, where it is of IPv4.
+enum Peer {
+    V4(SocketAddrV4),
+    V6(Box<SocketAddrV6>),
 }
 
 /// A connection over a Unix socket. It can't be reset: the peer of an aborted one sees an end of
@@ -39,6 +45,10 @@ pub enum AddressConn {
 
 impl TcpConn {
     pub(crate) fn new(stream: Stream, peer: SocketAddr) -> Self {
+        let peer = match peer {
+            SocketAddr::V4(peer) => Peer::V4(peer),
+            SocketAddr::V6(peer) => Peer::V6(Box::new(peer)),
+        };
         Self { stream, peer }
     }
 
@@ -60,7 +70,10 @@ impl UnixConn {
 
 impl Conn for TcpConn {
     fn peer(&self) -> String {
-        self.peer.to_string()
+        match &self.peer {
+            Peer::V4(peer) => peer.to_string(),
+            Peer::V6(peer) => peer.to_string(),
+        }
     }
 
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {

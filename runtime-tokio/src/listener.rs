@@ -47,23 +47,12 @@ impl TcpListener {
     /// # Errors
     /// The system's: the address is in use, not this machine's, or not allowed.
     pub fn bind(address: SocketAddr, options: &TcpOptions) -> io::Result<Self> {
-        Self::from_std(Self::bind_std(address)?, options)
-    }
-
-    /// A socket that listens at an address already, for who wants to keep it and accept from a
-    /// clone.
-    ///
-    /// # Errors
-    /// As for [`Self::bind`].
-    pub fn bind_std(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-        let socket = open(address)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
+        Self::from_std(Self::bind_group(address, options, 1)?.remove(0))
     }
 
     /// Sockets that all listen at one address, among which the system spreads connections (Linux:
-    /// `SO_REUSEPORT`, socket(7)); for a listener on each of several threads. At least one.
+    /// `SO_REUSEPORT`, socket(7)); for a listener on each of several threads, or for who wants to
+    /// keep a socket and accept from a clone. At least one.
     ///
     /// Each has a backlog of its own, and what waits there is lost when the last clone of that
     /// socket is closed: before a thread ends, let another accept from a clone of its socket.
@@ -73,10 +62,14 @@ impl TcpListener {
     ///
     /// # Errors
     /// As for [`Self::bind`]: that another program has such a group there is one.
-    pub fn bind_group(address: SocketAddr, count: usize) -> io::Result<Vec<std::net::TcpListener>> {
+    pub fn bind_group(
+        address: SocketAddr,
+        options: &TcpOptions,
+        count: usize,
+    ) -> io::Result<Vec<std::net::TcpListener>> {
         // The first one has to listen before it has the option: with it, it would join a group of
         // another process, or let another that starts in this moment join its own.
-        let first = open(address)?;
+        let first = open(address, options)?;
         first.bind(&address.into())?;
         first.listen(BACKLOG)?;
         let mut group = vec![first];
@@ -85,7 +78,7 @@ impl TcpListener {
             let taken = group[0].local_addr()?;
             group[0].set_reuse_port(true)?;
             for _ in 1..count {
-                let socket = open(address)?;
+                let socket = open(address, options)?;
                 socket.set_reuse_port(true)?;
                 socket.bind(&taken)?;
                 socket.listen(BACKLOG)?;
@@ -95,13 +88,12 @@ impl TcpListener {
         Ok(group.into_iter().map(Into::into).collect())
     }
 
-    /// Accepts from a socket that listens, with these options for what it accepts. To be called in
-    /// a tokio runtime.
+    /// Accepts from a socket that listens; what it accepts has the options that the socket was
+    /// given ([`TcpOptions::apply`]). To be called in a tokio runtime.
     ///
     /// # Errors
-    /// The socket can't take the options, or no more sockets can be watched.
-    pub fn from_std(listener: std::net::TcpListener, options: &TcpOptions) -> io::Result<Self> {
-        options.apply(&listener)?;
+    /// No more sockets can be watched.
+    pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         Ok(Self { listener: watch(listener, Interest::READABLE)? })
     }
@@ -187,11 +179,13 @@ impl Listener for UnixListener {
     }
 }
 
-/// A TCP socket for an address.
-fn open(address: SocketAddr) -> io::Result<Socket> {
+/// A TCP socket for an address. It has its options before it listens: what is accepted has those
+/// that the listener had when the client came.
+fn open(address: SocketAddr, options: &TcpOptions) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for connections of the run before (TIME-WAIT).
     socket.set_reuse_address(true)?;
+    options.apply(&socket)?;
     Ok(socket)
 }
 
@@ -265,10 +259,11 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_group_shares_what_comes_and_lets_no_other_in() {
-        let group = TcpListener::bind_group("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        let options = TcpOptions::default();
+        let group = TcpListener::bind_group("127.0.0.1:0".parse().unwrap(), &options, 3).unwrap();
         let address = group[0].local_addr().unwrap();
         for count in [1, 3] {
-            let error = TcpListener::bind_group(address, count).unwrap_err();
+            let error = TcpListener::bind_group(address, &options, count).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         }
         let clients: Vec<_> =

@@ -1,12 +1,12 @@
 use std::{
     cell::RefCell,
     io,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use async_trait::async_trait;
-use futures::future::poll_fn;
 use tinylb_core::{Direction, Progress, Relay, RelayError, Side};
 
 use crate::{
@@ -86,56 +86,21 @@ impl<C: Socket, B: Socket> Relay<C, B> for SocketRelay {
         backend: &mut B,
         progress: &Progress,
     ) -> Result<(), RelayError> {
-        let mut session = Session::new(self, client.stream(), backend.stream(), progress);
-        poll_fn(|cx| session.poll(cx)).await
+        Session::new(self, client.stream(), backend.stream(), progress).await
     }
 }
 
 struct Session<'a> {
-    client: &'a mut Stream,
-    backend: &'a mut Stream,
-    to_backend: Flow<'a>,
-    to_client: Flow<'a>,
-}
-
-impl<'a> Session<'a> {
-    fn new(
-        relay: &'a SocketRelay,
-        client: &'a mut Stream,
-        backend: &'a mut Stream,
-        progress: &'a Progress,
-    ) -> Self {
-        let to_backend = Flow::new(relay, Direction::ToBackend, progress);
-        let to_client = Flow::new(relay, Direction::ToClient, progress);
-        Self { client, backend, to_backend, to_client }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
-        let Self { client, backend, to_backend, to_client } = self;
-        let up = to_backend.poll(client, backend, cx);
-        let down = match up {
-            Poll::Ready(Err(_)) => Poll::Pending,
-            _ => to_client.poll(backend, client, cx),
-        };
-        match (up, down) {
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
-            (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => {
-                match error.side {
-                    Side::Client => to_backend.offer(client, backend, cx),
-                    Side::Backend => to_client.offer(backend, client, cx),
-                }
-                Poll::Ready(Err(error))
-            }
-            _ => Poll::Pending,
-        }
-    }
-}
-
-/// One direction.
-struct Flow<'a> {
     relay: &'a SocketRelay,
     progress: &'a Progress,
-    direction: Direction,
+    client: &'a mut Stream,
+    backend: &'a mut Stream,
+    to_backend: State,
+    to_client: State,
+}
+
+/// How one direction stands.
+struct State {
     held: Held,
     heat: u8,
     is_ended: bool,
@@ -148,58 +113,112 @@ enum Held {
     InPipe { pipe: Pipe, length: usize },
 }
 
-impl<'a> Flow<'a> {
-    fn new(relay: &'a SocketRelay, direction: Direction, progress: &'a Progress) -> Self {
-        let heat = if relay.splice == Splice::Always { HOT } else { 0 };
-        Self { relay, progress, direction, held: Held::Nothing, heat, is_ended: false }
+/// One direction.
+struct Flow<'s> {
+    relay: &'s SocketRelay,
+    progress: &'s Progress,
+    direction: Direction,
+    reader: &'s mut Stream,
+    writer: &'s mut Stream,
+    state: &'s mut State,
+}
+
+impl<'a> Session<'a> {
+    fn new(
+        relay: &'a SocketRelay,
+        client: &'a mut Stream,
+        backend: &'a mut Stream,
+        progress: &'a Progress,
+    ) -> Self {
+        let state = || {
+            let heat = if relay.splice == Splice::Always { HOT } else { 0 };
+            State { held: Held::Nothing, heat, is_ended: false }
+        };
+        Self { relay, progress, client, backend, to_backend: state(), to_client: state() }
     }
 
+    fn flow(&mut self, direction: Direction) -> Flow<'_> {
+        let Self { relay, progress, client, backend, to_backend, to_client } = self;
+        let (reader, writer, state) = match direction {
+            Direction::ToBackend => (client, backend, to_backend),
+            Direction::ToClient => (backend, client, to_client),
+        };
+        Flow { relay, progress, direction, reader, writer, state }
+    }
+}
+
+impl Future for Session<'_> {
+    type Output = Result<(), RelayError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        let up = self.flow(Direction::ToBackend).poll(cx);
+        let down = match up {
+            Poll::Ready(Err(_)) => Poll::Pending,
+            _ => self.flow(Direction::ToClient).poll(cx),
+        };
+        match (up, down) {
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
+            (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => {
+                let direction = match error.side {
+                    Side::Client => Direction::ToBackend,
+                    Side::Backend => Direction::ToClient,
+                };
+                self.flow(direction).offer(cx);
+                Poll::Ready(Err(error))
+            }
+            _ => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        for state in [&self.to_backend, &self.to_client] {
+            if let Held::InPipe { .. } = state.held {
+                self.relay.pipes.lost();
+            }
+        }
+    }
+}
+
+impl Flow<'_> {
     /// Ready when the reader's end has been passed on.
-    fn poll(
-        &mut self,
-        reader: &mut Stream,
-        writer: &mut Stream,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), RelayError>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
         let mut moved = 0;
-        while !self.is_ended {
-            ready!(self.poll_write(writer, cx))?;
+        while !self.state.is_ended {
+            ready!(self.poll_write(cx))?;
             if moved >= TURN {
                 yield_turn(cx);
                 return Poll::Pending;
             }
-            match ready!(self.poll_move(reader, writer, cx))? {
+            match ready!(self.poll_move(cx))? {
                 0 => {
                     // The caller closes both connections after the second end: that ends both.
                     if !self.progress.has_ended(self.direction.reverse()) {
-                        ready!(writer.poll_close()).map_err(|error| self.writer(error))?;
+                        ready!(self.writer.poll_close())
+                            .map_err(|error| self.writer_failed(error))?;
                     }
                     self.progress.end(self.direction);
-                    self.is_ended = true;
+                    self.state.is_ended = true;
                 }
                 more => moved += more,
             }
         }
         // Nothing is left to read that would tell of a reset.
-        match reader.poll_cut(cx) {
-            Poll::Ready(error) => Poll::Ready(Err(self.reader(error))),
+        match self.reader.poll_cut(cx) {
+            Poll::Ready(error) => Poll::Ready(Err(self.reader_failed(error))),
             Poll::Pending => Poll::Ready(Ok(())),
         }
     }
 
     /// Reads once, and writes what the writer takes of it; the rest is held. 0: the reader's end.
-    fn poll_move(
-        &mut self,
-        reader: &mut Stream,
-        writer: &mut Stream,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<usize, RelayError>> {
+    fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, RelayError>> {
         // A splice stops at urgent data.
-        if self.heat >= HOT
-            && !reader.may_stop_short()
+        if self.state.heat >= HOT
+            && !self.reader.may_stop_short()
             && let Some(pipe) = self.relay.pipes.take()
         {
-            match self.poll_splice(pipe, reader, cx) {
+            match self.poll_splice(pipe, cx) {
                 // It may be urgent data of which the reactor has not told yet: a read can tell.
                 Poll::Ready(Ok(0)) => {}
                 polled => return polled,
@@ -207,49 +226,44 @@ impl<'a> Flow<'a> {
         }
         BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(READ, 0);
-            self.poll_copy(buffer, reader, writer, cx)
+            self.poll_copy(buffer, cx)
         })
     }
 
     fn poll_copy(
         &mut self,
         buffer: &mut [u8],
-        reader: &mut Stream,
-        writer: &mut Stream,
         cx: &mut Context<'_>,
     ) -> Poll<Result<usize, RelayError>> {
-        let length = ready!(reader.poll_read(cx, buffer)).map_err(|error| self.reader(error))?;
+        let length =
+            ready!(self.reader.poll_read(cx, buffer)).map_err(|error| self.reader_failed(error))?;
         if length == 0 {
             return Poll::Ready(Ok(0));
         }
-        let written = match writer.poll_write(cx, &buffer[..length]) {
+        let written = match self.writer.poll_write(cx, &buffer[..length]) {
             Poll::Ready(written) => self.wrote(written)?,
             Poll::Pending => 0,
         };
         if written < length {
-            self.held = Held::InMemory { bytes: buffer[written..length].into(), start: 0 };
+            self.state.held = Held::InMemory { bytes: buffer[written..length].into(), start: 0 };
         }
         if self.relay.splice == Splice::Hot {
             let is_hot = written == buffer.len();
-            self.heat = if is_hot { (self.heat + 1).min(HOT) } else { 0 };
+            self.state.heat = if is_hot { (self.state.heat + 1).min(HOT) } else { 0 };
         }
         Poll::Ready(Ok(length))
     }
 
     /// Fills a pipe, which is held from then on. 0: the reader's end, or this is not how to tell.
-    fn poll_splice(
-        &mut self,
-        pipe: Pipe,
-        reader: &mut Stream,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<usize, RelayError>> {
+    fn poll_splice(&mut self, pipe: Pipe, cx: &mut Context<'_>) -> Poll<Result<usize, RelayError>> {
         let length = if pipe.may_wait { TURN } else { READ };
-        let filled = pipe.poll_fill(reader, length, cx);
+        let filled = pipe.poll_fill(self.reader, length, cx);
         if let Poll::Ready(Ok(length @ 1..)) = filled {
-            self.held = Held::InPipe { pipe, length };
+            self.state.held = Held::InPipe { pipe, length };
             if self.relay.splice == Splice::Hot {
-                self.heat = if length < SMALL { self.heat - 1 } else { self.heat + 1 };
-                self.heat = self.heat.min(HOTTEST);
+                self.state.heat =
+                    if length < SMALL { self.state.heat - 1 } else { self.state.heat + 1 };
+                self.state.heat = self.state.heat.min(HOTTEST);
             }
         } else {
             self.relay.pipes.give_back(pipe);
@@ -260,28 +274,24 @@ impl<'a> Flow<'a> {
                 self.relay.pipes.lend_no_more();
                 Poll::Ready(Ok(0))
             }
-            filled => filled.map_err(|error| self.reader(error)),
+            filled => filled.map_err(|error| self.reader_failed(error)),
         }
     }
 
     /// Writes what is held.
-    fn poll_write(
-        &mut self,
-        writer: &mut Stream,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), RelayError>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
         loop {
-            let polled = match &self.held {
+            let polled = match &self.state.held {
                 Held::Nothing => return Poll::Ready(Ok(())),
-                Held::InMemory { bytes, start } => writer.poll_write(cx, &bytes[*start..]),
-                Held::InPipe { pipe, length } => pipe.poll_drain(writer, *length, cx),
+                Held::InMemory { bytes, start } => self.writer.poll_write(cx, &bytes[*start..]),
+                Held::InPipe { pipe, length } => pipe.poll_drain(self.writer, *length, cx),
             };
             let Poll::Ready(written) = polled else {
                 self.spare_pipe()?;
                 return Poll::Pending;
             };
             let written = self.wrote(written)?;
-            match &mut self.held {
+            match &mut self.state.held {
                 Held::InMemory { bytes, start } => {
                     *start += written;
                     if *start < bytes.len() {
@@ -296,7 +306,9 @@ impl<'a> Flow<'a> {
                 }
                 Held::Nothing => {}
             }
-            if let Held::InPipe { pipe, .. } = std::mem::replace(&mut self.held, Held::Nothing) {
+            if let Held::InPipe { pipe, .. } =
+                std::mem::replace(&mut self.state.held, Held::Nothing)
+            {
                 self.relay.pipes.give_back(pipe);
             }
         }
@@ -304,12 +316,12 @@ impl<'a> Flow<'a> {
 
     /// Gives a pipe back that may not wait for the writer; what it holds is held in memory instead.
     fn spare_pipe(&mut self) -> Result<(), RelayError> {
-        let Held::InPipe { pipe, length } = &self.held else { return Ok(()) };
+        let Held::InPipe { pipe, length } = &self.state.held else { return Ok(()) };
         if pipe.may_wait {
             return Ok(());
         }
-        let bytes = pipe.read(*length).map_err(|error| self.reader(error))?;
-        let before = std::mem::replace(&mut self.held, Held::InMemory { bytes, start: 0 });
+        let bytes = pipe.read(*length).map_err(|error| self.reader_failed(error))?;
+        let before = std::mem::replace(&mut self.state.held, Held::InMemory { bytes, start: 0 });
         if let Held::InPipe { pipe, .. } = before {
             self.relay.pipes.give_back(pipe);
         }
@@ -319,41 +331,33 @@ impl<'a> Flow<'a> {
     /// The reader has failed: what can be had from it is offered to the writer once. The writer
     /// isn't closed, even if the reader now seems to have ended: a system reports a reset once, and
     /// an end of stream from then on.
-    fn offer(&mut self, reader: &mut Stream, writer: &mut Stream, cx: &mut Context<'_>) {
+    fn offer(&mut self, cx: &mut Context<'_>) {
         for _ in 0..TURN / READ {
-            if !matches!(self.poll_write(writer, cx), Poll::Ready(Ok(())))
-                || !matches!(self.poll_move(reader, writer, cx), Poll::Ready(Ok(1..)))
+            if !matches!(self.poll_write(cx), Poll::Ready(Ok(())))
+                || !matches!(self.poll_move(cx), Poll::Ready(Ok(1..)))
             {
                 return;
             }
         }
-        let _ = self.poll_write(writer, cx);
+        let _ = self.poll_write(cx);
     }
 
     fn wrote(&self, written: io::Result<usize>) -> Result<usize, RelayError> {
         match written {
-            Ok(0) => Err(self.writer(io::ErrorKind::WriteZero.into())),
+            Ok(0) => Err(self.writer_failed(io::ErrorKind::WriteZero.into())),
             Ok(written) => {
                 self.progress.add(self.direction, written);
                 Ok(written)
             }
-            Err(error) => Err(self.writer(error)),
+            Err(error) => Err(self.writer_failed(error)),
         }
     }
 
-    fn reader(&self, error: io::Error) -> RelayError {
+    fn reader_failed(&self, error: io::Error) -> RelayError {
         RelayError { side: self.direction.from(), error }
     }
 
-    fn writer(&self, error: io::Error) -> RelayError {
+    fn writer_failed(&self, error: io::Error) -> RelayError {
         RelayError { side: self.direction.reverse().from(), error }
-    }
-}
-
-impl Drop for Flow<'_> {
-    fn drop(&mut self) {
-        if let Held::InPipe { .. } = self.held {
-            self.relay.pipes.lost();
-        }
     }
 }

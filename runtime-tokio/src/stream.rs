@@ -192,8 +192,8 @@ impl Stream {
     }
 
     /// Ready once the peer has reset a TCP connection. Such a socket can be written to no more, and
-    /// the reactor says so to whoever waits to write. So can one whose both directions have ended,
-    /// but it has no error.
+    /// the reactor says so to whoever waits to write. So it is when both directions have ended, but
+    /// then there is no error, of which the reactor would have told as well.
     pub(crate) fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if !cfg!(any(target_os = "linux", target_os = "android")) {
             return Poll::Pending;
@@ -201,8 +201,8 @@ impl Stream {
         while let Some(socket) = &self.socket {
             let Ok(mut guard) = ready!(socket.poll_write_ready(cx)) else { break };
             if guard.ready().is_write_closed() {
-                let error = SockRef::from(socket.get_ref()).take_error().ok().flatten();
-                return error.map_or(Poll::Pending, Poll::Ready);
+                let error = socket.try_io(Interest::ERROR, |fd| SockRef::from(fd).take_error());
+                return error.ok().flatten().map_or(Poll::Pending, Poll::Ready);
             }
             guard.clear_ready();
             self.may_be_writable = true;

@@ -196,10 +196,11 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
     /// Moves bytes until both directions have ended.
     async fn relay(&mut self) -> EndReason {
         let Self { ends, record, link, signal } = self;
+        let record = &*record;
         let Some(backend) = &mut ends.backend else { return EndReason::BackendFailed };
-        let mut limits = Limits::new(link.shared.settings(), &*link.runtime);
+        let mut limits = Limits::new(link.shared.settings(), &link.runtime);
         let mut relay = link.relay.relay(&mut ends.client, backend, &record.progress);
-        poll_fn(|cx| {
+        poll_fn(move |cx| {
             if let Poll::Ready(word) = signal.poll(Some(Word::Admitted), cx) {
                 return Poll::Ready(word.into());
             }
@@ -220,19 +221,23 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
 /// The time limits of a session that relays.
 struct Limits<'a> {
     settings: Arc<Settings>,
-    runtime: &'a dyn Runtime,
+    runtime: &'a Arc<dyn Runtime>,
     is_half_closed: bool,
+    /// While a limit applies.
+    watch: Option<Box<Watch>>,
+}
+
+/// Watches for bytes that move.
+struct Watch {
     bytes: u64,
     /// When the last byte or end was seen.
     moved_at: Duration,
-    timer: Option<BoxFuture<'static, ()>>,
+    timer: BoxFuture<'static, ()>,
 }
 
 impl<'a> Limits<'a> {
-    fn new(settings: Arc<Settings>, runtime: &'a dyn Runtime) -> Self {
-        let moved_at = Duration::ZERO;
-        let mut limits =
-            Self { settings, runtime, is_half_closed: false, bytes: 0, moved_at, timer: None };
+    fn new(settings: Arc<Settings>, runtime: &'a Arc<dyn Runtime>) -> Self {
+        let mut limits = Self { settings, runtime, is_half_closed: false, watch: None };
         limits.restart();
         limits
     }
@@ -253,29 +258,28 @@ impl<'a> Limits<'a> {
     /// Ready when no byte has moved for as long as the session's state allows.
     fn poll(&mut self, progress: &Progress, cx: &mut Context<'_>) -> Poll<EndReason> {
         let Some((limit, reason)) = self.limit() else { return Poll::Pending };
+        let Some(watch) = &mut self.watch else { return Poll::Pending };
         let bytes = progress.bytes(Direction::ToBackend) + progress.bytes(Direction::ToClient);
-        if bytes != self.bytes {
-            self.bytes = bytes;
-            self.moved_at = self.runtime.now();
+        if bytes != watch.bytes {
+            watch.bytes = bytes;
+            watch.moved_at = self.runtime.now();
         }
-        while let Some(timer) = &mut self.timer {
-            if timer.poll_unpin(cx).is_pending() {
-                return Poll::Pending;
-            }
-            let left = limit.saturating_sub(self.runtime.now().saturating_sub(self.moved_at));
+        while watch.timer.poll_unpin(cx).is_ready() {
+            let left = limit.saturating_sub(self.runtime.now().saturating_sub(watch.moved_at));
             if left.is_zero() {
                 return Poll::Ready(reason);
             }
-            self.timer = Some(self.runtime.sleep(left));
+            watch.timer = self.runtime.sleep(left);
         }
         Poll::Pending
     }
 
     fn restart(&mut self) {
-        self.timer = self.limit().map(|(limit, _)| self.runtime.sleep(limit));
-        if self.timer.is_some() {
-            self.moved_at = self.runtime.now();
-        }
+        let watch = |(limit, _)| {
+            let timer = self.runtime.sleep(limit);
+            Box::new(Watch { bytes: 0, moved_at: self.runtime.now(), timer })
+        };
+        self.watch = self.limit().map(watch);
     }
 
     /// The shortest limit that applies now.

@@ -16,9 +16,14 @@ const CLIENTS: usize = 40;
 
 /// How many threads of the program carry connections.
 fn threads(tinylb: &Tinylb) -> usize {
-    let tasks = fs::read_dir(format!("/proc/{}/task", tinylb.id())).unwrap();
-    let names = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("comm")).unwrap());
-    names.filter(|name| name.starts_with("worker ")).count()
+    let names = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", tinylb.id())).unwrap();
+        let names = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("comm")));
+        names.collect::<Result<Vec<_>, _>>().unwrap()
+    };
+    // A thread that has just begun has the program's name still.
+    until("each has its name", || names().iter().filter(|name| *name == "tinylb\n").count() == 1);
+    names().iter().filter(|name| name.starts_with("worker ")).count()
 }
 
 #[test]

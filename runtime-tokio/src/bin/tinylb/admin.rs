@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Value, json};
 use tinylb_core::{BackendSet, EndReason, Report, Snapshot};
-use tinylb_tokio::{Address, UnixSocketFile};
+use tinylb_tokio::{Address, TcpOptions, UnixSocketFile};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
@@ -48,7 +48,7 @@ pub(crate) fn start(
     can_write: bool,
     program: Arc<Program>,
 ) -> Result<Option<UnixSocketFile>, String> {
-    let socket = Socket::bind(address, 1)?;
+    let socket = Socket::bind(address, &TcpOptions::default(), 1)?;
     let failed = |error: std::io::Error| format!("can't listen at {address}: {error}");
     info!("admin on {}", socket.local_address().map_err(failed)?);
     let admin = Admin { program, can_write, room: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };

@@ -80,7 +80,11 @@ fn totals(page: &mut Page, service: &str, snapshot: &Snapshot<Address>) {
             "Connections at which accepting pauses.",
             &snapshot.settings.max_connections,
         ),
-        ("tinylb_listeners", "Workers that accept, at each address.", &snapshot.listeners),
+        (
+            "tinylb_listeners",
+            "Accept loops: each worker has one at each address.",
+            &snapshot.listeners,
+        ),
         ("tinylb_backends", "Backends in the set.", &backends),
         ("tinylb_set_generation", "Replacements of the set so far.", &snapshot.generation),
         ("tinylb_set_age_seconds", "Time since the set was last given.", &age),

@@ -68,9 +68,9 @@ impl Program {
     pub(crate) fn apply(&self, config: Config) -> Result<(), String> {
         let mut state = self.lock();
         let workers = self.workers_fixed.or(config.workers).unwrap_or_else(cores);
+        let config = self.complete(config, workers);
+        let bound = bind_new(&state.sockets, &config, workers)?;
         let workers = self.workers.first(workers)?;
-        let config = self.complete(config, workers.len());
-        let bound = bind_new(&state.sockets, &config, workers.len())?;
         let mut changes = Vec::new();
         for (name, service) in config {
             let opened = open(&state, &bound, &name, &service, &workers)?;
@@ -82,6 +82,14 @@ impl Program {
                 }
             };
             changes.push((running, service, opened));
+        }
+        for (running, service, _) in &changes {
+            for address in &service.listen {
+                if let Some(socket) = state.sockets.get(&socket_key(&running.name, address)) {
+                    let set = socket.set_options(&tcp_options(service));
+                    set.map_err(|error| format!("can't set the options of {address}: {error}"))?;
+                }
+            }
         }
 
         for (key, socket) in bound {
@@ -185,7 +193,7 @@ fn bind_new(
         for address in &service.listen {
             let key = socket_key(name, address);
             if !sockets.contains_key(&key) && !bound.contains_key(&key) {
-                let socket = Socket::bind(address, workers);
+                let socket = Socket::bind(address, &tcp_options(service), workers);
                 bound.insert(key, socket.map_err(|error| hint(error, sockets, address))?);
             }
         }
@@ -212,18 +220,16 @@ fn open(
     workers: &[Handle],
 ) -> Result<Opened, String> {
     let has = state.services.get(name).map(|service| service.shares()).unwrap_or_default();
-    let options = tcp_options(service);
     let mut opened = Opened { own: Vec::new(), shares: Vec::new(), acceptors: Vec::new() };
     for address in &service.listen {
         let key = socket_key(name, address);
         let Some(socket) = bound.get(&key).or_else(|| state.sockets.get(&key)) else { continue };
         let failed = |error: std::io::Error| format!("can't listen at {address}: {error}");
         opened.own.push(socket.local_address().map_err(failed)?);
-        socket.set_options(&options).map_err(failed)?;
         for share in socket.shares(workers.len()) {
             let share = (address.clone(), share);
             if !has.contains(&share) {
-                let acceptor = socket.acceptor(share.1, workers, &options).map_err(failed)?;
+                let acceptor = socket.acceptor(share.1, workers).map_err(failed)?;
                 opened.acceptors.push((share.clone(), acceptor));
             }
             opened.shares.push(share);

@@ -64,7 +64,12 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
     // Without a file, nothing changes and a hangup has nothing to read again.
     let path = args.config.clone();
     let (_unchanged, no_changes) = mpsc::channel(1);
-    let mut changes = path.clone().map_or(no_changes, |path| watch::changes(path, read));
+    let mut changes = match path.clone() {
+        Some(path) => watch::changes(path, read).map_err(|error| {
+            Failure::Error(format!("can't watch the file: {error}: raise the limit of threads"))
+        })?,
+        None => no_changes,
+    };
     let mut try_again = false;
     let result = loop {
         tokio::select! {

@@ -36,14 +36,19 @@ enum Listener {
 }
 
 impl Socket {
-    /// Listens at an address, for so many workers.
+    /// Listens at an address, for so many workers. What is accepted has these options.
     ///
     /// # Errors
     /// Cause and remedy in one line.
-    pub(crate) fn bind(address: &Address, workers: usize) -> Result<Self, String> {
+    pub(crate) fn bind(
+        address: &Address,
+        options: &TcpOptions,
+        workers: usize,
+    ) -> Result<Self, String> {
         let bound = match address {
             Address::Tcp(TcpTarget { host: Host::Ip(ip), port }) => {
-                TcpListener::bind_group(SocketAddr::new(*ip, *port), workers).map(Self::Tcp)
+                let address = SocketAddr::new(*ip, *port);
+                TcpListener::bind_group(address, options, workers).map(Self::Tcp)
             }
             Address::Tcp(TcpTarget { host: Host::Name(_), .. }) => {
                 Err(io::Error::other("it is a name: give the IP address to listen at"))
@@ -86,18 +91,12 @@ impl Socket {
     }
 
     /// A clone to accept from.
-    pub(crate) fn acceptor(
-        &self,
-        share: Share,
-        workers: &[Handle],
-        options: &TcpOptions,
-    ) -> io::Result<Acceptor> {
+    pub(crate) fn acceptor(&self, share: Share, workers: &[Handle]) -> io::Result<Acceptor> {
         let worker = workers[share.worker].clone();
         let _context = worker.enter();
         let listener = match self {
             Self::Tcp(group) => {
-                let socket = group[share.socket].try_clone()?;
-                Listener::Tcp(TcpListener::from_std(socket, options)?)
+                Listener::Tcp(TcpListener::from_std(group[share.socket].try_clone()?)?)
             }
             Self::Unix(socket, _) => Listener::Unix(UnixListener::from_std(socket.try_clone()?)?),
         };

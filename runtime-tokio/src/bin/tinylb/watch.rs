@@ -40,9 +40,12 @@ pub(crate) fn signature(path: &Path) -> io::Result<Signature> {
 
 /// Tells of each change of a file, on a thread of its own, until nobody listens. `read` is what
 /// the file was when it was last read.
-pub(crate) fn changes(path: PathBuf, read: Option<Signature>) -> mpsc::Receiver<()> {
+///
+/// # Errors
+/// The system has no thread for it.
+pub(crate) fn changes(path: PathBuf, read: Option<Signature>) -> io::Result<mpsc::Receiver<()>> {
     let (changed, changes) = mpsc::channel(1);
-    thread::spawn(move || {
+    thread::Builder::new().name("watch".into()).spawn(move || {
         let (mut told, mut seen) = (read, read);
         while !changed.is_closed() {
             thread::sleep(INTERVAL);
@@ -53,6 +56,6 @@ pub(crate) fn changes(path: PathBuf, read: Option<Signature>) -> mpsc::Receiver<
                 told = now;
             }
         }
-    });
-    changes
+    })?;
+    Ok(changes)
 }
