@@ -49,14 +49,15 @@ pub fn draw(report: &Report) -> String {
         y = y.max(top + 34) + 12;
     }
     let mut legend = String::new();
+    let mut left = LABELS;
     for (place, family) in FAMILIES.iter().enumerate() {
-        let left = LABELS + place * 95;
         let _ = writeln!(
             legend,
             "<rect class=\"f{place}\" x=\"{left}\" y=\"34\" width=\"9\" height=\"9\"/>\
              <text x=\"{}\" y=\"43\">{family}</text>",
             left + 13,
         );
+        left += 26 + 7 * family.len();
     }
     let one = x(1.0);
     format!(
@@ -64,6 +65,7 @@ pub fn draw(report: &Report) -> String {
          font-family=\"sans-serif\" font-size=\"12\">\n\
          <style>text{{fill:#24292f}}.n{{font-size:10px;fill:#656d76}}.f0{{fill:#0a7d4f}}\
          .f1{{fill:#4a7fc1}}.f2{{fill:#9aa5b1}}.f3{{fill:#c58fc9}}.f4{{fill:#d9a441}}\
+         .f5{{fill:#b9605a}}\
          line{{stroke:#8c959f;stroke-dasharray:3 3}}\
          @media(prefers-color-scheme:dark){{text{{fill:#e6edf3}}.n{{fill:#9198a1}}\
          .f0{{fill:#2ea97a}}}}</style>\n\

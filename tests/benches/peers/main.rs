@@ -8,6 +8,7 @@ mod backend;
 mod calls;
 mod chart;
 mod copy;
+mod epoll;
 mod load;
 mod paced;
 mod process;
@@ -20,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
@@ -62,17 +63,26 @@ struct Cli {
 enum Command {
     /// The plain proxy that is one of the rows.
     #[command(hide = true)]
-    Copy { at: SocketAddr, backends: Vec<SocketAddr> },
+    Copy(Addresses),
+    /// The smallest one, which is another.
+    #[command(hide = true)]
+    Epoll(Addresses),
+}
+
+#[derive(Args)]
+struct Addresses {
+    at: SocketAddr,
+    #[arg(required = true)]
+    backends: Vec<SocketAddr>,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match &cli.command {
-        Some(Command::Copy { at, backends }) => {
-            raise_limit().and_then(|()| copy::run(*at, backends))
-        }
+    let done = raise_limit().and_then(|()| match &cli.command {
+        Some(Command::Copy(Addresses { at, backends })) => copy::run(*at, backends),
+        Some(Command::Epoll(Addresses { at, backends })) => epoll::run(*at, backends),
         None => bench(&cli),
-    };
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -83,7 +93,6 @@ fn main() -> ExitCode {
 }
 
 fn bench(cli: &Cli) -> io::Result<()> {
-    raise_limit()?;
     proxy::build_tinylb()?;
     let matches = |names: &[String], name: &str| {
         names.is_empty() || names.iter().any(|wanted| name.starts_with(wanted))

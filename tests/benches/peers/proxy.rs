@@ -26,6 +26,8 @@ pub enum Proxy {
     },
     /// A loop on tokio around `copy_bidirectional`, on one thread.
     Copy,
+    /// A loop on epoll and little else, on one thread.
+    Epoll,
     /// `splice`: forced, with buffers of 64 KiB.
     Haproxy {
         threads: u8,
@@ -80,13 +82,14 @@ enum Control {
 const CONNECTIONS_MAX: usize = 9_900;
 
 impl Proxy {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Direct,
         Self::Tinylb { workers: 1, splice: "hot" },
         Self::Tinylb { workers: 2, splice: "hot" },
         Self::Tinylb { workers: 1, splice: "never" },
         Self::Tinylb { workers: 1, splice: "always" },
         Self::Copy,
+        Self::Epoll,
         Self::Haproxy { threads: 1, splice: false },
         Self::Haproxy { threads: 1, splice: true },
         Self::Haproxy { threads: 2, splice: true },
@@ -101,6 +104,7 @@ impl Proxy {
             Self::Tinylb { workers, splice: "hot" } => format!("tinylb, {workers}"),
             Self::Tinylb { workers, splice } => format!("tinylb, {workers}, splice {splice}"),
             Self::Copy => "copy_bidirectional, 1".into(),
+            Self::Epoll => "epoll loop, 1".into(),
             Self::Haproxy { threads, splice: false } => format!("haproxy, {threads}"),
             Self::Haproxy { threads, .. } => format!("haproxy, {threads}, splice"),
             Self::Nginx { workers } => format!("nginx, {workers}"),
@@ -114,6 +118,7 @@ impl Proxy {
             Self::Direct => "direct",
             Self::Tinylb { .. } => "tinylb",
             Self::Copy => "copy_bidirectional",
+            Self::Epoll => "epoll loop",
             Self::Haproxy { .. } => "haproxy",
             Self::Nginx { .. } => "nginx",
             Self::Envoy { .. } => "envoy",
@@ -123,7 +128,7 @@ impl Proxy {
     /// What it says its version is, or `None` where it isn't installed.
     pub fn version(self) -> Option<String> {
         let (program, argument) = match self {
-            Self::Direct | Self::Copy => return Some(String::new()),
+            Self::Direct | Self::Copy | Self::Epoll => return Some(String::new()),
             Self::Tinylb { .. } => (tinylb(), "--version"),
             Self::Haproxy { .. } => ("haproxy".into(), "-v"),
             Self::Nginx { .. } if nginx_module().is_none() => return None,
@@ -167,12 +172,8 @@ impl Proxy {
                 return Ok(running);
             }
             Self::Tinylb { workers, splice } => running.tinylb(wanted, workers, splice)?,
-            Self::Copy => {
-                let mut command = Command::new(env::current_exe()?);
-                command.arg("copy").arg(address.to_string());
-                command.args(wanted.backends.iter().map(ToString::to_string));
-                command
-            }
+            Self::Copy => running.own("copy", wanted)?,
+            Self::Epoll => running.own("epoll", wanted)?,
             Self::Haproxy { threads, splice } => running.haproxy(wanted, threads, splice)?,
             Self::Nginx { workers } => running.nginx(wanted, workers)?,
             Self::Envoy { threads } => running.envoy(wanted, threads)?,
@@ -240,6 +241,14 @@ impl Running {
         for (n, backend) in wanted.backends.iter().enumerate().take(wanted.first) {
             command.args(["--backend", &format!("b{n}={backend}")]);
         }
+        Ok(command)
+    }
+
+    /// A subcommand of this program.
+    fn own(&self, name: &str, wanted: &Wanted<'_>) -> io::Result<Command> {
+        let mut command = Command::new(env::current_exe()?);
+        command.arg(name).arg(self.address.to_string());
+        command.args(wanted.backends.iter().map(ToString::to_string));
         Ok(command)
     }
 
