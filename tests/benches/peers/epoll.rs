@@ -7,7 +7,7 @@ use rustix::{
     net::{
         AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, accept_with, bind,
         connect, listen, recv, send, shutdown, socket_with,
-        sockopt::{set_socket_reuseaddr, set_tcp_nodelay},
+        sockopt::{set_socket_reuseaddr, set_tcp_nodelay, set_tcp_quickack},
     },
 };
 use slab::Slab;
@@ -27,8 +27,8 @@ const LISTENER: u64 = u64::MAX;
 
 /// About the least that a balancer on one thread asks of the kernel: what tinylb could come down to
 /// with a reactor of its own instead of tokio's. It lacks what tinylb is for: time limits, retries,
-/// replacements that close connections, bounds, events. Nor does it splice, save the last packet of
-/// a dial's handshake or pass a reset on, and it ends when it runs out of descriptors.
+/// replacements that close connections, bounds, events. Nor does it splice or pass a reset on, and it
+/// ends when it runs out of descriptors.
 pub fn run(at: SocketAddr, backends: &[SocketAddr]) -> io::Result<()> {
     let listener = open()?;
     set_socket_reuseaddr(&listener, true)?;
@@ -96,6 +96,8 @@ enum Turn {
 impl Balancer {
     fn admit(&mut self, client: OwnedFd, backend: &SocketAddr) -> io::Result<()> {
         let socket = open()?;
+        // As tinylb has it: the handshake's last packet goes with the first bytes.
+        set_tcp_quickack(&socket, false)?;
         if connect(&socket, backend).is_err_and(|error| error != Errno::INPROGRESS) {
             return Ok(());
         }
