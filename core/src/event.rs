@@ -1,6 +1,6 @@
 use std::{fmt, io, sync::Arc, time::Duration};
 
-use crate::{BackendKey, EndReason, Generation, ListenerId, Pick, SessionId, SetError};
+use crate::{BackendKey, BadEntry, EndReason, Generation, Held, ListenerId, Pick, SessionId};
 
 /// Something that happened in a server.
 ///
@@ -71,16 +71,28 @@ pub enum Event<T> {
     },
     /// The set was replaced by one that says something else.
     SetReplaced(Arc<Report>),
-    /// A source's set was rejected; the one before stays.
-    SetRejected {
-        /// What is wrong with it.
-        error: SetError,
-    },
-    /// A source of sets has been lost; the last set stays.
+    /// A source of sets has been lost, or said a set that can't be taken; the last set stays. Told
+    /// once, until it is back.
     SourceLost {
-        /// The source's reason.
+        /// The source's reason, or what is wrong with the set.
         reason: Arc<str>,
     },
+    /// A source that was lost says sets again.
+    SourceBack {
+        /// Time since it was lost.
+        lost_for: Duration,
+    },
+    /// A source was lost for longer than
+    /// [`SourceSettings::max_stale`](crate::SourceSettings::max_stale): an empty set takes the place
+    /// of the last one.
+    SourceStale {
+        /// The source's last reason.
+        reason: Arc<str>,
+    },
+    /// A source's set is held by [`SourceSettings::floor`](crate::SourceSettings::floor).
+    SetHeld(Held),
+    /// Sets of a source lack these entries from now on, which are no backends; perhaps none again.
+    EntriesLeftOut(Arc<[BadEntry]>),
     /// An accept failed.
     AcceptFailed {
         /// The listener.

@@ -25,6 +25,7 @@ mod dialer;
 mod error;
 mod event;
 mod ids;
+mod intake;
 mod listener;
 mod pool;
 mod reason;
@@ -47,14 +48,15 @@ pub use self::{
     error::{ListenerError, SetError, SettingsError},
     event::{DialFailure, Event, Report, Side},
     ids::{BackendKey, Generation, ListenerId, SessionId},
+    intake::{BadEntries, Floor, Held, SourceSettings},
     listener::{AcceptFailure, Listener},
     pool::Load,
     reason::{EndReason, Totals},
     relay::{Direction, Progress, Relay, RelayError},
     runtime::Runtime,
-    server::{Handle, ListenerHandle, Replacement, Server, Shutdown, StopHandle},
+    server::{Following, Handle, ListenerHandle, Replacement, Server, Shutdown, StopHandle},
     set::{BackendSet, Target},
     settings::{Removal, Settings},
     snapshot::Snapshot,
-    source::{Publisher, Subscription, Update, publisher},
+    source::{BadEntry, Publisher, Subscription, Update, publisher},
 };

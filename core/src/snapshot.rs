@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use crate::{BackendSet, Generation, Load, Settings, Totals};
+use crate::{BackendSet, BadEntry, Generation, Held, Load, Settings, Totals};
 
 /// The state of a server at one moment.
 ///
@@ -16,6 +16,10 @@ pub struct Snapshot<T> {
     pub set_age: Option<Duration>,
     /// Why the source of sets is lost, if it is.
     pub source_lost: Option<Arc<str>>,
+    /// The source's set that is held back, if there is one.
+    pub set_held: Option<Held>,
+    /// Entries of the source that are no backends and were left out.
+    pub left_out: Arc<[BadEntry]>,
     /// The sessions of each target that has any, ascending by target.
     pub loads: Vec<Load<T>>,
     /// Sessions that wait for the first set.

@@ -1,4 +1,5 @@
 use std::{
+    fmt,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -20,8 +21,28 @@ use crate::{
 pub enum Update<T> {
     /// These are the backends.
     Set(BackendSet<T>),
-    /// What the backends are can't be told at present: the last set stays. With the reason.
+    /// These are the backends, but for some entries that can't be read: what becomes of the set,
+    /// [`SourceSettings::bad_entries`](crate::SourceSettings::bad_entries) says.
+    Partial(BackendSet<T>, Arc<[BadEntry]>),
+    /// What the backends are can't be told at present: the last set stays. With the reason; it may
+    /// be said again and again.
     Lost(Arc<str>),
+}
+
+/// An entry of a source that is no backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadEntry {
+    /// Its key, or whatever it is known by.
+    pub key: Arc<str>,
+    /// What is wrong with it.
+    pub reason: Arc<str>,
+}
+
+impl fmt::Display for BadEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, reason } = self;
+        write!(f, "{key}: {reason}")
+    }
 }
 
 /// A source in memory: a [`Publisher`] and the stream of what it publishes. More streams come from
@@ -152,6 +173,7 @@ mod tests {
     fn next(subscription: &mut Subscription<u32>) -> String {
         match subscription.next().now_or_never() {
             Some(Some(Update::Set(set))) => set.get("a").unwrap().to_string(),
+            Some(Some(Update::Partial(..))) => "partial".into(),
             Some(Some(Update::Lost(reason))) => reason.to_string(),
             Some(None) => "end".into(),
             None => "nothing".into(),

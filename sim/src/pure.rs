@@ -738,6 +738,7 @@ impl<'a, P: Policy> Run<'a, P> {
             Operation::Shutdown(grace) => self.shut_down(*grace),
             // There is nothing of the kind here.
             Operation::LoseSource
+            | Operation::Spoil
             | Operation::FailAccept(..)
             | Operation::Latency(Link::Clients, _) => {}
         }

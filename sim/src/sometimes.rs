@@ -88,6 +88,14 @@ sometimes! {
     HalfCloseTimedOut "a half-closed session was silent for too long",
     /// A session was silent for too long.
     IdleTimedOut "a session was silent for too long",
+    /// A set was held because it removes too much.
+    SetHeld "a set that removes too much was held",
+    /// A set that was held was taken in the end.
+    HoldOver "a set was taken after it had been held",
+    /// A source was lost for so long that its last set was given up.
+    SourceStale "a source was lost for too long",
+    /// An entry that is no backend was left out.
+    EntryLeftOut "an entry that is no backend was left out",
     /// A rule answered to what happened.
     RuleFired "a rule answered to what happened",
 }

@@ -58,8 +58,14 @@ pub enum Note {
     DrainExpired(u64),
     /// The source of sets is lost.
     SourceLost,
-    /// A set was rejected.
-    SetRejected,
+    /// It is back.
+    SourceBack,
+    /// It was lost for too long.
+    SourceStale,
+    /// A set is held: how many targets it removes, and how many there are.
+    SetHeld(u32, u32),
+    /// Sets lack so many entries from now on, which are no backends.
+    LeftOut(u32),
     /// An accept failed.
     AcceptFailed,
     /// The shutdown has begun.

@@ -59,7 +59,12 @@ impl fmt::Display for Note {
                 write!(f, "the time to drain since set {generation} is over")
             }
             Self::SourceLost => f.write_str("the source of sets is lost"),
-            Self::SetRejected => f.write_str("a set is rejected"),
+            Self::SourceBack => f.write_str("the source of sets is back"),
+            Self::SourceStale => f.write_str("the source of sets is lost for too long"),
+            Self::SetHeld(removed, targets) => {
+                write!(f, "a set is held: it removes {removed} of {targets} targets")
+            }
+            Self::LeftOut(entries) => write!(f, "{entries} entries are left out"),
             Self::AcceptFailed => f.write_str("an accept fails"),
             Self::Closing => f.write_str("the shutdown begins"),
             Self::Closed => f.write_str("what is left is aborted"),

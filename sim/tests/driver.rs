@@ -201,6 +201,8 @@ fn what_is_done_to_balancer_and_clients_bites() {
     }
     let lost = with(Operation::LoseSource, None);
     assert_eq!(count(&lost, |note| *note == Note::SourceLost), 1);
+    let spoilt = with(Operation::Spoil, None);
+    assert_eq!(count(&spoilt, |note| *note == Note::SourceLost), 1);
     let shut_down = with(Operation::Shutdown(10), None);
     assert_eq!(count(&shut_down, |note| *note == Note::ShutDown), 1);
     assert!(ended(&shut_down, EndReason::Shutdown) > 0);

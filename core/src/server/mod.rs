@@ -1,28 +1,31 @@
 mod accept;
+mod follow;
 mod session;
 mod shared;
 mod signal;
 mod state;
 
 use std::{
-    panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures::{FutureExt, Stream, StreamExt, channel::oneshot};
+use futures::{Stream, channel::oneshot};
 
 use self::{
     accept::AcceptLoop,
+    follow::Follower,
     shared::Shared,
     signal::{Signal, Word},
 };
 use crate::{
     BackendSet, Dialer, Event, Listener, ListenerError, ListenerId, Relay, Report, Runtime,
-    SetError, Settings, SettingsError, Snapshot, Target, Update,
+    SetError, Settings, SettingsError, Snapshot, SourceSettings, Target, Update,
 };
+
+pub use self::follow::Following;
 
 /// The driver around a [`Balancer`](crate::Balancer): it accepts, dials and relays, on runtimes
 /// and connections that it doesn't know.
@@ -164,32 +167,37 @@ impl<T: Target> Handle<T> {
         Ok(Replacement { shared: Arc::clone(&self.shared), report })
     }
 
-    /// Takes sets from a source until the server ends, in a task on the server's runtime. A set
-    /// that is rejected is an [`Event::SetRejected`], and the one before stays. A source that ends
-    /// or panics is lost.
-    pub fn follow(&self, source: impl Stream<Item = Update<T>> + Send + 'static) {
-        let handle = self.clone();
-        let following = async move {
-            let mut source = std::pin::pin!(source);
-            while let Some(update) = source.next().await {
-                match update {
-                    Update::Set(set) => {
-                        if let Err(error) = handle.replace(set) {
-                            handle.shared.set_rejected(error);
-                        }
-                    }
-                    Update::Lost(reason) => handle.shared.source_lost(reason),
-                }
-            }
-        };
-        let shared = Arc::clone(&self.shared);
-        self.shared.spawn(async move {
-            let reason = match AssertUnwindSafe(following).catch_unwind().await {
-                Ok(()) => "the source has ended",
-                Err(_) => "the source panicked",
-            };
-            shared.source_lost(reason.into());
-        });
+    /// Takes sets from a source until the server ends, in a task on the server's runtime, as
+    /// [`Self::follow_with`] does with the default settings.
+    pub fn follow(&self, source: impl Stream<Item = Update<T>> + Send + 'static) -> Following {
+        self.follow_by(source, SourceSettings::default())
+    }
+
+    /// Takes sets from a source until the server ends or that is stopped, in a task on the server's
+    /// runtime.
+    ///
+    /// Of many sets in a burst the newest is taken: the first at once, and then one each 10 ms at
+    /// most. A source that ends or panics is lost, and so is one whose set can't be taken
+    /// ([`Event::SourceLost`]).
+    ///
+    /// # Errors
+    /// A setting is out of its range.
+    pub fn follow_with(
+        &self,
+        source: impl Stream<Item = Update<T>> + Send + 'static,
+        settings: SourceSettings,
+    ) -> Result<Following, SettingsError> {
+        settings.validate()?;
+        Ok(self.follow_by(source, settings))
+    }
+
+    fn follow_by(
+        &self,
+        source: impl Stream<Item = Update<T>> + Send + 'static,
+        settings: SourceSettings,
+    ) -> Following {
+        let follower = Follower::new(Arc::clone(&self.shared), settings);
+        Following { stop: self.shared.spawn(follower.follow(source)) }
     }
 
     /// Changes the settings while the server runs; see [`Settings`] for when each takes effect.

@@ -149,13 +149,22 @@ impl<T: Target> Shared<T> {
     /// Swaps the set and signals every kill. What is dear is done outside the state's lock.
     pub(super) fn replace(self: &Arc<Self>, set: BackendSet<T>) -> Result<Report, SetError> {
         self.validate(&set)?;
+        Ok(self.swap(set, |state| state.source_lost = None))
+    }
+
+    /// The same with a set that has been validated, and what becomes true with it.
+    pub(super) fn swap(
+        self: &Arc<Self>,
+        set: BackendSet<T>,
+        with: impl Fn(&mut State<T>),
+    ) -> Report {
         let now = self.runtime.now();
         let replacing = self.replacing.lock().unwrap_or_else(|poison| poison.into_inner());
-        let mut change = Change::between(self.lock().balancer.set().cloned(), set);
+        let mut change = Change::between(self.set(), set);
         let (report, before, drain, wakes) = loop {
             let mut state = self.lock();
             state.set_at = Some(now);
-            state.source_lost = None;
+            with(&mut state);
             match state.replace(change) {
                 Ok((report, before, drain)) => {
                     state.settle();
@@ -176,19 +185,12 @@ impl<T: Target> Shared<T> {
         if let Some(time) = drain {
             self.expire_drain(report.generation, time);
         }
-        Ok(Report::clone(&report))
+        Report::clone(&report)
     }
 
-    /// A source can't tell what the set is, or has ended.
-    pub(super) fn source_lost(&self, reason: Arc<str>) {
-        self.step(|state| {
-            state.source_lost = Some(Arc::clone(&reason));
-            state.outbox.event(|| Event::SourceLost { reason });
-        });
-    }
-
-    pub(super) fn set_rejected(&self, error: SetError) {
-        self.step(|state| state.outbox.event(|| Event::SetRejected { error }));
+    /// The current set.
+    pub(super) fn set(&self) -> Option<BackendSet<T>> {
+        self.lock().balancer.set().cloned()
     }
 
     /// Whether a replacement is applied; if not, the waker is told when it is.
@@ -208,19 +210,23 @@ impl<T: Target> Shared<T> {
         self.step(|state| state.barriers.remove(&generation));
     }
 
-    fn validate(&self, set: &BackendSet<T>) -> Result<(), SetError> {
+    pub(super) fn validate(&self, set: &BackendSet<T>) -> Result<(), SetError> {
         let max = self.settings().backends_max;
         if let Some((key, _)) = set.iter().nth(max) {
             let key = key.clone();
             return Err(SetError::TooManyBackends { count: set.len(), max, key });
         }
         for (key, target) in set.iter() {
-            if let Err(reason) = (self.validate)(target) {
+            if let Err(reason) = self.validate_target(target) {
                 let target = target.to_string();
                 return Err(SetError::InvalidTarget { key: key.clone(), target, reason });
             }
         }
         Ok(())
+    }
+
+    pub(super) fn validate_target(&self, target: &T) -> Result<(), String> {
+        (self.validate)(target)
     }
 
     fn expire_drain(self: &Arc<Self>, generation: Generation, time: Duration) {
@@ -253,8 +259,12 @@ impl<T: Target> Shared<T> {
         })
     }
 
-    /// Runs a background task until it ends or the server is closed.
-    pub(super) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+    /// Runs a background task until it ends, the server is closed, or the signal that is returned
+    /// has a word.
+    pub(super) fn spawn(
+        self: &Arc<Self>,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> Arc<Signal> {
         let stop = Arc::new(Signal::default());
         let guard = self.step(|state| {
             if state.is_done() {
@@ -263,11 +273,14 @@ impl<T: Target> Shared<T> {
             let place = state.tasks.insert(Task { stop: Arc::clone(&stop), is_listener: false });
             Some(TaskGuard { shared: Arc::clone(self), place })
         });
-        let Some(guard) = guard else { return };
-        self.runtime.spawn(Box::pin(async move {
-            let _guard = guard;
-            until_told(&stop, task).await;
-        }));
+        if let Some(guard) = guard {
+            let stop = Arc::clone(&stop);
+            self.runtime.spawn(Box::pin(async move {
+                let _guard = guard;
+                until_told(&stop, task).await;
+            }));
+        }
+        stop
     }
 
     /// Whether another connection may be accepted; if not, accept loops are nudged once it may.
@@ -365,7 +378,7 @@ impl<T: Target> Shared<T> {
     }
 
     /// One step under the lock; what it leaves behind is done before this returns.
-    fn step<R>(&self, step: impl FnOnce(&mut State<T>) -> R) -> R {
+    pub(super) fn step<R>(&self, step: impl FnOnce(&mut State<T>) -> R) -> R {
         let mut state = self.lock();
         let result = step(&mut state);
         state.settle();

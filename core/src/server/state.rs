@@ -4,8 +4,8 @@ use slab::Slab;
 
 use super::signal::{Signal, Word};
 use crate::{
-    BackendSet, Balancer, Change, Event, Generation, Owed, Removal, Report, Settings, Snapshot,
-    Target,
+    BackendSet, BadEntry, Balancer, Change, Event, Generation, Held, Owed, Removal, Report,
+    Settings, Snapshot, Target,
 };
 
 /// What is under the lock. Its steps leave behind whom to wake and what to tell.
@@ -27,6 +27,8 @@ pub(super) struct State<T> {
     pub(super) shutdowns: Slab<Option<Waker>>,
     pub(super) set_at: Option<Duration>,
     pub(super) source_lost: Option<Arc<str>>,
+    pub(super) set_held: Option<Held>,
+    pub(super) left_out: Arc<[BadEntry]>,
     pub(super) bytes_to_backends: u64,
     pub(super) bytes_to_clients: u64,
 }
@@ -83,6 +85,8 @@ impl<T: Target> State<T> {
             shutdowns: Slab::new(),
             set_at: None,
             source_lost: None,
+            set_held: None,
+            left_out: Arc::default(),
             bytes_to_backends: 0,
             bytes_to_clients: 0,
         }
@@ -95,6 +99,8 @@ impl<T: Target> State<T> {
             generation: self.balancer.generation(),
             set_age: self.set_at.map(|at| now.saturating_sub(at)),
             source_lost: self.source_lost.clone(),
+            set_held: self.set_held,
+            left_out: Arc::clone(&self.left_out),
             loads: self.balancer.loads().collect(),
             waiting: self.balancer.waiting(),
             accepted: self.balancer.accepted(),

@@ -52,6 +52,7 @@ pub(super) fn with_backends(scenario: &Scenario, backends: u32) -> Scenario {
         | Operation::PanicDial(place) => is_there(*place),
         Operation::Again
         | Operation::LoseSource
+        | Operation::Spoil
         | Operation::Connect(..)
         | Operation::Leave(_)
         | Operation::FailAccept(..)

@@ -29,6 +29,8 @@ pub enum Law {
     Panic,
     /// The order of sets.
     Order,
+    /// What is made of a source.
+    Source,
     /// Shutdown.
     Shutdown,
     /// Reports of replacements.
@@ -51,7 +53,7 @@ pub enum Law {
 
 impl Law {
     /// Every law.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Barrier,
         Self::InSet,
         Self::Pool,
@@ -65,6 +67,7 @@ impl Law {
         Self::Buffers,
         Self::Panic,
         Self::Order,
+        Self::Source,
         Self::Shutdown,
         Self::Report,
         Self::Echo,
@@ -92,6 +95,7 @@ impl Law {
             Self::Buffers => "buffers",
             Self::Panic => "panic",
             Self::Order => "order",
+            Self::Source => "source",
             Self::Shutdown => "shutdown",
             Self::Report => "report",
             Self::Echo => "echo",
@@ -134,6 +138,10 @@ impl Law {
             Self::Buffers => "the balancer holds a bounded amount of data for each direction",
             Self::Panic => "nothing panics but what was told to",
             Self::Order => "sets take effect in the order in which they were said",
+            Self::Source => {
+                "a set that removes too much is held, and no other; the last set of a source that \
+                 is lost stays for as long as it may"
+            }
             Self::Shutdown => "nothing is accepted after a shutdown, and it completes",
             Self::Report => "the report of a replacement says what it did",
             Self::Echo => {

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use tinylb_core::{Removal, Settings};
+use tinylb_core::{BadEntries, Floor, Removal, Settings, SourceSettings};
 
 use super::Manner;
 
@@ -36,6 +36,14 @@ pub struct Config {
     pub manners: [u32; Manner::ALL.len()],
     /// Whether sets come from a source (1) or from the handle (0).
     pub source: u32,
+    /// A source's [`Floor::removed_percent_max`]; 0: no floor.
+    pub floor: u32,
+    /// [`Floor::hold`].
+    pub hold: u32,
+    /// A source's [`SourceSettings::max_stale`]; 0: none.
+    pub stale: u32,
+    /// A source's [`SourceSettings::bad_entries`]: whether they are left out (1) or not (0).
+    pub leave_out: u32,
     /// [`Settings::dial_timeout`].
     pub dial_timeout: u32,
     /// [`Settings::dial_attempts_max`].
@@ -75,6 +83,10 @@ impl Default for Config {
             pace: 20,
             manners: [6, 2, 2, 1, 1, 1, 1],
             source: 0,
+            floor: 0,
+            hold: 500,
+            stale: 0,
+            leave_out: 0,
             dial_timeout: 300,
             dial_attempts: 3,
             dial_time: 800,
@@ -105,6 +117,22 @@ impl Config {
         settings.max_connections = self.connections as usize;
         settings.removal = removal(self.drain);
         settings.start = u64::from(self.start);
+        settings
+    }
+}
+
+impl Config {
+    /// How a source is followed. A `stale` below a second counts as one.
+    pub fn source_settings(&self) -> SourceSettings {
+        let ms = |time: u32| Duration::from_millis(u64::from(time));
+        let mut settings = SourceSettings::default();
+        if self.leave_out == 1 {
+            settings.bad_entries = BadEntries::LeaveOut;
+        }
+        settings.max_stale = (self.stale > 0).then(|| ms(self.stale.max(1_000)));
+        let removed_percent_max = self.floor as u8;
+        settings.floor =
+            (self.floor > 0).then(|| Floor { removed_percent_max, hold: ms(self.hold) });
         settings
     }
 }
@@ -162,6 +190,10 @@ pub const CONFIG_FIELDS: &[ConfigField] = fields! {
     "stall" 0 100 manners [5];
     "idle" 0 100 manners [6];
     "source" 0 1 source;
+    "floor" 0 99 floor;
+    "hold" 1 60000 hold;
+    "stale" 0 600000 stale;
+    "leave-out" 0 1 leave_out;
     "dial-timeout" 1 60000 dial_timeout;
     "dial-attempts" 1 16 dial_attempts;
     "dial-time" 1 60000 dial_time;

@@ -82,7 +82,7 @@ const WEIGHTS: &[(Class, u32)] = &[
     (Class::Flap, 6),
     (Class::Again, 4),
     (Class::Restore, 8),
-    (Class::Source, 3),
+    (Class::Source, 8),
     (Class::Burst, 8),
     (Class::Leave, 4),
     (Class::Partition, 4),
@@ -194,6 +194,14 @@ fn vary(config: &mut Config, entropy: &mut impl Entropy) {
     config.latency_max = entropy.between(config.latency_min, config.latency_max * 3);
     config.yields = if entropy.chance(50) { entropy.between(1, 30) } else { 0 };
     config.source = entropy.below(2) as u32;
+    if config.source == 1 && entropy.chance(40) {
+        config.floor = entropy.between(20, 80);
+        config.hold = entropy.between(20, 900);
+    }
+    if config.source == 1 && entropy.chance(50) {
+        config.stale = entropy.between(1_000, 2_000);
+    }
+    config.leave_out = entropy.below(2) as u32;
     if entropy.chance(25) {
         config.window = entropy.between(config.window.min(300), config.window.min(3_000));
         config.buffer = entropy.between(config.buffer.min(100), config.buffer.min(1_000));
@@ -288,7 +296,10 @@ impl<'a, E: Entropy> Draft<'a, E> {
                 }
             }
             Class::Again => self.step(at, Operation::Again),
-            Class::Source => self.step(at, Operation::LoseSource),
+            Class::Source => {
+                let is_lost = self.entropy.chance(70);
+                self.step(at, if is_lost { Operation::LoseSource } else { Operation::Spoil });
+            }
             Class::Burst => {
                 let plan = Plan::draw(&self.config, self.entropy);
                 let count = self.entropy.between(1, 12);
@@ -438,6 +449,7 @@ mod tests {
             "flap",
             "again\n",
             "lose-source",
+            "spoil",
             "connect",
             "leave close",
             "leave abort",

@@ -70,6 +70,8 @@ pub enum Operation {
     Again,
     /// The source of sets is lost.
     LoseSource,
+    /// The source says the same set with an entry that is no backend.
+    Spoil,
     /// So many clients connect, each for one connection of this kind.
     Connect(u32, Plan),
     /// A quarter of the connected clients leave before their plan is over.

@@ -121,6 +121,7 @@ impl fmt::Display for Operation {
             Self::Flap(backends) => set(f, "flap", backends),
             Self::Again => f.write_str("again"),
             Self::LoseSource => f.write_str("lose-source"),
+            Self::Spoil => f.write_str("spoil"),
             Self::Connect(count, plan) => write!(f, "connect {count} {plan}"),
             Self::Leave(how) => write!(f, "leave {}", name_of(LEAVINGS, how)),
             Self::Partition(link) => write!(f, "partition {link}"),
@@ -281,6 +282,7 @@ impl<'a> Words<'a> {
             "flap" => Operation::Flap(self.set(config)?),
             "again" => Operation::Again,
             "lose-source" => Operation::LoseSource,
+            "spoil" => Operation::Spoil,
             "connect" => {
                 let count = self.small("how many clients connect", 1, 1000)?;
                 let manner = self.one_of("the manner", MANNERS)?;
@@ -311,7 +313,7 @@ impl<'a> Words<'a> {
             word => {
                 return Err(format!(
                     "{word} is no operation; it must be replace, flap, again, lose-source, \
-                     connect, leave, partition, cut-to, cut-from, hold, release, latency, crash, \
+                     spoil, connect, leave, partition, cut-to, cut-from, hold, release, latency, crash, \
                      power-loss, bounce, fail-accept, panic-dial, drain, reset-cycle or shutdown"
                 ));
             }
@@ -343,6 +345,7 @@ at 0 replace
 at 5 flap k1=b2
 at 5 again
 at 6 lose-source
+at 6 spoil
 at 7 connect 10 backend-aborts up 1 down 20 pace 3
 at 8 leave abort
 at 9 partition clients

@@ -8,12 +8,15 @@ use std::{
     time::Duration,
 };
 
-use futures::StreamExt;
-use tinylb_core::{BackendSet, Event, Handle, Publisher, Runtime, Server, publisher};
+use futures::{
+    StreamExt,
+    channel::mpsc::{UnboundedSender, unbounded},
+};
+use tinylb_core::{BackendSet, BadEntry, Event, Handle, Runtime, Server, Update};
 
 use super::{
     Fabric, Spot, World,
-    orders::{Order, backends_of},
+    orders::{LOST, Order, backends_of},
     tap::{TapDialer, TapListener},
 };
 use crate::{
@@ -57,12 +60,14 @@ pub async fn balance<F: Fabric>(world: World, fabric: F) {
             }
         }
     }));
-    let publisher = (config.source == 1).then(|| {
-        let (publisher, subscription) = publisher();
-        handle.follow(subscription);
-        publisher
+    let source = (config.source == 1).then(|| {
+        let (source, updates) = unbounded();
+        if let Err(error) = handle.follow_with(updates, config.source_settings()) {
+            world.fail(Law::Simulation, format!("bad settings: {error}"));
+        }
+        source
     });
-    let mut control = Control { world: world.clone(), handle, runtime, publisher, config };
+    let mut control = Control { world: world.clone(), handle, runtime, source, config };
     let Some(mut orders) = world.take_orders() else { return };
     while let Some(order) = orders.next().await {
         control.follow(order).await;
@@ -87,8 +92,8 @@ struct Control<R> {
     world: World,
     handle: Handle<Place>,
     runtime: R,
-    /// Sets come from it, if the scenario has a source.
-    publisher: Option<Publisher<Place>>,
+    /// What the source says, if the scenario has one.
+    source: Option<UnboundedSender<Update<Place>>>,
     config: Config,
 }
 
@@ -97,10 +102,10 @@ impl<R: Runtime> Control<R> {
         match order {
             Order::Replace(sets) => {
                 for set in &sets {
-                    match &self.publisher {
+                    match &self.source {
                         None => self.replace(set_of(set), false),
-                        Some(publisher) => {
-                            publisher.publish(set_of(set));
+                        Some(_) => {
+                            self.say(Update::Set(set_of(set)));
                             // The next is another set, if who follows is quick.
                             give_way().await;
                         }
@@ -112,10 +117,10 @@ impl<R: Runtime> Control<R> {
                     self.replace(set, true);
                 }
             }
-            Order::LoseSource => {
-                if let Some(publisher) = &self.publisher {
-                    publisher.lose("as told");
-                }
+            Order::LoseSource => self.say(Update::Lost(LOST.into())),
+            Order::Spoil(set) => {
+                let entry = BadEntry { key: "no-backend".into(), reason: LOST.into() };
+                self.say(Update::Partial(set_of(&set), [entry].into()));
             }
             Order::Drain(time) => {
                 self.config.drain = time;
@@ -139,6 +144,13 @@ impl<R: Runtime> Control<R> {
                     world.judge().shut_down();
                 }));
             }
+        }
+    }
+
+    /// The source says something, if there is one.
+    fn say(&self, update: Update<Place>) {
+        if let Some(source) = &self.source {
+            let _ = source.unbounded_send(update);
         }
     }
 

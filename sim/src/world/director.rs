@@ -204,7 +204,11 @@ impl Director {
                 let set = judge.newest().clone();
                 judge.order_sets(vec![set]);
             }
-            Operation::LoseSource => judge.order(Order::LoseSource),
+            Operation::LoseSource => {
+                judge.source_loses();
+                judge.order(Order::LoseSource);
+            }
+            Operation::Spoil => judge.spoil(),
             Operation::Connect(count, plan) => judge.visit(Visit::Connect(*count, *plan)),
             Operation::Leave(how) => {
                 let word = match how {

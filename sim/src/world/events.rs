@@ -62,11 +62,11 @@ impl Judge {
                 self.ended(id.serial(), *reason, *bytes_to_backend, *bytes_to_client);
             }
             Event::SetReplaced(report) => self.replaced(report, &set.unwrap_or_default()),
-            Event::SetRejected { error } => {
-                self.note(Note::SetRejected);
-                self.fail(Law::Order, format!("a good set was rejected: {error}"));
-            }
-            Event::SourceLost { .. } => self.note(Note::SourceLost),
+            Event::SourceLost { reason } => self.source_lost(reason),
+            Event::SetHeld(held) => self.held(held),
+            Event::SourceStale { .. } => self.stale(),
+            Event::EntriesLeftOut(entries) => self.left_out(entries.len()),
+            Event::SourceBack { .. } => self.note(Note::SourceBack),
             Event::AcceptFailed { pause, .. } => {
                 self.count(Sometimes::AcceptFailed);
                 self.note(Note::AcceptFailed);

@@ -15,6 +15,7 @@ use super::{
     attempt::Attempt,
     flows::{Flow, LinkState},
     orders::{Order, Visit},
+    source::Source,
 };
 use crate::{
     Entropy, Law, Outcome, Scenario, Seeded, Sometimes, Trace,
@@ -45,6 +46,7 @@ pub(super) struct Judge {
     /// The set that was ordered last, and when.
     pub(super) newest: Backends,
     pub(super) said_at: u64,
+    pub(super) source: Source,
     pub(super) drain: u32,
     /// Replacements that aren't applied yet, with the time that they took effect.
     pub(super) unapplied: Vec<(u64, u64)>,
@@ -101,6 +103,7 @@ impl Judge {
             said: VecDeque::new(),
             newest: Vec::new(),
             said_at: 0,
+            source: Source::default(),
             drain: scenario.config.drain,
             unapplied: Vec::new(),
             closes_at: None,

@@ -18,6 +18,7 @@ mod party;
 mod payload;
 mod shared;
 mod simulated;
+mod source;
 mod tap;
 
 use std::io;

@@ -13,6 +13,9 @@ use crate::{
     trace::Note,
 };
 
+/// How the reason of every loss ends.
+pub(super) const LOST: &str = "as told";
+
 /// What the balancer is told to do.
 #[derive(Debug)]
 pub(super) enum Order {
@@ -21,6 +24,8 @@ pub(super) enum Order {
     /// To wait until what it has taken is applied.
     Confirm,
     LoseSource,
+    /// To take this set with an entry that is no backend.
+    Spoil(Backends),
     /// In milliseconds.
     Drain(u32),
     ResetCycle,
@@ -41,11 +46,17 @@ impl Judge {
     }
 
     pub(super) fn order_sets(&mut self, sets: Vec<Backends>) {
+        self.say(&sets);
+        self.order(Order::Replace(sets));
+    }
+
+    /// These sets are said, one right after the other.
+    pub(super) fn say(&mut self, sets: &[Backends]) {
         if let Some(newest) = sets.last() {
             self.newest.clone_from(newest);
             self.said_at = self.at;
+            self.source_says();
             self.said.extend(sets.iter().cloned());
-            self.order(Order::Replace(sets));
         }
     }
 
@@ -126,6 +137,7 @@ impl Judge {
         let note = (cut as u32, revoked as u32, draining as u32);
         self.note(Note::Replaced(generation, set.clone(), note.0, note.1, note.2));
         self.check_order(generation, set);
+        self.source_replaces(set);
         self.check_keys(report, set);
         let drain_until = (self.drain > 0).then(|| self.at + u64::from(self.drain) * 1000);
         let said = Said { generation, cut, revoked, draining };
@@ -144,6 +156,9 @@ impl Judge {
     /// The sets take effect in the order in which they were said. Of a source's, some may be left
     /// out.
     fn check_order(&mut self, generation: u64, set: &Backends) {
+        if self.gives_set_up() && set.is_empty() {
+            return;
+        }
         let at = match self.scenario.config.source {
             0 => self.said.front().is_some_and(|said| said == set).then_some(0),
             _ => self.said.iter().position(|said| said == set),

@@ -14,7 +14,7 @@ use std::{
 use futures::{AsyncReadExt, AsyncWriteExt, task::noop_waker_ref};
 use tinylb_core::{
     BackendSet, Conn, CopyRelay, EndReason, Event, Handle, ListenerHandle, Replacement, Report,
-    Server, Settings, Snapshot,
+    Server, Settings, Snapshot, SourceSettings,
 };
 use tinylb_tests::pipe::{Pipe, PipeDialer, PipeListener, PipeNetwork, PipeStats, PipeTarget};
 use tokio::time::Instant;
@@ -153,6 +153,12 @@ impl Drop for World {
 /// Settings that differ from the defaults.
 pub fn settings(change: impl FnOnce(&mut Settings)) -> Settings {
     let mut settings = Settings::default();
+    change(&mut settings);
+    settings
+}
+
+pub fn source_settings(change: impl FnOnce(&mut SourceSettings)) -> SourceSettings {
+    let mut settings = SourceSettings::default();
     change(&mut settings);
     settings
 }

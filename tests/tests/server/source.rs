@@ -1,7 +1,7 @@
 //! Where sets come from, and sets that are no good.
 
 use futures::{StreamExt, stream};
-use tinylb_core::{Server, SetError, Update, publisher};
+use tinylb_core::{BadEntries, BadEntry, Floor, Server, SetError, Update, publisher};
 use tinylb_tests::pipe::DialScript;
 
 use super::harness::*;
@@ -15,7 +15,7 @@ async fn the_server_follows_what_is_published() {
     let mut client = world.client();
     let _backend = world.accept("A").await;
     publisher.publish(set(&[("b", "B")]));
-    settle().await;
+    pass(secs(1)).await;
     assert!(is_cut(&mut client));
     assert_eq!(world.snapshot().set, Some(set(&[("b", "B")])));
 }
@@ -44,6 +44,7 @@ async fn a_lost_source_keeps_the_set_and_its_age_can_be_asked_for() {
     let snapshot = world.snapshot();
     assert_eq!((snapshot.source_lost, snapshot.set_age), (None, Some(secs(0))));
     assert_eq!(world.log.texts("lost"), ["lost: the registry is away"]);
+    assert_eq!(world.log.texts("back"), ["back after 7s"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -75,7 +76,7 @@ async fn a_source_that_panics_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejected_set_changes_nothing_and_the_next_one_counts() {
+async fn a_set_that_is_no_good_is_a_loss_and_the_next_one_counts() {
     let mut world = World::new(settings(|_| {}), ["A"]);
     world.net.script("X", DialScript::Invalid("it is the server itself".into()));
     let (publisher, source) = publisher();
@@ -87,14 +88,114 @@ async fn a_rejected_set_changes_nothing_and_the_next_one_counts() {
     publisher.publish(set(&[("b", "A"), ("x", "X")]));
     settle().await;
     talk(&mut client, &mut backend).await;
-    let rejected = "rejected: the target X of x is invalid: it is the server itself";
-    assert_eq!(world.log.texts("rejected"), [rejected]);
+    let lost = "the target X of x is invalid: it is the server itself";
+    assert_eq!(world.log.texts("lost"), [format!("lost: {lost}")]);
     let snapshot = world.snapshot();
+    assert_eq!(snapshot.source_lost.as_deref(), Some(lost));
     assert_eq!((snapshot.set, snapshot.generation.number()), (Some(set(&[("a", "A")])), 1));
     assert_eq!(snapshot.set_age, Some(secs(3)), "it's the age of the set that is in force");
     publisher.publish(set(&[]));
     settle().await;
     assert!(is_cut(&mut client));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_entries_are_left_out_where_that_is_wanted() {
+    let world = World::new(settings(|_| {}), ["A"]);
+    world.net.script("X", DialScript::Invalid("it is the server itself".into()));
+    let entry = BadEntry { key: "y".into(), reason: "no address".into() };
+    let (a, ax) = (set(&[("a", "A")]), set(&[("a", "A"), ("x", "X")]));
+    let updates = [Update::Partial(ax, [entry].into()), Update::Set(a.clone())];
+    let source = stream::iter(updates).then(|update| async {
+        pass(secs(1)).await;
+        update
+    });
+    let leave_out = source_settings(|s| s.bad_entries = BadEntries::LeaveOut);
+    world.handle.follow_with(source.chain(stream::pending()), leave_out).expect("in range");
+    pass(secs(1)).await;
+    settle().await;
+    let snapshot = world.snapshot();
+    assert_eq!((snapshot.set, snapshot.left_out.len()), (Some(a), 2));
+    pass(secs(1)).await;
+    settle().await;
+    assert_eq!(world.snapshot().left_out.len(), 0);
+    let x = "x: the target X is invalid: it is the server itself";
+    let told = [format!("without: y: no address, {x}"), "without: ".into()];
+    assert_eq!(world.log.texts("without"), told);
+    assert!(world.log.texts("lost").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_that_removes_too_much_is_held_while_connections_go_on() {
+    let mut world = World::new(settings(|_| {}), ["A", "B"]);
+    let (publisher, source) = publisher();
+    let floor = Floor { removed_percent_max: 50, hold: secs(60) };
+    let held = source_settings(|s| s.floor = Some(floor));
+    world.handle.follow_with(source, held).expect("in range");
+    publisher.publish(set(&[("a", "A")]));
+    let mut client = world.client();
+    let mut backend = world.accept("A").await;
+    publisher.publish(set(&[("b", "B")]));
+    pass(secs(59)).await;
+    talk(&mut client, &mut backend).await;
+    assert_eq!(world.log.texts("held"), ["held: 1 of 1"]);
+    assert_eq!(world.snapshot().set_held.map(|held| held.hold), Some(secs(60)));
+    pass(secs(2)).await;
+    settle().await;
+    assert!(is_cut(&mut client));
+    assert_eq!(world.snapshot().set_held, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_that_is_stale_is_given_up_even_if_its_source_has_ended() {
+    for ends in [false, true] {
+        let mut world = World::new(settings(|_| {}), ["A"]);
+        let first = stream::iter([Update::Set(set(&[("a", "A")]))]);
+        let stale = source_settings(|s| s.max_stale = Some(secs(30)));
+        let lost = stream::iter([Update::Lost("no answer".into())]).chain(stream::pending());
+        let following = match ends {
+            true => world.handle.follow_with(first, stale),
+            false => world.handle.follow_with(first.chain(lost), stale),
+        };
+        following.expect("in range");
+        let mut client = world.client();
+        let mut backend = world.accept("A").await;
+        pass(secs(29)).await;
+        talk(&mut client, &mut backend).await;
+        pass(secs(2)).await;
+        settle().await;
+        assert!(is_cut(&mut client));
+        let reason = if ends { "the source has ended" } else { "no answer" };
+        assert_eq!(world.log.texts("stale"), [format!("stale: {reason}")]);
+        assert_eq!(world.snapshot().source_lost.as_deref(), Some(reason));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_followed_no_more_is_let_go() {
+    let world = World::new(settings(|_| {}), []);
+    let tasks = world.runtime.tasks();
+    let (publisher, source) = publisher();
+    let following = world.handle.follow(source);
+    publisher.publish(set(&[("a", "A")]));
+    settle().await;
+    following.stop();
+    settle().await;
+    publisher.publish(set(&[("b", "B")]));
+    pass(secs(1)).await;
+    assert_eq!(world.snapshot().set, Some(set(&[("a", "A")])));
+    assert!(world.log.texts("lost").is_empty());
+    assert_eq!(world.runtime.tasks(), tasks);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_with_bad_settings_is_not_followed() {
+    let world = World::new(settings(|_| {}), []);
+    let tasks = world.runtime.tasks();
+    let bad = source_settings(|s| s.max_stale = Some(secs(0)));
+    let error = world.handle.follow_with(stream::empty(), bad).err();
+    assert_eq!(error.map(|e| e.name), Some("max_stale"));
+    assert_eq!(world.runtime.tasks(), tasks);
 }
 
 #[tokio::test(start_paused = true)]

@@ -107,9 +107,33 @@ impl EventLog {
                 });
             }
             Event::SetReplaced(report) => self.replaced(report),
-            Event::SetRejected { error } => warn!(service, "set of backends rejected: {error}"),
             Event::SourceLost { reason } => {
                 warn!(service, "source of backends lost, the last set stays: {reason}");
+            }
+            Event::SourceBack { lost_for } => {
+                let lost_seconds = lost_for.as_secs_f64();
+                info!(service, lost_seconds, "source of backends is back");
+            }
+            Event::SourceStale { reason } => {
+                warn!(
+                    service,
+                    "source of backends lost for too long, no backend is left: {reason}"
+                );
+            }
+            Event::SetHeld(held) => {
+                let (removed, targets, hold) = (held.removed, held.targets, held.hold);
+                warn!(
+                    service,
+                    "the source says that {removed} of {targets} targets have left: held for \
+                     {hold:?}"
+                );
+            }
+            Event::EntriesLeftOut(entries) if entries.is_empty() => {
+                info!(service, "no entry of the source is left out any more");
+            }
+            Event::EntriesLeftOut(entries) => {
+                let first = &entries[0];
+                warn!(service, entries = entries.len(), "entries of the source left out: {first}");
             }
             Event::AcceptFailed { error, pause, .. } => {
                 self.accept_failures.fetch_add(1, Ordering::Relaxed);

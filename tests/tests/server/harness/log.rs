@@ -171,8 +171,14 @@ fn describe(event: &Event<PipeTarget>) -> (Option<u64>, String) {
             (Some(id.serial()), text)
         }
         Event::SetReplaced(report) => (None, format!("set {}", report.generation)),
-        Event::SetRejected { error } => (None, format!("rejected: {error}")),
         Event::SourceLost { reason } => (None, format!("lost: {reason}")),
+        Event::SourceBack { lost_for } => (None, format!("back after {lost_for:?}")),
+        Event::SourceStale { reason } => (None, format!("stale: {reason}")),
+        Event::SetHeld(held) => (None, format!("held: {} of {}", held.removed, held.targets)),
+        Event::EntriesLeftOut(entries) => {
+            let texts: Vec<_> = entries.iter().map(ToString::to_string).collect();
+            (None, format!("without: {}", texts.join(", ")))
+        }
         Event::AcceptFailed { listener, pause, .. } => {
             (None, format!("accept failed on {listener}, pause {pause:?}"))
         }

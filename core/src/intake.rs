@@ -1,0 +1,433 @@
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use crate::{BackendSet, BadEntry, SettingsError, Target, Update};
+
+/// How the sets of a source are taken; see [`Handle::follow_with`](crate::Handle::follow_with).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SourceSettings {
+    /// What becomes of a set with entries that can't be used. [`BadEntries::Reject`].
+    pub bad_entries: BadEntries,
+    /// How long the last set stays once the source is lost, 1 s to 365 days; then an empty one takes
+    /// its place. `None`: for ever, which is the default.
+    pub max_stale: Option<Duration>,
+    /// How much of the set one other set may remove at once. `None`: all, which is the default.
+    pub floor: Option<Floor>,
+}
+
+/// What becomes of a set with entries that can't be used: they can't be read, or the dialer refuses
+/// them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BadEntries {
+    /// The source counts as lost, with the first of them as the reason: the last set stays.
+    #[default]
+    Reject,
+    /// The set is taken without them.
+    LeaveOut,
+}
+
+/// Guards against a source that fails: that is likelier than that so many backends have left in one
+/// moment.
+///
+/// A set that removes more than its share of the targets in force is held: it takes effect when it,
+/// or others after it that remove too many as well, have been said for all of `hold`. One that
+/// removes less takes effect at once. If the source is lost meanwhile, what is held is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Floor {
+    /// Percent of the targets that may go at once, 1 to 99.
+    pub removed_percent_max: u8,
+    /// How long a set that removes more is held, 1 ms to 7 days.
+    pub hold: Duration,
+}
+
+/// A set that is held by a [`Floor`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// How many targets it removes.
+    pub removed: usize,
+    /// How many are in force.
+    pub targets: usize,
+    /// How long it is held.
+    pub hold: Duration,
+}
+
+impl SourceSettings {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// The first setting that is out of its range.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        let day = Duration::from_secs(24 * 60 * 60);
+        let floor = self.floor.unwrap_or(Floor { removed_percent_max: 50, hold: day });
+        let percent = u64::from(floor.removed_percent_max);
+        let times = [
+            (
+                "max_stale",
+                self.max_stale.unwrap_or(day),
+                SECOND,
+                365 * day,
+                "1s to 365days, or off",
+            ),
+            ("hold", floor.hold, MS, 7 * day, "1ms to 7days"),
+        ];
+        for (name, value, min, max, range) in times {
+            if value < min || value > max {
+                return Err(SettingsError { name, value: format!("{value:?}"), range });
+            }
+        }
+        if !(1..=99).contains(&percent) {
+            let (name, range) = ("removed_percent_max", "1 to 99");
+            return Err(SettingsError { name, value: percent.to_string(), range });
+        }
+        Ok(())
+    }
+}
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Time from one set that is taken to the next, at least: of a burst, only the newest counts. The
+/// first of it is taken at once.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Which of a source's sets are taken, and when. Plain state, like the balancer: it is told what the
+/// source says, and asked what to do, both with the time.
+pub(crate) struct Intake<T> {
+    settings: SourceSettings,
+    /// What is to be done first, in this order.
+    decided: VecDeque<Decision<T>>,
+    /// The newest set that was said and isn't taken yet.
+    next: Option<BackendSet<T>>,
+    taken_at: Option<Duration>,
+    held_since: Option<Duration>,
+    lost: Option<Lost>,
+    left_out: Arc<[BadEntry]>,
+}
+
+struct Lost {
+    since: Duration,
+    reason: Arc<str>,
+    /// The last set was given up.
+    is_stale: bool,
+}
+
+/// What is to be done.
+pub(crate) enum Decision<T> {
+    /// To replace the set by this one.
+    Take(BackendSet<T>),
+    /// To tell that a set is held.
+    Hold(Held),
+    /// To note that the source is lost; to tell it too, if it wasn't before.
+    Lose { reason: Arc<str>, is_news: bool },
+    /// To tell that the source is back, and how long it was lost.
+    Recover(Duration),
+    /// To tell which entries the sets lack from now on: perhaps none.
+    LeaveOut(Arc<[BadEntry]>),
+    /// To replace the set by an empty one, and tell why.
+    Expire(Arc<str>),
+}
+
+impl<T: Target> Intake<T> {
+    pub(crate) fn new(settings: SourceSettings) -> Self {
+        Self {
+            settings,
+            decided: VecDeque::new(),
+            next: None,
+            taken_at: None,
+            held_since: None,
+            lost: None,
+            left_out: Arc::default(),
+        }
+    }
+
+    /// The source says something. `set`: the set in force.
+    pub(crate) fn update(&mut self, now: Duration, update: Update<T>, set: Option<&BackendSet<T>>) {
+        let (next, left_out) = match update {
+            Update::Set(next) => (next, Arc::default()),
+            Update::Partial(next, entries) => match entries.first() {
+                Some(entry) if self.settings.bad_entries == BadEntries::Reject => {
+                    return self.lose(now, entry.to_string().into(), set);
+                }
+                _ => (next, entries),
+            },
+            Update::Lost(reason) => return self.lose(now, reason, set),
+        };
+        if let Some(lost) = self.lost.take() {
+            self.decided.push_back(Decision::Recover(now.saturating_sub(lost.since)));
+        }
+        if self.left_out != left_out {
+            self.decided.push_back(Decision::LeaveOut(Arc::clone(&left_out)));
+            self.left_out = left_out;
+        }
+        self.next = Some(next);
+    }
+
+    fn lose(&mut self, now: Duration, reason: Arc<str>, set: Option<&BackendSet<T>>) {
+        // What was said before the loss counts, unless it is held or would be.
+        if let Some(next) = self.next.take()
+            && self.held_since.take().is_none()
+            && self.holds(set, &next).is_none()
+        {
+            self.take(now, next);
+        }
+        let is_news = self.lost.is_none();
+        let lost = self.lost.get_or_insert(Lost {
+            since: now,
+            reason: Arc::clone(&reason),
+            is_stale: false,
+        });
+        lost.reason = Arc::clone(&reason);
+        self.decided.push_back(Decision::Lose { reason, is_news });
+    }
+
+    fn take(&mut self, now: Duration, set: BackendSet<T>) {
+        self.taken_at = Some(now);
+        self.decided.push_back(Decision::Take(set));
+    }
+
+    /// What is to be done now; to be asked until that is nothing. `set`: the set in force.
+    pub(crate) fn decide(
+        &mut self,
+        now: Duration,
+        set: Option<&BackendSet<T>>,
+    ) -> Option<Decision<T>> {
+        if self.decided.is_empty() {
+            self.consider(now, set);
+        }
+        self.decided.pop_front()
+    }
+
+    fn consider(&mut self, now: Duration, set: Option<&BackendSet<T>>) {
+        if let Some(next) = &self.next
+            && self.taken_at.is_none_or(|at| at + PAUSE <= now)
+        {
+            let held = self.holds(set, next);
+            let is_over = |held: &Held| self.held_since.is_some_and(|at| at + held.hold <= now);
+            match held {
+                Some(held) if self.held_since.is_none() => {
+                    self.held_since = Some(now);
+                    self.decided.push_back(Decision::Hold(held));
+                }
+                Some(held) if !is_over(&held) => {}
+                _ => {
+                    self.held_since = None;
+                    if let Some(next) = self.next.take() {
+                        self.take(now, next);
+                    }
+                }
+            }
+        }
+        if let (Some(lost), Some(max)) = (&mut self.lost, self.settings.max_stale)
+            && lost.since + max <= now
+            && !lost.is_stale
+        {
+            lost.is_stale = true;
+            if set.is_some_and(|set| !set.is_empty()) {
+                self.decided.push_back(Decision::Expire(Arc::clone(&lost.reason)));
+            }
+        }
+    }
+
+    /// How the floor holds the next set, if it does.
+    fn holds(&self, set: Option<&BackendSet<T>>, next: &BackendSet<T>) -> Option<Held> {
+        let (set, floor) = set.zip(self.settings.floor)?;
+        let targets = set.targets().len();
+        let goes = |target: &&T| next.target_index(target).is_none();
+        let removed = set.targets().iter().filter(goes).count();
+        let is_too_much = removed * 100 > targets * usize::from(floor.removed_percent_max);
+        is_too_much.then_some(Held { removed, targets, hold: floor.hold })
+    }
+
+    /// When there may be something to do though the source says nothing.
+    pub(crate) fn due(&self) -> Option<Duration> {
+        let hold = self.held_since.zip(self.settings.floor).map(|(at, floor)| at + floor.hold);
+        let pause = self.taken_at.map(|at| at + PAUSE);
+        let next = self.next.as_ref().map(|_| hold.max(pause).unwrap_or_default());
+        let lost = self.lost.as_ref().filter(|lost| !lost.is_stale);
+        let stale = lost.zip(self.settings.max_stale).map(|(lost, max)| lost.since + max);
+        next.into_iter().chain(stale).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOLD: Duration = Duration::from_secs(60);
+    const STALE: Duration = Duration::from_secs(600);
+
+    fn ms(time: u64) -> Duration {
+        Duration::from_millis(time)
+    }
+
+    /// Backends whose key is their target.
+    fn set(targets: &[u32]) -> BackendSet<u32> {
+        BackendSet::new(targets.iter().map(|target| (target.to_string(), *target))).unwrap()
+    }
+
+    /// An intake and the set in force, asked after each word of the source.
+    struct Run {
+        intake: Intake<u32>,
+        set: Option<BackendSet<u32>>,
+    }
+
+    impl Run {
+        fn new(change: impl FnOnce(&mut SourceSettings)) -> Self {
+            let mut settings = SourceSettings::default();
+            change(&mut settings);
+            settings.validate().unwrap();
+            Self { intake: Intake::new(settings), set: None }
+        }
+
+        /// What is done at a moment, in words.
+        fn at(&mut self, now: Duration) -> Vec<String> {
+            let mut done = Vec::new();
+            while let Some(decision) = self.intake.decide(now, self.set.as_ref()) {
+                done.push(match decision {
+                    Decision::Take(set) => {
+                        let text = format!("take {:?}", set.targets());
+                        self.set = Some(set);
+                        text
+                    }
+                    Decision::Hold(held) => format!("hold {} of {}", held.removed, held.targets),
+                    Decision::Lose { reason, is_news: true } => format!("lost: {reason}"),
+                    Decision::Lose { reason, is_news: false } => format!("still: {reason}"),
+                    Decision::Recover(after) => format!("back after {after:?}"),
+                    Decision::LeaveOut(entries) => format!("without {}", entries.len()),
+                    Decision::Expire(reason) => {
+                        self.set = Some(BackendSet::empty());
+                        format!("stale: {reason}")
+                    }
+                });
+            }
+            done
+        }
+
+        fn says(&mut self, now: Duration, update: Update<u32>) -> Vec<String> {
+            self.intake.update(now, update, self.set.as_ref());
+            self.at(now)
+        }
+
+        fn says_set(&mut self, now: Duration, targets: &[u32]) -> Vec<String> {
+            self.says(now, Update::Set(set(targets)))
+        }
+    }
+
+    fn bad(key: &str) -> BadEntry {
+        BadEntry { key: key.into(), reason: "no address".into() }
+    }
+
+    #[test]
+    fn of_a_burst_the_first_is_taken_at_once_and_the_newest_within_10_ms() {
+        let mut run = Run::new(|_| {});
+        assert_eq!(run.says_set(ms(0), &[1]), ["take [1]"]);
+        for time in 1..10 {
+            assert!(run.says_set(ms(time), &[2, time as u32 + 10]).is_empty());
+            assert_eq!(run.intake.due(), Some(ms(10)));
+        }
+        assert_eq!(run.at(ms(10)), ["take [2, 19]"]);
+        assert_eq!((run.at(ms(20)), run.intake.due()), (vec![], None));
+        assert_eq!(run.says_set(ms(20), &[3]), ["take [3]"]);
+    }
+
+    #[test]
+    fn a_loss_is_told_once_and_its_end_too() {
+        let mut run = Run::new(|_| {});
+        assert_eq!(run.says(ms(0), Update::Lost("away".into())), ["lost: away"]);
+        assert_eq!(run.says(ms(1), Update::Lost("still away".into())), ["still: still away"]);
+        assert_eq!(run.says_set(ms(2), &[1]), ["back after 2ms", "take [1]"]);
+        assert_eq!(run.intake.due(), None, "the last set stays for ever");
+    }
+
+    #[test]
+    fn a_set_that_was_said_before_a_loss_counts() {
+        let mut run = Run::new(|_| {});
+        run.says_set(ms(0), &[1]);
+        assert!(run.says_set(ms(5), &[2]).is_empty());
+        assert_eq!(run.says(ms(6), Update::Lost("away".into())), ["take [2]", "lost: away"]);
+    }
+
+    #[test]
+    fn what_is_stale_for_too_long_is_given_up_once() {
+        let mut run = Run::new(|settings| settings.max_stale = Some(STALE));
+        run.says(ms(0), Update::Lost("away".into()));
+        assert!(run.at(STALE).is_empty(), "there is no set to be given up");
+        run.says_set(STALE, &[1]);
+        let lost_at = STALE + ms(50);
+        run.says(lost_at, Update::Lost("gone".into()));
+        run.says(lost_at + ms(7), Update::Lost("gone for good".into()));
+        assert_eq!(run.intake.due(), Some(lost_at + STALE));
+        assert!(run.at(lost_at + STALE - ms(1)).is_empty());
+        assert_eq!(run.at(lost_at + STALE), ["stale: gone for good"]);
+        assert_eq!((run.at(lost_at + STALE * 9), run.intake.due()), (vec![], None));
+        assert_eq!(run.says_set(lost_at + STALE * 9, &[1]), ["back after 5400s", "take [1]"]);
+    }
+
+    #[test]
+    fn a_set_that_removes_too_much_is_held_and_then_believed() {
+        let floor = Floor { removed_percent_max: 50, hold: HOLD };
+        let mut run = Run::new(|settings| settings.floor = Some(floor));
+        assert_eq!(run.says_set(ms(0), &[1, 2, 3, 4]), ["take [1, 2, 3, 4]"]);
+        assert_eq!(run.says_set(ms(20), &[3, 4]), ["take [3, 4]"], "a half may go");
+        run.says_set(ms(40), &[1, 2, 3, 4]);
+        assert_eq!(run.says_set(ms(60), &[4, 5, 6]), ["hold 3 of 4"]);
+        assert!(run.says_set(ms(80), &[5, 6]).is_empty(), "the hold goes on from where it began");
+        assert_eq!(run.intake.due(), Some(ms(60) + HOLD));
+        assert!(run.at(ms(59) + HOLD).is_empty());
+        assert_eq!(run.at(ms(60) + HOLD), ["take [5, 6]"]);
+        assert_eq!(
+            run.says_set(ms(80) + HOLD, &[]),
+            ["hold 2 of 2"],
+            "the next has one of its own"
+        );
+    }
+
+    #[test]
+    fn a_source_that_comes_to_its_senses_or_is_lost_ends_a_hold() {
+        let floor = Floor { removed_percent_max: 50, hold: HOLD };
+        let mut run = Run::new(|settings| settings.floor = Some(floor));
+        run.says_set(ms(0), &[1, 2, 3, 4]);
+        assert_eq!(run.says_set(ms(20), &[1]), ["hold 3 of 4"]);
+        assert_eq!(run.says_set(ms(21), &[1, 2, 3]), ["take [1, 2, 3]"]);
+        assert_eq!((run.at(HOLD * 2), run.intake.due()), (vec![], None));
+        run.says_set(HOLD * 2, &[]);
+        assert_eq!(run.says(HOLD * 2 + ms(1), Update::Lost("away".into())), ["lost: away"]);
+        assert_eq!((run.at(HOLD * 4), run.intake.due()), (vec![], None));
+        assert_eq!(run.set, Some(set(&[1, 2, 3])));
+        // Nor is it taken if the loss comes before it could be held.
+        run.says_set(HOLD * 4, &[1, 2, 3]);
+        assert!(run.says_set(HOLD * 4 + ms(1), &[]).is_empty());
+        assert_eq!(run.says(HOLD * 4 + ms(2), Update::Lost("away".into())), ["lost: away"]);
+    }
+
+    #[test]
+    fn a_bad_entry_is_named_or_left_out() {
+        let partial = |entries: &[&str]| {
+            Update::Partial(set(&[1]), entries.iter().map(|key| bad(key)).collect())
+        };
+        let mut run = Run::new(|_| {});
+        assert_eq!(run.says(ms(0), partial(&["x", "y"])), ["lost: x: no address"]);
+        assert_eq!(run.says(ms(20), partial(&[])), ["back after 20ms", "take [1]"]);
+
+        let mut run = Run::new(|settings| settings.bad_entries = BadEntries::LeaveOut);
+        assert_eq!(run.says(ms(0), partial(&["x", "y"])), ["without 2", "take [1]"]);
+        assert_eq!(run.says(ms(20), partial(&["x", "y"])), ["take [1]"], "which was told");
+        assert_eq!(run.says_set(ms(40), &[2]), ["without 0", "take [2]"]);
+    }
+
+    #[test]
+    fn a_setting_out_of_its_range_is_named() {
+        let floor = |removed_percent_max, hold| SourceSettings {
+            floor: Some(Floor { removed_percent_max, hold }),
+            ..SourceSettings::default()
+        };
+        let stale = |max| SourceSettings { max_stale: Some(max), ..SourceSettings::default() };
+        let name = |settings: SourceSettings| settings.validate().err().map(|error| error.name);
+        assert_eq!(name(floor(1, ms(1))), None);
+        assert_eq!(name(floor(0, HOLD)), Some("removed_percent_max"));
+        assert_eq!(name(floor(100, HOLD)), Some("removed_percent_max"));
+        assert_eq!(name(floor(50, Duration::ZERO)), Some("hold"));
+        assert_eq!(name(stale(SECOND)), None);
+        assert_eq!(name(stale(ms(999))), Some("max_stale"));
+    }
+}

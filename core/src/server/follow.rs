@@ -1,0 +1,165 @@
+use std::{
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+};
+
+use futures::{FutureExt, Stream};
+
+use super::{
+    shared::Shared,
+    signal::{Signal, Word},
+};
+use crate::{
+    BackendSet, BadEntries, BadEntry, Event, SetError, SourceSettings, Target, Update,
+    intake::{Decision, Intake},
+};
+
+/// A source that is followed, see [`Handle::follow`](crate::Handle::follow). Dropping this changes
+/// nothing.
+pub struct Following {
+    pub(super) stop: Arc<Signal>,
+}
+
+impl Following {
+    /// Follows the source no more; it is dropped soon. The last set stays.
+    pub fn stop(&self) {
+        self.stop.raise(Word::Closed);
+    }
+}
+
+/// Follows one source: does what its intake decides. What the server's state says of held sets and
+/// entries left out is gone with it.
+pub(super) struct Follower<T: Target> {
+    shared: Arc<Shared<T>>,
+    intake: Intake<T>,
+    bad_entries: BadEntries,
+}
+
+impl<T: Target> Follower<T> {
+    pub(super) fn new(shared: Arc<Shared<T>>, settings: SourceSettings) -> Self {
+        let bad_entries = settings.bad_entries;
+        Self { shared, intake: Intake::new(settings), bad_entries }
+    }
+
+    /// Returns when the source has ended, and there is nothing to wait for.
+    pub(super) async fn follow(mut self, source: impl Stream<Item = Update<T>>) {
+        let mut source = pin!(source);
+        let mut has_ended = false;
+        let runtime = Arc::clone(&self.shared.runtime);
+        loop {
+            let now = runtime.now();
+            while let Some(decision) = self.intake.decide(now, self.shared.set().as_ref()) {
+                self.act(decision);
+            }
+            let due = self.intake.due();
+            if has_ended && due.is_none() {
+                return;
+            }
+            let mut sleep = due.map(|due| runtime.sleep(due.saturating_sub(now)));
+            let said = poll_fn(|cx| {
+                if !has_ended {
+                    let next =
+                        || source.as_mut().poll_next(cx).map(|said| said.map(|s| self.check(s)));
+                    let said = match catch_unwind(AssertUnwindSafe(next)) {
+                        Ok(said) => said.map(|said| said.ok_or("the source has ended")),
+                        Err(_) => Poll::Ready(Err("the source panicked")),
+                    };
+                    if let Poll::Ready(said) = said {
+                        has_ended = said.is_err();
+                        return Poll::Ready(Some(said.unwrap_or_else(|e| Update::Lost(e.into()))));
+                    }
+                }
+                match &mut sleep {
+                    Some(sleep) => sleep.poll_unpin(cx).map(|()| None),
+                    None => Poll::Pending,
+                }
+            });
+            if let Some(update) = said.await {
+                self.intake.update(runtime.now(), update, self.shared.set().as_ref());
+            }
+        }
+    }
+
+    /// What is said, less what the server can't take.
+    fn check(&self, update: Update<T>) -> Update<T> {
+        let (set, mut entries) = match update {
+            Update::Set(set) => (set, Arc::default()),
+            Update::Partial(set, entries) => (set, entries),
+            lost @ Update::Lost(_) => return lost,
+        };
+        let set = match self.shared.validate(&set) {
+            Err(SetError::InvalidTarget { .. }) if self.bad_entries == BadEntries::LeaveOut => {
+                let (good, bad) = self.split(&set);
+                entries = entries.iter().cloned().chain(bad).collect();
+                BackendSet::new(good)
+            }
+            checked => checked.map(|()| set),
+        };
+        set.map_or_else(
+            |error| Update::Lost(error.to_string().into()),
+            |set| Update::Partial(set, entries),
+        )
+    }
+
+    /// The backends that the dialer takes, and the others.
+    fn split(&self, set: &BackendSet<T>) -> (Vec<(crate::BackendKey, T)>, Vec<BadEntry>) {
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for (key, target) in set.iter() {
+            match self.shared.validate_target(target) {
+                Ok(()) => good.push((key.clone(), target.clone())),
+                Err(reason) => bad.push(BadEntry {
+                    key: key.as_str().into(),
+                    reason: format!("the target {target} is invalid: {reason}").into(),
+                }),
+            }
+        }
+        (good, bad)
+    }
+
+    fn act(&self, decision: Decision<T>) {
+        let shared = &self.shared;
+        match decision {
+            Decision::Take(set) => {
+                shared.swap(set, |state| {
+                    state.source_lost = None;
+                    state.set_held = None;
+                });
+            }
+            Decision::Hold(held) => shared.step(|state| {
+                state.set_held = Some(held);
+                state.outbox.event(|| Event::SetHeld(held));
+            }),
+            Decision::Lose { reason, is_news } => shared.step(|state| {
+                state.source_lost = Some(Arc::clone(&reason));
+                state.set_held = None;
+                if is_news {
+                    state.outbox.event(|| Event::SourceLost { reason });
+                }
+            }),
+            Decision::Recover(lost_for) => shared.step(|state| {
+                state.source_lost = None;
+                state.outbox.event(|| Event::SourceBack { lost_for });
+            }),
+            Decision::LeaveOut(entries) => shared.step(|state| {
+                state.left_out = Arc::clone(&entries);
+                state.outbox.event(|| Event::EntriesLeftOut(entries));
+            }),
+            Decision::Expire(reason) => {
+                shared.step(|state| state.outbox.event(|| Event::SourceStale { reason }));
+                shared.swap(BackendSet::empty(), |_| {});
+            }
+        }
+    }
+}
+
+impl<T: Target> Drop for Follower<T> {
+    fn drop(&mut self) {
+        self.shared.step(|state| {
+            state.set_held = None;
+            state.left_out = Arc::default();
+        });
+    }
+}
