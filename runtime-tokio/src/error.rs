@@ -1,6 +1,6 @@
 use thiserror::Error as ThisError;
 
-/// Why a text is no address.
+/// Why a text is no address, or no name of a source of addresses.
 #[derive(Clone, Debug, PartialEq, Eq, ThisError)]
 #[non_exhaustive]
 pub enum AddressError {
@@ -50,5 +50,34 @@ pub enum AddressError {
         bytes: usize,
         /// The most it can have.
         max: usize,
+    },
+    /// A name for DNS that is neither a host's with its port nor a service's.
+    #[error(
+        "`{text}` has no port: write NAME:PORT, or the name of a service, _SERVICE._PROTO.NAME"
+    )]
+    NoDnsPort {
+        /// The text.
+        text: String,
+    },
+    /// A service's name with a port.
+    #[error("`{text}` has a port, but a service has the ports in its records: remove it")]
+    PortOfService {
+        /// The text.
+        text: String,
+    },
+    /// An IP address where a name for DNS should be.
+    #[error("`{text}` is an IP address, there is nothing to look up: write it as a backend")]
+    IpAsDnsName {
+        /// The text.
+        text: String,
+    },
+    /// What stands for the name can't be one in DNS.
+    #[error(
+        "`{text}` is no DNS name: write up to 253 ASCII characters, labels of 1 to 63 letters, \
+         digits, `-` and `_` between dots (an international name in its xn-- form)"
+    )]
+    BadDnsName {
+        /// The name.
+        text: String,
     },
 }

@@ -1,0 +1,196 @@
+mod failure;
+mod name;
+mod records;
+mod server;
+mod servers;
+
+use std::{net::SocketAddr, time::Duration};
+
+use futures::{Stream, stream};
+use tinylb_core::Update;
+use tokio::time::{Instant, sleep};
+
+pub use self::name::DnsName;
+use self::{records::Answer, server::Server};
+use crate::{
+    Address,
+    source::backoff::{Backoff, random},
+};
+
+/// A source of backends in DNS: the addresses of a name, or the targets of a service.
+///
+/// A backend's key is its address and port, `10.0.0.1:5432` or `[::1]:5432`: what comes in another
+/// order is an equal set, and what comes twice is one backend.
+///
+/// The set is replaced on positive evidence only. A and AAAA are asked each for itself, and each
+/// must be answered: with records, or with "there are none" (NODATA) if the other has some. Anything
+/// else is a loss: no such name (NXDOMAIN), no records at all, an error such as SERVFAIL, no answer
+/// in time, an answer that is truncated over TCP as well, one that can't be read, or a network that
+/// fails. The reason tells which, of which name, and from which server.
+///
+/// Of a service only the targets of the lowest-numbered priority that is there count, and weights
+/// don't. All of these targets must be resolved. A service whose one target is `.` is decidedly not
+/// available (RFC 2782), which is the empty set.
+///
+/// What is asked are the servers that are given, or else those of `/etc/resolv.conf`; neither
+/// `/etc/hosts` nor a search list nor a cache. The server that answered last is asked first. One
+/// that fails costs its share of the time that is left, and the next one is asked for everything,
+/// so that a set never comes from two servers that disagree. "No such name" and "no records" are
+/// answers: no other server is asked.
+///
+/// ```no_run
+/// # use tinylb_core::Handle;
+/// # use tinylb_tokio::Address;
+/// # fn follow(handle: &Handle<Address>) -> Result<(), Box<dyn std::error::Error>> {
+/// use tinylb_tokio::DnsSource;
+///
+/// handle.follow(DnsSource::new("_pg._tcp.example.org".parse()?).updates());
+/// # Ok(())
+/// # }
+/// ```
+pub struct DnsSource {
+    name: DnsName,
+    options: DnsOptions,
+}
+
+/// How a [`DnsSource`] asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DnsOptions {
+    /// The servers to ask, by UDP, and by TCP for what is too long for that. Scopes are not kept, so
+    /// that none can have a link-local address. Without any: those of `/etc/resolv.conf`, which is
+    /// read for each round of lookups. None.
+    pub servers: Vec<SocketAddr>,
+    /// The shortest time from an answer to the next round of lookups, for records that may be kept
+    /// for less than that: 1 ms or more. 1 s.
+    pub refresh_min: Duration,
+    /// The longest time from an answer to the next round of lookups, for records that may be kept
+    /// for longer; so a change is seen after this time at the latest. It decides if it is below
+    /// `refresh_min`. 5 min.
+    pub refresh_max: Duration,
+    /// How long a round of lookups may take, all servers and targets together: more than 0. 5 s.
+    pub timeout: Duration,
+}
+
+impl Default for DnsOptions {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            refresh_min: Duration::from_secs(1),
+            refresh_max: Duration::from_secs(300),
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl DnsSource {
+    /// The source of what this name has, with the default options.
+    pub fn new(name: DnsName) -> Self {
+        Self { name, options: DnsOptions::default() }
+    }
+
+    /// Asks with these options.
+    pub fn with_options(self, options: DnsOptions) -> Self {
+        Self { options, ..self }
+    }
+
+    /// The sets and losses, an update for each round of lookups, without end.
+    ///
+    /// A round follows an answer after the least TTL of all the records that led to it, aliases
+    /// included, but within `refresh_min` and `refresh_max`; and a loss after 100 ms to 10 s, longer
+    /// and longer, and spread at random. A set may equal the one before.
+    ///
+    /// It runs on the tokio runtime that polls it, whose I/O and time must be enabled. Nothing
+    /// happens unless it is polled; dropped, it asks no more.
+    pub fn updates(self) -> impl Stream<Item = Update<Address>> + Send + 'static {
+        stream::unfold(Rounds::new(self), |mut rounds| async move {
+            sleep(rounds.pause.saturating_sub(rounds.ended.elapsed())).await;
+            let update = rounds.next().await;
+            Some((update, rounds))
+        })
+    }
+}
+
+/// What goes from one round of lookups to the next.
+struct Rounds {
+    name: DnsName,
+    options: DnsOptions,
+    backoff: Backoff,
+    /// The server that answered last.
+    answered: Option<SocketAddr>,
+    /// When the last round ended, and how long the next one is to wait from then on.
+    ended: Instant,
+    pause: Duration,
+}
+
+impl Rounds {
+    fn new(source: DnsSource) -> Self {
+        let DnsSource { name, options } = source;
+        let backoff = Backoff::new();
+        Self {
+            name,
+            options,
+            backoff,
+            answered: None,
+            ended: Instant::now(),
+            pause: Duration::ZERO,
+        }
+    }
+
+    async fn next(&mut self) -> Update<Address> {
+        let answer = self.answer().await;
+        self.ended = Instant::now();
+        match answer {
+            Ok(answer) => {
+                self.backoff.reset();
+                self.pause = refresh(&self.options, answer.ttl);
+                Update::Set(answer.set())
+            }
+            Err(reason) => {
+                self.pause = self.backoff.pause(random());
+                Update::Lost(format!("{}: {reason}", self.name.name()).into())
+            }
+        }
+    }
+
+    /// What the first server says that answers, or why none did.
+    async fn answer(&mut self) -> Result<Answer, String> {
+        let began = Instant::now();
+        let mut servers = match &*self.options.servers {
+            [] => servers::of_system(self.options.timeout).await?,
+            given => given.to_vec(),
+        };
+        if let Some(place) = servers.iter().position(|&server| Some(server) == self.answered) {
+            servers.rotate_left(place);
+        }
+        let mut failures = Vec::new();
+        for (place, &address) in servers.iter().enumerate() {
+            let left = self.options.timeout.saturating_sub(began.elapsed());
+            let share = left / (servers.len() - place) as u32;
+            let result = match Server::new(address, share) {
+                Ok(server) => server.resolve(&self.name).await,
+                Err(failure) => Err(failure),
+            };
+            match result {
+                Err(failure) if !failure.is_answer() => {
+                    failures.push(format!("{failure} from {address}"));
+                }
+                answered => {
+                    self.answered = Some(address);
+                    return answered.map_err(|failure| failure.to_string());
+                }
+            }
+        }
+        Err(failures.join("; "))
+    }
+}
+
+/// How long an answer stands whose records may be kept for so many seconds.
+fn refresh(options: &DnsOptions, ttl: u32) -> Duration {
+    // Records may say 0 (RFC 1035, section 3.2.1), and the options too.
+    let floor = options.refresh_min.max(Duration::from_millis(1));
+    Duration::from_secs(ttl.into()).max(floor).min(options.refresh_max)
+}
+
+#[cfg(test)]
+mod tests;

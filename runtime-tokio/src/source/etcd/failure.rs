@@ -1,0 +1,129 @@
+use std::{error::Error as StdError, fmt, io, path::PathBuf, time::Duration};
+
+use etcd_client::Error as ClientError;
+
+use super::keys::Older;
+
+/// Why a member is of no use at present. Displayed in one line.
+pub(super) enum Failure {
+    /// It said so, or couldn't be reached.
+    Client(ClientError),
+    /// It hasn't answered within this time.
+    Late(Duration),
+    /// A file of the certificates can't be read.
+    File(PathBuf, io::Error),
+    /// It has ended a watch, with this reason.
+    Canceled(String),
+    /// It has ended the connection.
+    Ended,
+    /// What it lists is older than what is known.
+    Older(Older),
+    /// It lists again and again what is older than what its own watch has told.
+    Behind,
+    /// An answer lacks what every answer has.
+    NoHeader,
+}
+
+impl Failure {
+    /// The member answers, but without the others it can't know.
+    pub(super) fn is_no_leader(&self) -> bool {
+        match self {
+            Self::Client(ClientError::GRpcStatus(status)) => status.message().contains(NO_LEADER),
+            Self::Canceled(reason) => reason.contains(NO_LEADER),
+            _ => false,
+        }
+    }
+}
+
+const NO_LEADER: &str = "no leader";
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::Client(error) => client(error),
+            Self::Late(time) => format!("no answer within {time:?}"),
+            Self::File(path, error) => format!("can't read {}: {error}", path.display()),
+            Self::Canceled(reason) => said(reason),
+            Self::Ended => "it has ended the connection".into(),
+            Self::Older(older) => older.to_string(),
+            Self::Behind => "its lists stay behind what it has told".into(),
+            Self::NoHeader => "an answer without a header: is this etcd?".into(),
+        };
+        f.write_str(&text.replace(char::is_control, " "))
+    }
+}
+
+fn client(error: &ClientError) -> String {
+    match error {
+        ClientError::GRpcStatus(status) => match root(status) {
+            Some(cause) if cause.contains("certificate") || cause.contains("fatal alert") => {
+                format!("TLS failed: {cause}")
+            }
+            Some(cause) => format!("unreachable: {cause}"),
+            None => said(status.message()),
+        },
+        ClientError::TransportError(error) => match root(error) {
+            Some(cause) => format!("no connection: {cause}"),
+            None => format!("no connection: {error}"),
+        },
+        error => error.to_string(),
+    }
+}
+
+/// The last cause of an error: it is the one that tells.
+fn root(error: &dyn StdError) -> Option<String> {
+    let mut cause = error.source()?;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    Some(cause.to_string())
+}
+
+/// What etcd says, with what that means for who reads it.
+fn said(message: &str) -> String {
+    // An error within an error, as the reason of a watch that is canceled is given.
+    let message = message.rsplit_once("desc = ").map_or(message, |(_, message)| message);
+    let message = message.strip_prefix("etcdserver: ").unwrap_or(message);
+    for (part, meaning) in [
+        (NO_LEADER, "it has no quorum"),
+        ("request timed out", "it has no quorum"),
+        ("authentication failed", "login refused"),
+        ("authentication is not enabled", "login refused"),
+        ("invalid auth token", "login refused"),
+        ("user name is empty", "login refused"),
+        ("user name not found", "login refused"),
+    ] {
+        if message.contains(part) {
+            return format!("{meaning}: {message}");
+        }
+    }
+    message.into()
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl From<Older> for Failure {
+    fn from(older: Older) -> Self {
+        Self::Older(older)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_etcd_says_is_told_with_what_it_means() {
+        let told = |reason: &str| Failure::Canceled(reason.into()).to_string();
+        let token = "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token";
+        assert_eq!(told(token), "login refused: invalid auth token");
+        assert_eq!(told("etcdserver: no leader"), "it has no quorum: no leader");
+        assert_eq!(told("something\nnew"), "something new");
+        assert!(Failure::Canceled("etcdserver: no leader".into()).is_no_leader());
+        assert!(!Failure::Ended.is_no_leader());
+    }
+}

@@ -1,0 +1,197 @@
+use std::{fs, future::Future, path::Path, time::Duration};
+
+use etcd_client::{
+    Certificate, Client, ConnectOptions, Error as ClientError, Event, EventType, GetOptions,
+    GetResponse, Identity, KeyValue, KvClient, ResponseHeader, TlsOptions, WatchClient,
+    WatchOptions, WatchResponse, WatchStream,
+};
+use tokio::time::timeout;
+
+use super::{
+    failure::Failure,
+    keys::{Change, Listing, Position, Put},
+    options::{EtcdOptions, EtcdTls},
+};
+
+/// A connection to one member. All that etcd is asked goes through here.
+///
+/// To one, since the client crate spreads its calls over several at random, the dead among them
+/// included; and who has a connection to each can name the one that fails.
+#[derive(Clone)]
+pub(super) struct Member {
+    kv: KvClient,
+    watch: WatchClient,
+    prefix: String,
+    timeout: Duration,
+}
+
+/// What a member tells of the keys that change.
+pub(super) struct Watch {
+    stream: WatchStream,
+}
+
+/// The longest answer that is taken, in bytes. The client's own limit is 4 MiB, which 10,000
+/// entries may have.
+const ANSWER_MAX: usize = 64 << 20;
+
+impl Member {
+    /// Logs in, if there is a user. Else nothing is sent before the first call.
+    ///
+    /// # Errors
+    /// A file can't be read, the login is refused, or takes too long.
+    pub(super) async fn connect(url: &str, options: &EtcdOptions) -> Result<Self, Failure> {
+        let mut connect = ConnectOptions::new()
+            .with_connect_timeout(options.timeout)
+            .with_require_leader(true)
+            .with_auto_token_refresh(true);
+        if let Some((name, password)) = &options.user {
+            connect = connect.with_user(name, password);
+        }
+        if let Some(tls) = &options.tls {
+            connect = connect.with_tls(encryption(tls)?);
+        }
+        let client = within(options.timeout, Client::connect([url], Some(connect))).await?;
+        Ok(Self {
+            kv: client.kv_client().max_decoding_message_size(ANSWER_MAX),
+            watch: client.watch_client().max_decoding_message_size(ANSWER_MAX),
+            prefix: options.prefix.clone(),
+            timeout: options.timeout,
+        })
+    }
+
+    /// All keys, of the cluster's newest state.
+    ///
+    /// # Errors
+    /// The member's, or it takes too long.
+    pub(super) fn list(&self) -> impl Future<Output = Result<Listing, Failure>> + Send + 'static {
+        self.list_by(GetOptions::new())
+    }
+
+    /// The keys that were set from this revision on, and how many there are in all, of the
+    /// cluster's newest state.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub(super) fn list_since(
+        &self,
+        revision: i64,
+    ) -> impl Future<Output = Result<Listing, Failure>> + Send + 'static {
+        self.list_by(GetOptions::new().with_min_mod_revision(revision))
+    }
+
+    fn list_by(
+        &self,
+        options: GetOptions,
+    ) -> impl Future<Output = Result<Listing, Failure>> + Send + 'static {
+        let Self { mut kv, prefix, timeout, .. } = self.clone();
+        async move { listing(within(timeout, kv.get(prefix, Some(options.with_prefix()))).await?) }
+    }
+
+    /// Whether the member lives. Costs it next to nothing: one key, which most likely doesn't exist,
+    /// from its own memory.
+    ///
+    /// That it has no leader at present is an answer too: the watch ends if that lasts, and need
+    /// not end with each election.
+    ///
+    /// # Errors
+    /// The member's, or it takes longer than this.
+    pub(super) fn ping(
+        &self,
+        patience: Duration,
+    ) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
+        let Self { mut kv, prefix, .. } = self.clone();
+        let options = GetOptions::new().with_serializable().with_count_only();
+        async move {
+            match within(patience, kv.get(prefix, Some(options))).await {
+                Err(failure) if !failure.is_no_leader() => Err(failure),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    /// All changes from this revision on.
+    ///
+    /// # Errors
+    /// The member's, or it takes too long.
+    pub(super) async fn watch(&self, from: i64) -> Result<Watch, Failure> {
+        let mut client = self.watch.clone();
+        let options = WatchOptions::new().with_prefix().with_start_revision(from);
+        let start = async {
+            let mut stream = client.watch(self.prefix.as_str(), Some(options)).await?;
+            // The first answer says whether there is a watch.
+            let first = stream.message().await?;
+            Ok::<_, ClientError>((stream, first))
+        };
+        let (stream, first) = within(self.timeout, start).await?;
+        changes(first)?;
+        Ok(Watch { stream })
+    }
+}
+
+impl Watch {
+    /// The next changes, whole revisions of them; perhaps none. If it is dropped, nothing is lost.
+    ///
+    /// # Errors
+    /// The watch is over.
+    pub(super) async fn next(&mut self) -> Result<Vec<Change>, Failure> {
+        changes(self.stream.message().await?)
+    }
+}
+
+async fn within<T>(
+    time: Duration,
+    call: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, Failure> {
+    timeout(time, call).await.map_err(|_| Failure::Late(time))?.map_err(Failure::from)
+}
+
+fn listing(mut response: GetResponse) -> Result<Listing, Failure> {
+    let position = |header: &ResponseHeader| Position {
+        cluster: header.cluster_id(),
+        revision: header.revision(),
+    };
+    let at = response.header().map(position).ok_or(Failure::NoHeader)?;
+    let count = response.count() as usize;
+    let put = |kv: KeyValue| {
+        let revision = kv.mod_revision();
+        let (key, value) = kv.into_key_value();
+        Put { key, value, revision }
+    };
+    Ok(Listing { at, count, puts: response.take_kvs().into_iter().map(put).collect() })
+}
+
+fn changes(response: Option<WatchResponse>) -> Result<Vec<Change>, Failure> {
+    let response = response.ok_or(Failure::Ended)?;
+    // Before all else: a response may say that a watch is created and canceled.
+    if response.canceled() {
+        let reason = match response.compact_revision() {
+            0 => response.cancel_reason(),
+            _ => "its changes are compacted before they are told",
+        };
+        return Err(Failure::Canceled(reason.into()));
+    }
+    let change = |event: &Event| {
+        let kv = event.kv()?;
+        let (key, revision) = (kv.key().to_vec(), kv.mod_revision());
+        Some(match event.event_type() {
+            EventType::Put => Change::Put(Put { key, value: kv.value().to_vec(), revision }),
+            EventType::Delete => Change::Delete { key, revision },
+        })
+    };
+    Ok(response.events().iter().filter_map(change).collect())
+}
+
+fn encryption(tls: &EtcdTls) -> Result<TlsOptions, Failure> {
+    let mut options = TlsOptions::new().ca_certificate(Certificate::from_pem(read(&tls.ca)?));
+    if let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) {
+        options = options.identity(Identity::from_pem(read(certificate)?, read(key)?));
+    }
+    if let Some(domain) = &tls.domain {
+        options = options.domain_name(domain);
+    }
+    Ok(options)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    fs::read(path).map_err(|error| Failure::File(path.into(), error))
+}

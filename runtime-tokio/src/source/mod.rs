@@ -1,0 +1,23 @@
+//! Where sets come from outside the process: streams of "set" or "lost", each behind a feature of
+//! its own.
+//!
+//! - `dns.rs` (feature `dns`): the addresses of a name, or the targets of a service.
+//! - `etcd.rs` (feature `etcd`): the keys under a prefix.
+//! - `file.rs` (feature `file`): the lines of a file.
+//! - `backoff.rs`: how long a source waits between attempts that fail.
+
+#[cfg(any(feature = "dns", feature = "etcd"))]
+mod backoff;
+#[cfg(feature = "dns")]
+mod dns;
+#[cfg(feature = "etcd")]
+mod etcd;
+#[cfg(feature = "file")]
+mod file;
+
+#[cfg(feature = "dns")]
+pub use self::dns::{DnsName, DnsOptions, DnsSource};
+#[cfg(feature = "etcd")]
+pub use self::etcd::{EtcdOptions, EtcdOptionsError, EtcdSource, EtcdTls};
+#[cfg(feature = "file")]
+pub use self::file::FileSource;

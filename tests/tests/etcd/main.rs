@@ -1,0 +1,12 @@
+//! The source of sets in etcd, with a real etcd that each test starts for itself, on one member or
+//! three. Where etcd isn't installed, each says so and does nothing.
+//!
+//! Every wait is for a condition, with a deadline that only a hang can reach.
+
+#![allow(clippy::unwrap_used)] // Tests and what serves only them.
+
+mod failover;
+mod harness;
+mod history;
+mod login;
+mod sets;

@@ -1,0 +1,82 @@
+//! What is under the prefix is what the source tells.
+
+use std::time::Duration;
+
+use etcd_client::{Txn, TxnOp};
+use tokio::time::Instant;
+
+use super::harness::{Cluster, PREFIX, Told, say};
+
+#[tokio::test]
+async fn each_change_reaches_the_balancer() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    cluster.put("a", "127.0.0.1:1").await;
+    let mut told = Told::by(cluster.options());
+    told.until("a=127.0.0.1:1").await;
+    cluster.put("b", r#"{"address": "[::1]:2", "zone": "x"}"#).await;
+    told.until("a=127.0.0.1:1 b=[::1]:2").await;
+    cluster.put("a", "unix:/run/a").await;
+    told.until("a=unix:/run/a b=[::1]:2").await;
+    cluster.delete("a").await;
+    told.until("b=[::1]:2").await;
+    cluster.delete("b").await;
+    told.until("").await;
+    // Nor was anything else told.
+    assert_eq!(told.all.len(), 5, "{:#?}", told.all);
+}
+
+#[tokio::test]
+async fn what_is_beside_the_prefix_is_no_backend() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let mut told = Told::by(cluster.options());
+    told.until("").await;
+    let mut client = cluster.client(0).await;
+    for key in ["/lb/web", "/lb/web2/a", "/lb/we/a", "/lb/web0"] {
+        client.put(key, "127.0.0.1:1", None).await.unwrap();
+    }
+    cluster.put("a", "127.0.0.1:2").await;
+    told.until("a=127.0.0.1:2").await;
+    assert_eq!(told.all.len(), 2, "{:#?}", told.all);
+}
+
+#[tokio::test]
+async fn an_entry_that_is_no_address_is_told_with_its_key() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    cluster.put("a", "127.0.0.1:1").await;
+    cluster.put("bad", "127.0.0.1").await;
+    let mut told = Told::by(cluster.options());
+    let cause = "`127.0.0.1` has no port: write HOST:PORT, [IPV6]:PORT or unix:/PATH";
+    told.until(&format!("a=127.0.0.1:1 !bad: {cause}")).await;
+    cluster.put("bad", "127.0.0.1:2").await;
+    told.until("a=127.0.0.1:1 bad=127.0.0.1:2").await;
+}
+
+#[tokio::test]
+async fn every_set_of_a_burst_was_in_etcd_and_the_last_one_is_right() {
+    const CHANGES: usize = 500;
+    let Some(cluster) = Cluster::start(1).await else { return };
+    cluster.put("0", "127.0.0.1:1").await;
+    let mut told = Told::by(cluster.options());
+    told.until("0=127.0.0.1:1").await;
+    let mut client = cluster.client(0).await;
+    let key = |place: usize| format!("{PREFIX}{place}");
+    let began = Instant::now();
+    for place in 1..=CHANGES {
+        // The one goes and the other comes at one revision: there is always one.
+        let step =
+            [TxnOp::delete(key(place - 1), None), TxnOp::put(key(place), "127.0.0.1:1", None)];
+        client.txn(Txn::new().and_then(step)).await.unwrap();
+    }
+    let changed = began.elapsed();
+    told.until(&format!("{CHANGES}=127.0.0.1:1")).await;
+    let lag = began.elapsed() - changed;
+    let places = told.all.iter().map(|set| {
+        let place = set.strip_suffix("=127.0.0.1:1").and_then(|place| place.parse().ok());
+        place.unwrap_or_else(|| panic!("this was never in etcd: {set:?}"))
+    });
+    let places: Vec<usize> = places.collect();
+    assert!(places.is_sorted(), "{places:?}");
+    let sets = places.len();
+    say(&format!("{CHANGES} changes in {changed:?}: {sets} sets, the last {lag:?} later"));
+    assert!(lag < Duration::from_secs(5), "{lag:?}");
+}
