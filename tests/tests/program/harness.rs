@@ -4,6 +4,7 @@ mod backend;
 mod client;
 mod file;
 mod http;
+mod knot;
 mod output;
 mod process;
 mod socket;
@@ -20,6 +21,7 @@ pub(crate) use self::{
     client::{Client, End, Load},
     file::{ConfigFile, service},
     http::{Answer, get, http, put},
+    knot::Knot,
     output::{Kill, output},
     process::{Line, Tinylb, binary},
     socket::{Hung, Socket},

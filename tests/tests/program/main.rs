@@ -7,6 +7,7 @@
 mod admin;
 mod descriptors;
 mod dial;
+mod dns;
 mod exit;
 mod harness;
 mod output;
@@ -16,6 +17,7 @@ mod reload;
 mod removal;
 mod rotation;
 mod shutdown;
+mod source;
 mod tools;
 mod unix_socket;
 mod workers;

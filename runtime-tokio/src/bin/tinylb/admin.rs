@@ -1,4 +1,4 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
@@ -11,7 +11,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Value, json};
-use tinylb_core::{BackendSet, EndReason, Report, Snapshot};
+use tinylb_core::{BackendSet, EndReason, Report};
 use tinylb_tokio::{Address, TcpOptions, UnixSocketFile};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -162,9 +162,7 @@ impl Admin {
 
     fn show_services(&self) -> Answer {
         let services = self.program.services();
-        let services = services
-            .iter()
-            .map(|service| (service.name.clone(), snapshot(&service.handle().snapshot())));
+        let services = services.iter().map(|service| (service.name.clone(), show(service)));
         json_answer(StatusCode::OK, &Value::Object(services.collect()))
     }
 
@@ -173,6 +171,10 @@ impl Admin {
         if !self.can_write {
             let cause = "this address only shows: start with --admin-write to change backends";
             return error(StatusCode::FORBIDDEN, cause);
+        }
+        if let Some(source) = service.source() {
+            let cause = format!("the backends come from {source}: change them there");
+            return error(StatusCode::CONFLICT, &cause);
         }
         let body = match Limited::new(request.into_body(), BODY_MAX).collect().await {
             Ok(body) => body.to_bytes(),
@@ -255,7 +257,8 @@ fn report(report: &Report) -> Value {
     })
 }
 
-fn snapshot(snapshot: &Snapshot<Address>) -> Value {
+fn show(service: &Service) -> Value {
+    let snapshot = service.handle().snapshot();
     let backends = snapshot.set.as_ref().map(|set| {
         let pairs = set.iter().map(|(key, target)| (key.to_string(), target.to_string().into()));
         Value::Object(pairs.collect())
@@ -274,11 +277,22 @@ fn snapshot(snapshot: &Snapshot<Address>) -> Value {
         .collect();
     let ended = EndReason::ALL
         .map(|reason| (reason.as_str().to_string(), Value::from(snapshot.ended.of(reason))));
+    let left_out: BTreeMap<_, _> =
+        snapshot.left_out.iter().map(|entry| (&*entry.key, &*entry.reason)).collect();
     json!({
         "backends": backends,
         "generation": snapshot.generation.number(),
         "set_age_seconds": snapshot.set_age.map(|age| age.as_secs_f64()),
+        "source": service.source(),
         "source_lost": snapshot.source_lost.as_deref(),
+        "set_held": snapshot.set_held.map(|held| {
+            json!({
+                "removed": held.removed,
+                "targets": held.targets,
+                "hold_seconds": held.hold.as_secs_f64(),
+            })
+        }),
+        "left_out": left_out,
         "targets": targets,
         "waiting": snapshot.waiting,
         "accepted": snapshot.accepted,

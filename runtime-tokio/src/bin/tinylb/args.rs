@@ -1,10 +1,10 @@
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 use tinylb_core::BackendSet;
-use tinylb_tokio::{Address, Host, Splice, TcpTarget};
+use tinylb_tokio::{Address, DnsName, Host, Splice, TcpTarget};
 
-use crate::config::WORKERS_MAX;
+use crate::config::{Followed, Source, WORKERS_MAX};
 
 /// A round-robin load balancer of connections. When a backend is removed, its connections are
 /// reset at once, so that clients go to a live one.
@@ -30,6 +30,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Args)]
+#[command(group(ArgGroup::new("backends").args(["backend", "dns"]).multiple(true)))]
 pub(crate) struct Run {
     /// The configuration file; read again when it changes, and on SIGHUP.
     #[arg(long, value_name = "FILE", required_unless_present = "listen")]
@@ -38,11 +39,16 @@ pub(crate) struct Run {
     #[arg(help = "Listen here, for a service named `default`: HOST:PORT, [IPV6]:PORT or \
                   unix:/PATH. Port 0 takes a free one. May be repeated")]
     #[arg(long, value_name = "ADDRESS", value_parser = listen_address, conflicts_with = "config",
-          requires = "backend")]
+          requires = "backends")]
     pub(crate) listen: Vec<Address>,
     /// A backend of that service. May be repeated.
-    #[arg(long, value_name = "KEY=ADDRESS", value_parser = backend, requires = "listen")]
+    #[arg(long, value_name = "KEY=ADDRESS", value_parser = backend, requires = "listen",
+          conflicts_with = "dns")]
     pub(crate) backend: Vec<(String, Address)>,
+    /// Look that service's backends up in DNS: A and AAAA records of NAME:PORT, or SRV records of a
+    /// name such as _db._tcp.example.org.
+    #[arg(long, value_name = "NAME[:PORT]", requires = "listen")]
+    pub(crate) dns: Option<DnsName>,
     /// Answer GET /healthz, /readyz, /metrics and /services here: HOST:PORT or unix:/PATH.
     #[arg(long, value_name = "ADDRESS", value_parser = listen_address)]
     pub(crate) admin: Option<Address>,
@@ -104,15 +110,18 @@ pub(crate) enum LogLevel {
 }
 
 impl Run {
-    /// The backends given as arguments.
+    /// Where the backends come from by the arguments.
     ///
     /// # Errors
     /// What is wrong with them, for people to read.
-    pub(crate) fn backends(&self) -> Result<BackendSet<Address>, String> {
+    pub(crate) fn source(&self) -> Result<Source, String> {
         for (place, address) in self.listen.iter().enumerate() {
             if self.listen[..place].contains(address) {
                 return Err(format!("--listen {address} is there twice: once is enough"));
             }
+        }
+        if let Some(name) = &self.dns {
+            return Ok(Source::Followed(Box::new(Followed::dns(name.clone()))));
         }
         for (key, address) in &self.backend {
             address
@@ -120,7 +129,7 @@ impl Run {
                 .map_err(|reason| format!("the target {address} of {key} is invalid: {reason}"))?;
         }
         let backends = self.backend.iter().map(|(key, address)| (key.as_str(), address.clone()));
-        BackendSet::new(backends).map_err(|error| error.to_string())
+        BackendSet::new(backends).map(Source::Given).map_err(|error| error.to_string())
     }
 }
 

@@ -3,6 +3,7 @@
 mod document;
 mod fields;
 mod problem;
+mod source;
 mod syntax;
 #[cfg(test)]
 mod tests;
@@ -16,10 +17,11 @@ use std::{
     time::Duration,
 };
 
-use tinylb_core::{BackendSet, Settings, SettingsError};
+use tinylb_core::{Settings, SettingsError};
 use tinylb_tokio::Address;
 
 pub(crate) use problem::Problem;
+pub(crate) use source::{Followed, Place, Source};
 
 /// The largest file that is read, in bytes: room for ten million backends. It keeps a device or
 /// a log given by mistake from filling the memory.
@@ -44,8 +46,7 @@ pub(crate) struct Config {
 pub(crate) struct Service {
     /// Where it listens: IP addresses and Unix sockets, at least one, in the order of the file.
     pub(crate) listen: Vec<Address>,
-    /// The set; empty on purpose if the file says so.
-    pub(crate) backends: BackendSet<Address>,
+    pub(crate) source: Source,
     /// What the core is told; `max_connections` and `start` are in it too if they were given.
     pub(crate) settings: Settings,
     /// `None`: the program derives it from the limit of descriptors.
@@ -60,10 +61,10 @@ pub(crate) struct Service {
 
 impl Service {
     /// A service with the default settings.
-    pub(crate) fn new(listen: Vec<Address>, backends: BackendSet<Address>) -> Self {
+    pub(crate) fn new(listen: Vec<Address>, source: Source) -> Self {
         Self {
             listen,
-            backends,
+            source,
             settings: Settings::default(),
             max_connections: None,
             start: None,
@@ -135,8 +136,14 @@ impl std::error::Error for LoadError {
 /// Reads and checks a file.
 pub(crate) fn load(path: &Path) -> Result<Config, LoadError> {
     let bytes = read(path).map_err(|source| LoadError::Io { path: path.to_path_buf(), source })?;
-    parse_bytes(&bytes)
-        .map_err(|problems| LoadError::Problems { path: path.to_path_buf(), problems })
+    let mut config = parse_bytes(&bytes)
+        .map_err(|problems| LoadError::Problems { path: path.to_path_buf(), problems })?;
+    for service in config.services.values_mut() {
+        if let Source::Followed(followed) = &mut service.source {
+            followed.resolve_paths(path.parent().unwrap_or(Path::new("")));
+        }
+    }
+    Ok(config)
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

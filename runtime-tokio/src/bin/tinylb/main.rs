@@ -12,6 +12,7 @@ mod program;
 mod run;
 mod service;
 mod socket;
+mod source;
 mod watch;
 mod workers;
 

@@ -68,7 +68,7 @@ fn totals(page: &mut Page, service: &str, snapshot: &Snapshot<Address>) {
     }
     let backends = snapshot.set.as_ref().map_or(0, |set| set.len());
     let age = snapshot.set_age.map_or(0.0, |age| age.as_secs_f64());
-    let gauges: [(&str, &str, &dyn Display); 8] = [
+    let gauges: [(&str, &str, &dyn Display); 10] = [
         ("tinylb_connections_live", "Connections that have not ended.", &snapshot.live),
         (
             "tinylb_connections_waiting",
@@ -92,6 +92,16 @@ fn totals(page: &mut Page, service: &str, snapshot: &Snapshot<Address>) {
             "tinylb_source_lost",
             "Whether the source of sets is lost.",
             &u8::from(snapshot.source_lost.is_some()),
+        ),
+        (
+            "tinylb_set_held",
+            "Whether a set that removes too many backends is held.",
+            &u8::from(snapshot.set_held.is_some()),
+        ),
+        (
+            "tinylb_entries_left_out",
+            "Entries of the source that are no backends.",
+            &snapshot.left_out.len(),
         ),
     ];
     for (metric, help, value) in gauges {

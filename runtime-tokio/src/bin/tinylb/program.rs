@@ -236,10 +236,12 @@ fn open(
         }
     }
     // The file could not be checked against a port that was not taken yet.
-    for (key, target) in service.backends.iter() {
-        target.validate_target(&opened.own).map_err(|reason| {
-            format!("service {name}: the target {target} of {key} is invalid: {reason}")
-        })?;
+    if let config::Source::Given(backends) = &service.source {
+        for (key, target) in backends.iter() {
+            target.validate_target(&opened.own).map_err(|reason| {
+                format!("service {name}: the target {target} of {key} is invalid: {reason}")
+            })?;
+        }
     }
     Ok(opened)
 }

@@ -9,11 +9,11 @@ use futures::{
     future::{BoxFuture, Shared},
 };
 
-use tinylb_core::{Handle, ListenerHandle, Server, StopHandle};
+use tinylb_core::{Event, Handle, ListenerHandle, Server, StopHandle};
 use tinylb_tokio::{Address, AddressDialer, SocketRelay, TcpOptions, TokioRuntime};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
-use crate::{config, log::EventLog, program::Opened, socket::Share};
+use crate::{config, log::EventLog, program::Opened, socket::Share, source::Source};
 
 /// A service that runs: one server, its listeners, and what the file said of it.
 pub(crate) struct Service {
@@ -24,10 +24,14 @@ pub(crate) struct Service {
     state: Mutex<State>,
     /// Where a dead listener is reported.
     fatal: mpsc::UnboundedSender<String>,
+    /// Notified when the set was replaced.
+    replaced: Arc<Notify>,
 }
 
 struct State {
     config: config::Service,
+    /// What is followed, unless the configuration gives the backends.
+    source: Option<Source>,
     /// By the address as it is configured, and who accepts there.
     listeners: BTreeMap<(Address, Share), StopHandle>,
     /// The shutdown, once it has begun.
@@ -47,22 +51,38 @@ impl Service {
     ) -> Result<Self, String> {
         let events = Arc::new(EventLog::new(name));
         let dialer = AddressDialer::new(tcp_options(&config));
+        let replaced = Arc::new(Notify::new());
         let observer = {
-            let events = Arc::clone(&events);
-            move |_, event: &_| events.observe(event)
+            let (events, replaced) = (Arc::clone(&events), Arc::clone(&replaced));
+            move |_, event: &_| {
+                events.observe(event);
+                if let Event::SetReplaced(_) = event {
+                    replaced.notify_one();
+                }
+            }
         };
         let settings = config.settings.clone();
         let server = Server::with_observer(dialer, TokioRuntime::current(), settings, observer)
             .map_err(|error| format!("service {name}: {error}"))?;
-        let state = State { config, listeners: BTreeMap::new(), finishing: None };
-        Ok(Self { name: name.into(), events, server, relay, state: Mutex::new(state), fatal })
+        let state = State { config, source: None, listeners: BTreeMap::new(), finishing: None };
+        let (name, state) = (name.into(), Mutex::new(state));
+        Ok(Self { name, events, server, relay, state, fatal, replaced })
     }
 
     pub(crate) fn handle(&self) -> Handle<Address> {
         self.server.handle()
     }
 
-    /// Does as the file says now. Backends that the file didn't change stay as they are.
+    /// Where the backends come from, if that is a source.
+    pub(crate) fn source(&self) -> Option<String> {
+        match &self.lock().config.source {
+            config::Source::Given(_) => None,
+            config::Source::Followed(followed) => Some(followed.place.to_string()),
+        }
+    }
+
+    /// Does as the file says now. Backends that the file didn't change stay as they are, and a
+    /// source that it didn't change is followed on.
     pub(crate) fn apply(
         &self,
         config: config::Service,
@@ -75,9 +95,18 @@ impl Service {
         self.server.dialer().set_own(opened.own);
         let handle = self.server.handle();
         handle.configure(config.settings.clone()).map_err(|e| in_service(e.to_string()))?;
-        if is_new || state.config.backends != config.backends {
-            let replaced = handle.replace(config.backends.clone());
-            drop(replaced.map_err(|e| in_service(e.to_string()))?);
+        if is_new || state.config.source != config.source {
+            state.source = None;
+            match &config.source {
+                config::Source::Given(backends) => {
+                    let replaced = handle.replace(backends.clone());
+                    drop(replaced.map_err(|e| in_service(e.to_string()))?);
+                }
+                config::Source::Followed(followed) => {
+                    let source = Source::follow(&self.name, followed, &handle, &self.replaced);
+                    state.source = Some(source?);
+                }
+            }
         }
         // First who begins, then who stops: a socket never goes without.
         for (share, acceptor) in opened.acceptors {

@@ -8,7 +8,7 @@ use toml::{
 };
 
 use super::{
-    Config, Service, WORKERS_MAX, fields,
+    Config, Service, Source, WORKERS_MAX, fields,
     problem::{self, Problem},
     syntax::Syntax,
 };
@@ -116,7 +116,7 @@ impl Reader<'_> {
     }
 
     fn service(&mut self, name: &Key<'_>, value: &Value<'_>) -> Service {
-        let mut service = Service::new(Vec::new(), BackendSet::empty());
+        let mut service = Service::new(Vec::new(), Source::Given(BackendSet::empty()));
         self.check_name(name);
         let DeValue::Table(table) = value.get_ref() else {
             let (name_text, kind) = (name.get_ref(), fields::kind(value.get_ref()));
@@ -130,18 +130,27 @@ impl Reader<'_> {
             match fields::find(key.get_ref()) {
                 Some(field) => field.read(self, value, &mut service),
                 None if key.get_ref() == "listen" => service.listen = self.listen(name, value),
-                None if key.get_ref() == "backends" => {}
+                None if key.get_ref() == "backends" || key.get_ref() == "source" => {}
                 None => misspelt.extend(self.unknown_in_service(key, value, name)),
             }
         }
         // The backends come last: they are checked against the rest.
         if let Some((key, value)) = table.get_key_value("backends") {
-            service.backends = self.backends(key, value, &service);
+            service.source = Source::Given(self.backends(key, value, &service));
+        }
+        if let Some((key, value)) = table.get_key_value("source") {
+            if table.contains_key("backends") {
+                self.wrong(key, "there are `backends` and a `source`: keep one of them");
+            }
+            service.source = self.source(key, value).unwrap_or(service.source);
         }
         for (key, remedy) in [
             ("listen", "write for example listen = \"127.0.0.1:8080\""),
             ("backends", "write a table of them, or backends = {} if there shall be none"),
         ] {
+            if key == "backends" && (table.contains_key("source") || misspelt.contains(&"source")) {
+                continue;
+            }
             if !table.contains_key(key) && !misspelt.contains(&key) {
                 let message = format!("`{}` has no `{key}`: {remedy}", name.get_ref());
                 self.missing(name.span().start, message);

@@ -57,7 +57,10 @@ const fn field(name: &'static str, set: Set) -> Field {
 
 /// Every key of a service.
 pub(super) fn known() -> Vec<&'static str> {
-    ["listen", "backends"].into_iter().chain(FIELDS.iter().map(|field| field.name)).collect()
+    ["listen", "backends", "source"]
+        .into_iter()
+        .chain(FIELDS.iter().map(|field| field.name))
+        .collect()
 }
 
 pub(super) fn is_known(key: &str) -> bool {
@@ -78,13 +81,7 @@ impl Field {
         let name = self.name;
         let result = match self.set {
             Set::Time(set) => time(value, "").map(|time| set(&mut changed, time)),
-            Set::TimeOrOff(set) => {
-                let time = match value.get_ref().as_str() {
-                    Some("off") => Ok(None),
-                    _ => time(value, ", or \"off\"").map(Some),
-                };
-                time.map(|time| set(&mut changed, time))
-            }
+            Set::TimeOrOff(set) => time_or_off(value).map(|time| set(&mut changed, time)),
             Set::Count(set) => count(value).map(|count| set(&mut changed, count)),
             Set::Removal(set) => {
                 match removal(reader, value) {
@@ -107,7 +104,14 @@ impl Field {
     }
 }
 
-fn time(value: &Value<'_>, or: &str) -> Result<Duration, String> {
+pub(super) fn time_or_off(value: &Value<'_>) -> Result<Option<Duration>, String> {
+    match value.get_ref().as_str() {
+        Some("off") => Ok(None),
+        _ => time(value, ", or \"off\"").map(Some),
+    }
+}
+
+pub(super) fn time(value: &Value<'_>, or: &str) -> Result<Duration, String> {
     let wanted =
         format!("write a number with its unit in quotes, such as \"3s\", \"500ms\" or \"5m\"{or}");
     let Some(text) = value.get_ref().as_str() else {

@@ -1,6 +1,7 @@
 use std::{fs, path::Path};
 
-use tinylb_core::Removal;
+use tinylb_core::{BackendSet, BadEntries, Floor, Removal, SourceSettings};
+use tinylb_tokio::DnsOptions;
 
 use super::*;
 
@@ -41,7 +42,7 @@ fn address(text: &str) -> Address {
 
 fn service(listen: &[&str], backends: &[(&'static str, &str)]) -> Service {
     let backends = backends.iter().map(|(key, target)| (*key, address(target)));
-    let backends = BackendSet::new(backends).unwrap();
+    let backends = Source::Given(BackendSet::new(backends).unwrap());
     Service::new(listen.iter().map(|text| address(text)).collect(), backends)
 }
 
@@ -264,7 +265,10 @@ fn a_bad_number_of_workers_is_told_with_its_place_and_remedy() {
 #[test]
 fn a_key_that_is_misspelt_is_never_ignored() {
     let all = fields::known().iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
-    assert!(all.starts_with("`listen`, `backends`, `dial_timeout`") && all.contains("`start`"));
+    assert!(
+        all.starts_with("`listen`, `backends`, `source`, `dial_timeout`")
+            && all.contains("`start`")
+    );
     for (line, expected) in [
         ("dail_timeout = \"3s\"", "unknown key `dail_timeout`: did you mean `dial_timeout`?".into()),
         ("tcp_usr_timout = 3", "unknown key `tcp_usr_timout`: did you mean `tcp_user_timeout`?".into()),
@@ -660,4 +664,83 @@ fn no_input_whatever_makes_it_panic() {
     for piece in pieces {
         check_any(&piece.repeat(3000));
     }
+}
+
+/// A service with this source.
+fn source(source: &str) -> String {
+    format!("[services.a]\nlisten = \"127.0.0.1:1\"\nsource = {source}\n")
+}
+
+#[test]
+fn every_key_of_a_source_reaches_its_setting() {
+    let text = source(
+        "{ dns = \"_db._tcp.example.org\", servers = [\"10.0.0.2\", \"[::1]:5353\"], \
+         refresh_min = \"100ms\", refresh_max = \"24h\", timeout = \"2s\", \
+         bad_entries = \"leave_out\", max_stale = \"1h\", \
+         floor = { removed_percent_max = 50, hold = \"5m\" }, last_known = \"/var/known\" }",
+    );
+    let mut options = DnsOptions::default();
+    options.servers = ["10.0.0.2:53", "[::1]:5353"].map(|text| text.parse().unwrap()).into();
+    options.refresh_min = Duration::from_millis(100);
+    options.refresh_max = DAY;
+    options.timeout = Duration::from_secs(2);
+    let mut settings = SourceSettings::default();
+    settings.bad_entries = BadEntries::LeaveOut;
+    settings.max_stale = Some(Duration::from_secs(3600));
+    settings.floor = Some(Floor { removed_percent_max: 50, hold: Duration::from_secs(300) });
+    let followed = Followed {
+        place: Place::Dns("_db._tcp.example.org".parse().unwrap(), options),
+        settings,
+        last_known: Some("/var/known".into()),
+    };
+    let expected = Source::Followed(Box::new(followed));
+    assert_eq!(parse(&text).unwrap().services["a"].source, expected);
+
+    let least = parse(&source("{ dns = \"db:1\", max_stale = \"off\" }")).unwrap();
+    let followed = Followed::dns("db:1".parse().unwrap());
+    assert_eq!(least.services["a"].source, Source::Followed(Box::new(followed)));
+}
+
+#[test]
+fn a_source_that_is_no_good_is_told_with_its_remedy() {
+    let told = |value: &str| problems(&source(value)).join("; ");
+    for (value, expected) in [
+        ("\"db:1\"", "3:10: `source` must be a table; this is a string"),
+        ("{}", "3:10: `source` has no place: write for example { dns = "),
+        ("{ dn = \"db:1\" }", "3:12: unknown key `dn`"),
+        ("{ dns = \"db:1\", file = \"x\" }", "3:10: `source` has two places"),
+        ("{ file = \"x\", timeout = \"1s\" }", "`timeout` is for `dns`: remove it"),
+        ("{ file = \"\" }", "3:19: `file` must be a string"),
+        ("{ dns = \"db\" }", "3:18: `dns` is no name: "),
+        ("{ dns = 5 }", "3:18: `dns` must be a string; this is an integer"),
+        ("{ dns = \"db:1\", servers = \"db\" }", "`servers` has \"db\": write a server's IP"),
+        ("{ dns = \"db:1\", refresh_min = \"1ms\" }", "is 1ms; it must be 100ms to 24h"),
+        ("{ dns = \"db:1\", refresh_min = \"9m\" }", "`refresh_min` is above `refresh_max`"),
+        ("{ dns = \"db:1\", timeout = \"5\" }", "`timeout` is \"5\", without a unit"),
+        ("{ dns = \"db:1\", bad_entries = \"x\" }", "write \"reject\" or \"leave_out\""),
+        ("{ dns = \"db:1\", max_stale = \"1ms\" }", "max_stale is 1ms; it must be 1s to"),
+        ("{ dns = \"db:1\", floor = 50 }", "`floor` must be a table; this is an integer: write"),
+        ("{ dns = \"db:1\", floor = {} }", "`floor` has no `hold`: write"),
+        (
+            "{ dns = \"db:1\", floor = { removed_percent_max = 100, hold = \"1s\" } }",
+            "removed_percent_max is 100; it must be 1 to 99",
+        ),
+    ] {
+        assert!(told(value).contains(expected), "{value}: {}", told(value));
+    }
+    let both = source("{ dns = \"db:1\" }") + "backends = {}\n";
+    let expected = "3:1: there are `backends` and a `source`: keep one of them";
+    assert_eq!(problems(&both), [expected]);
+    assert_eq!(problems("[services.a]\nlisten = \"[::]:1\"\nsorce = {}\n").len(), 1);
+}
+
+#[test]
+fn a_path_is_relative_to_the_file_that_names_it() {
+    let text = source("{ file = \"b.toml\", last_known = \"/known\" }");
+    let scratch = Scratch::new("relative", text.as_bytes());
+    let directory = scratch.0.parent().unwrap();
+    let config = load(&scratch.0).unwrap();
+    let Source::Followed(followed) = &config.services["a"].source else { panic!("no source") };
+    assert_eq!(followed.place, Place::File(directory.join("b.toml")));
+    assert_eq!(followed.last_known, Some("/known".into()));
 }

@@ -1,0 +1,243 @@
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tinylb_core::{BackendSet, BadEntries, Floor, SourceSettings};
+use tinylb_tokio::{Address, DnsName, DnsOptions};
+use toml::de::DeValue;
+
+use super::{
+    document::{Key, Reader, Value},
+    fields::{count, kind, time, time_or_off},
+};
+
+/// Where a service's backends come from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Source {
+    /// The configuration itself; empty on purpose if it says so.
+    Given(BackendSet<Address>),
+    /// Elsewhere: they are looked up, again and again.
+    Followed(Box<Followed>),
+}
+
+/// Where backends are looked up.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Followed {
+    pub(crate) place: Place,
+    pub(crate) settings: SourceSettings,
+    /// The file that keeps the last set for the next start.
+    pub(crate) last_known: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Place {
+    Dns(DnsName, DnsOptions),
+    File(PathBuf),
+}
+
+/// Every key of a source. One of the first says where it is.
+const KEYS: [&str; 10] = [
+    "dns",
+    "file",
+    "servers",
+    "refresh_min",
+    "refresh_max",
+    "timeout",
+    "bad_entries",
+    "max_stale",
+    "floor",
+    "last_known",
+];
+
+/// Those that are about names.
+const DNS_KEYS: [&str; 4] = ["servers", "refresh_min", "refresh_max", "timeout"];
+
+const PLACE_REMEDY: &str =
+    "write for example { dns = \"db.example.org:5432\" } or { file = \"backends.toml\" }";
+
+impl Followed {
+    /// A source with the default settings.
+    pub(crate) fn dns(name: DnsName) -> Self {
+        let place = Place::Dns(name, DnsOptions::default());
+        Self { place, settings: SourceSettings::default(), last_known: None }
+    }
+
+    /// Paths are relative to where the configuration is.
+    pub(super) fn resolve_paths(&mut self, directory: &Path) {
+        let file = match &mut self.place {
+            Place::File(path) => Some(path),
+            Place::Dns(..) => None,
+        };
+        for path in file.into_iter().chain(&mut self.last_known) {
+            *path = directory.join(&*path);
+        }
+    }
+}
+
+/// What is read of a source, key by key.
+#[derive(Default)]
+struct Draft {
+    dns: Option<DnsName>,
+    file: Option<PathBuf>,
+    options: DnsOptions,
+    settings: SourceSettings,
+    last_known: Option<PathBuf>,
+}
+
+impl Reader<'_> {
+    pub(super) fn source(&mut self, at: &Key<'_>, value: &Value<'_>) -> Option<Source> {
+        let DeValue::Table(table) = value.get_ref() else {
+            let kind = kind(value.get_ref());
+            self.wrong(value, format!("`source` must be a table; this is {kind}: {PLACE_REMEDY}"));
+            return None;
+        };
+        let (mut draft, mut is_misspelt) = (Draft::default(), false);
+        for (key, value) in table.iter() {
+            let name: &str = key.get_ref();
+            let read = match name {
+                "dns" => text(value)
+                    .and_then(|text| text.parse().map_err(|error| format!("is no name: {error}")))
+                    .map(|name| draft.dns = Some(name)),
+                "file" => text(value).map(|path| draft.file = Some(path.into())),
+                "servers" => servers(value).map(|servers| draft.options.servers = servers),
+                "refresh_min" => refresh(value).map(|time| draft.options.refresh_min = time),
+                "refresh_max" => refresh(value).map(|time| draft.options.refresh_max = time),
+                "timeout" => timeout(value).map(|time| draft.options.timeout = time),
+                "bad_entries" => {
+                    bad_entries(value).map(|entries| draft.settings.bad_entries = entries)
+                }
+                "max_stale" => time_or_off(value).map(|time| draft.settings.max_stale = time),
+                "last_known" => text(value).map(|path| draft.last_known = Some(path.into())),
+                "floor" => {
+                    draft.settings.floor = self.floor(value);
+                    Ok(())
+                }
+                _ => {
+                    is_misspelt |= self.unknown(key, "in `source`", &KEYS).is_some();
+                    Ok(())
+                }
+            };
+            let read = read.map_err(|cause| format!("`{name}` {cause}"));
+            let checked = read.and_then(|()| {
+                draft.settings.validate().map_err(|error| {
+                    // The next key isn't to be blamed for it.
+                    draft.settings = SourceSettings::default();
+                    error.to_string()
+                })
+            });
+            if let Err(message) = checked {
+                self.wrong(value, message);
+            }
+        }
+        if table.contains_key("file") {
+            for (key, _) in table.iter().filter(|(key, _)| DNS_KEYS.contains(&&**key.get_ref())) {
+                self.wrong(key, format!("`{}` is for `dns`: remove it", key.get_ref()));
+            }
+            if table.contains_key("dns") {
+                self.wrong(value, "`source` has two places: keep one of `dns` and `file`");
+            }
+        }
+        let Draft { dns, file, options, settings, last_known } = draft;
+        if options.refresh_min > options.refresh_max {
+            let message = "`refresh_min` is above `refresh_max`: raise the one or lower the other";
+            self.wrong(at, message);
+        }
+        let place = match (dns, file) {
+            (Some(name), _) => Place::Dns(name, options),
+            (None, Some(path)) => Place::File(path),
+            (None, None) => {
+                let has_place = table.contains_key("dns") || table.contains_key("file");
+                if !has_place && !is_misspelt {
+                    let at = value.span().start;
+                    self.missing(at, format!("`source` has no place: {PLACE_REMEDY}"));
+                }
+                return None;
+            }
+        };
+        Some(Source::Followed(Box::new(Followed { place, settings, last_known })))
+    }
+
+    fn floor(&mut self, value: &Value<'_>) -> Option<Floor> {
+        let remedy = "write { removed_percent_max = 50, hold = \"5m\" }";
+        let DeValue::Table(table) = value.get_ref() else {
+            let kind = kind(value.get_ref());
+            self.wrong(value, format!("`floor` must be a table; this is {kind}: {remedy}"));
+            return None;
+        };
+        let (mut percent, mut hold) = (None, None);
+        for (key, value) in table.iter() {
+            let name: &str = key.get_ref();
+            let read = match name {
+                "removed_percent_max" => count(value).map(|n| percent = Some(n)),
+                "hold" => time(value, "").map(|time| hold = Some(time)),
+                _ => {
+                    self.unknown(key, "in `floor`", &["removed_percent_max", "hold"]);
+                    Ok(())
+                }
+            };
+            if let Err(cause) = read {
+                self.wrong(value, format!("`{name}` {cause}"));
+            }
+        }
+        for key in ["removed_percent_max", "hold"] {
+            if !table.contains_key(key) {
+                self.missing(value.span().start, format!("`floor` has no `{key}`: {remedy}"));
+            }
+        }
+        // What doesn't fit is out of range as well.
+        let removed_percent_max = u8::try_from(percent?).unwrap_or(u8::MAX);
+        Some(Floor { removed_percent_max, hold: hold? })
+    }
+}
+
+fn text<'v>(value: &'v Value<'_>) -> Result<&'v str, String> {
+    let wrong = || format!("must be a string; this is {}", kind(value.get_ref()));
+    value.get_ref().as_str().filter(|text| !text.is_empty()).ok_or_else(wrong)
+}
+
+fn refresh(value: &Value<'_>) -> Result<Duration, String> {
+    within(value, Duration::from_millis(100), Duration::from_secs(24 * 60 * 60), "100ms to 24h")
+}
+
+fn timeout(value: &Value<'_>) -> Result<Duration, String> {
+    within(value, Duration::from_millis(10), Duration::from_secs(60), "10ms to 1m")
+}
+
+fn within(
+    value: &Value<'_>,
+    min: Duration,
+    max: Duration,
+    range: &str,
+) -> Result<Duration, String> {
+    match time(value, "")? {
+        time if (min..=max).contains(&time) => Ok(time),
+        time => Err(format!("is {time:?}; it must be {range}")),
+    }
+}
+
+fn bad_entries(value: &Value<'_>) -> Result<BadEntries, String> {
+    match text(value)? {
+        "reject" => Ok(BadEntries::Reject),
+        "leave_out" => Ok(BadEntries::LeaveOut),
+        other => Err(format!("is \"{other}\": write \"reject\" or \"leave_out\"")),
+    }
+}
+
+fn servers(value: &Value<'_>) -> Result<Vec<SocketAddr>, String> {
+    let given = match value.get_ref() {
+        DeValue::Array(array) => array.iter().collect(),
+        _ => vec![value],
+    };
+    let server = |value: &Value<'_>| {
+        let text = text(value)?;
+        let with_port = |ip: IpAddr| SocketAddr::new(ip, 53);
+        text.parse().or_else(|_| text.parse().map(with_port)).map_err(|_| {
+            format!(
+                "has \"{text}\": write a server's IP address, such as \"10.0.0.2\" or \"[::1]:53\""
+            )
+        })
+    };
+    given.into_iter().map(server).collect()
+}

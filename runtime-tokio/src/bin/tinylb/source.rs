@@ -1,0 +1,177 @@
+use std::{
+    fmt,
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use futures::{StreamExt, stream};
+use serde_json::{Map, Value, json};
+use tinylb_core::{BackendSet, Following, Handle, Update};
+use tinylb_tokio::{Address, DnsSource, FileSource};
+use tokio::{
+    sync::Notify,
+    task::{JoinHandle, spawn_blocking},
+};
+use tracing::warn;
+
+use crate::config::{Followed, Place};
+
+/// A source that a service follows; until this is dropped.
+pub(crate) struct Source {
+    following: Following,
+    keeping: Option<JoinHandle<()>>,
+}
+
+impl Source {
+    /// Follows a source. `replaced` tells that a set has been taken.
+    ///
+    /// # Errors
+    /// A setting is out of its range.
+    pub(crate) fn follow(
+        service: &str,
+        followed: &Followed,
+        handle: &Handle<Address>,
+        replaced: &Arc<Notify>,
+    ) -> Result<Self, String> {
+        let updates = match &followed.place {
+            Place::Dns(name, options) => {
+                DnsSource::new(name.clone()).with_options(options.clone()).updates().boxed()
+            }
+            Place::File(path) => FileSource::new(path).updates().boxed(),
+        };
+        let place = followed.place.to_string();
+        let file = followed.last_known.clone().map(|path| LastKnown { path, place });
+        let first = file.as_ref().and_then(|file| file.load(service));
+        let updates = stream::iter(first.into_iter().flatten()).chain(updates);
+        let following = handle
+            .follow_with(updates, followed.settings.clone())
+            .map_err(|error| format!("service {service}: {error}"))?;
+        let keep = |file| keep(file, service.to_string(), handle.clone(), Arc::clone(replaced));
+        Ok(Self { following, keeping: file.map(|file| tokio::spawn(keep(file))) })
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.following.stop();
+        if let Some(keeping) = &self.keeping {
+            keeping.abort();
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(name, _) => write!(f, "dns {name}"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+        }
+    }
+}
+
+/// The file that keeps a source's last set, for a start while the source is away.
+struct LastKnown {
+    path: PathBuf,
+    /// Whose sets it keeps: those of another source are no use.
+    place: String,
+}
+
+/// Keeps each set that is taken, but for those of a time when the source is lost.
+async fn keep(file: LastKnown, service: String, handle: Handle<Address>, replaced: Arc<Notify>) {
+    let file = Arc::new(file);
+    loop {
+        replaced.notified().await;
+        let snapshot = handle.snapshot();
+        let Some(set) = snapshot.set.filter(|_| snapshot.source_lost.is_none()) else { continue };
+        let (writer, path) = (Arc::clone(&file), file.path.display());
+        if let Ok(Err(error)) = spawn_blocking(move || writer.write(&set)).await {
+            warn!(service, "can't write the last known backends to {path}: {error}");
+        }
+    }
+}
+
+impl LastKnown {
+    /// What the file says: a set, and that it may be out of date. Its damage is a warning.
+    fn load(&self, service: &str) -> Option<[Update<Address>; 2]> {
+        let path = self.path.display();
+        let set = match self.read() {
+            Ok(set) => set,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                warn!(service, "the last known backends in {path} are no use: {error}");
+                return None;
+            }
+        };
+        let lost = format!("no answer yet; these are the backends last known, from {path}");
+        Some([Update::Set(set), Update::Lost(lost.into())])
+    }
+
+    fn read(&self) -> io::Result<BackendSet<Address>> {
+        let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
+        let text: Value = serde_json::from_slice(&fs::read(&self.path)?)?;
+        if text["source"] != self.place.as_str() {
+            return Err(bad("they are of another source"));
+        }
+        let mut backends = Vec::new();
+        for (key, target) in text["backends"].as_object().ok_or_else(|| bad("there are none"))? {
+            let target = target.as_str().ok_or_else(|| bad("an address is no string"))?;
+            let target: Address = target.parse().map_err(io::Error::other)?;
+            backends.push((key.as_str(), target));
+        }
+        BackendSet::new(backends).map_err(io::Error::other)
+    }
+
+    /// Replaces the file in one step, so that a crash leaves the one before.
+    fn write(&self, set: &BackendSet<Address>) -> io::Result<()> {
+        let backends = set.iter().map(|(key, target)| (key.to_string(), target.to_string().into()));
+        let backends: Map<String, Value> = backends.collect();
+        let mut next = self.path.clone().into_os_string();
+        next.push(".new");
+        let next = PathBuf::from(next);
+        let mut file = File::create(&next)?;
+        writeln!(file, "{}", json!({ "source": self.place, "backends": backends }))?;
+        file.sync_all()?;
+        fs::rename(&next, &self.path)?;
+        let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty());
+        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(backends: &[(&str, &str)]) -> BackendSet<Address> {
+        let backends = backends.iter().map(|(key, target)| (*key, target.parse().unwrap()));
+        BackendSet::new(backends).unwrap()
+    }
+
+    #[test]
+    fn what_was_kept_is_there_again_and_anything_else_is_no_use() {
+        let directory = std::env::temp_dir().join(format!("tinylb-known-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let file = |place: &str| LastKnown { path: directory.join("known"), place: place.into() };
+        let kept = file("dns a:1");
+        let missing = kept.read().unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        for backends in [&[("a", "10.0.0.1:1"), ("\"é", "unix:/a b")][..], &[]] {
+            kept.write(&set(backends)).unwrap();
+            assert_eq!(kept.read().unwrap(), set(backends));
+        }
+        let other = file("dns b:1").read().unwrap_err();
+        assert_eq!(other.to_string(), "they are of another source");
+        for damaged in ["", "{", "[]", r#"{"source":"dns a:1"}"#] {
+            fs::write(directory.join("known"), damaged).unwrap();
+            assert!(kept.read().is_err(), "{damaged}");
+            assert!(kept.load("s").is_none(), "{damaged}");
+        }
+        for target in ["5", r#""x""#] {
+            let damaged = format!(r#"{{"source":"dns a:1","backends":{{"a":{target}}}}}"#);
+            fs::write(directory.join("known"), damaged).unwrap();
+            assert!(kept.read().is_err(), "{target}");
+        }
+        fs::remove_dir_all(directory).unwrap();
+    }
+}

@@ -1,0 +1,64 @@
+//! Backends that come from a file of their own.
+
+use std::fs;
+
+use crate::harness::{Backend, Client, ConfigFile, End, free_address, get, until};
+
+#[test]
+fn the_set_follows_a_file_and_damage_to_it_closes_nothing() {
+    let [a, b] = ["a", "b"].map(Backend::echo);
+    let line = |backend: &Backend| format!("{} = {:?}\n", backend.key, backend.address);
+    let file = ConfigFile::new(
+        "[services.s]\nlisten = \"127.0.0.1:0\"\nsource = { file = \"backends.toml\" }\n",
+    );
+    fs::write(file.in_dir("backends.toml"), line(&a)).unwrap();
+    let tinylb = file.run_with(&["--admin", "127.0.0.1:0"]);
+    let address = tinylb.address();
+    let mut client = Client::connect(&address);
+    assert_eq!(client.backend, "a");
+
+    fs::write(file.in_dir("backends.toml"), format!("{}b = 5\n", line(&a))).unwrap();
+    assert!(tinylb.line("source of backends lost").says("b: it is no string"));
+    fs::remove_file(file.in_dir("backends.toml")).unwrap();
+    until("another reason", || {
+        let services = get(&tinylb.admin(), "/services").json();
+        services["s"]["source_lost"].as_str().unwrap().contains("No such file")
+    });
+    assert!(client.is_served());
+    fs::write(file.in_dir("backends.toml"), line(&b)).unwrap();
+    assert_eq!(client.end(), End::Reset);
+    assert_eq!(Client::connect(&address).backend, "b");
+    tinylb.line("source of backends is back");
+    tinylb.stop();
+}
+
+#[test]
+fn a_reload_changes_where_backends_come_from() {
+    let [a, b] = ["a", "b"].map(Backend::echo);
+    let head = "[services.s]\nlisten = \"127.0.0.1:0\"\n";
+    let given = format!("{head}backends = {{ a = {:?} }}\n", a.address);
+    let other = free_address();
+    let followed = format!("{head}source = {{ file = \"b.toml\" }}\n");
+    let file = ConfigFile::new(&given);
+    fs::write(file.in_dir("b.toml"), format!("b = {:?}\n", b.address)).unwrap();
+    let tinylb = file.run();
+    let address = tinylb.address();
+    let mut client = Client::connect(&address);
+    file.replace(&followed);
+    assert_eq!(client.end(), End::Reset);
+    let mut client = Client::connect(&address);
+    assert_eq!(client.backend, "b");
+    // What the source says from now on is nobody's concern.
+    file.replace(&given);
+    assert_eq!(client.end(), End::Reset);
+    fs::write(file.in_dir("b.toml"), format!("b = {other:?}\n")).unwrap();
+    let mut client = Client::connect(&address);
+    assert_eq!(client.backend, "a");
+    // A file that stays as it is does not have its source asked anew.
+    file.replace(&followed);
+    tinylb.lines(4, "backends replaced");
+    file.replace(&(followed.clone() + "idle_timeout = \"1h\"\n"));
+    tinylb.lines(4, "configuration read again");
+    assert_eq!(client.end(), End::Reset);
+    assert_eq!(tinylb.lines(4, "backends replaced").len(), 4);
+}
