@@ -108,7 +108,10 @@ impl EventLog {
             }
             Event::SetReplaced(report) => self.replaced(report),
             Event::SourceLost { reason } => {
-                warn!(service, "source of backends lost, the last set stays: {reason}");
+                warn!(
+                    service,
+                    "source of backends lost, nothing changes until it is back: {reason}"
+                );
             }
             Event::SourceBack { lost_for } => {
                 let lost_seconds = lost_for.as_secs_f64();
