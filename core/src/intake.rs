@@ -29,7 +29,8 @@ pub enum BadEntries {
 /// Guards against a source that fails: that is likelier than that so many backends have left in one
 /// moment.
 ///
-/// A set that removes more than its share of the targets in force is held: it takes effect when it,
+/// A source's first set is taken as it is. Another that removes more than its share of the targets in
+/// force is held: it takes effect when it,
 /// or others after it that remove too many as well, have been said for all of `hold`. One that
 /// removes less takes effect at once. If the source is lost meanwhile, what is held is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,7 +231,7 @@ impl<T: Target> Intake<T> {
 
     /// How the floor holds the next set, if it does.
     fn holds(&self, set: Option<&BackendSet<T>>, next: &BackendSet<T>) -> Option<Held> {
-        let (set, floor) = set.zip(self.settings.floor)?;
+        let (set, floor) = set.filter(|_| self.taken_at.is_some()).zip(self.settings.floor)?;
         let targets = set.targets().len();
         let goes = |target: &&T| next.target_index(target).is_none();
         let removed = set.targets().iter().filter(goes).count();

@@ -49,5 +49,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     server.handle().follow(sets());
     tokio::signal::ctrl_c().await?;
     server.handle().shutdown(Duration::from_secs(5)).await;
-    Ok(())
+    // The end of the runtime would wait for the next line.
+    std::process::exit(0)
 }

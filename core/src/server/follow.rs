@@ -24,30 +24,35 @@ pub struct Following {
 }
 
 impl Following {
-    /// Follows the source no more; it is dropped soon. The last set stays.
+    /// Follows the source no more; it is dropped soon. The last set stays. (One that is taken in this
+    /// very moment may still take effect.)
     pub fn stop(&self) {
         self.stop.raise(Word::Closed);
     }
 }
 
-/// Follows one source: does what its intake decides. What the server's state says of held sets and
-/// entries left out is gone with it.
+/// Follows one source: does what its intake decides. What the server's state says of the source is
+/// gone with it, unless it ended by itself.
 pub(super) struct Follower<T: Target> {
     shared: Arc<Shared<T>>,
     intake: Intake<T>,
     bad_entries: BadEntries,
+    has_ended: bool,
 }
+
+/// Updates that are taken in a row before other tasks have their turn.
+const TURN: usize = 32;
 
 impl<T: Target> Follower<T> {
     pub(super) fn new(shared: Arc<Shared<T>>, settings: SourceSettings) -> Self {
         let bad_entries = settings.bad_entries;
-        Self { shared, intake: Intake::new(settings), bad_entries }
+        Self { shared, intake: Intake::new(settings), bad_entries, has_ended: false }
     }
 
     /// Returns when the source has ended, and there is nothing to wait for.
     pub(super) async fn follow(mut self, source: impl Stream<Item = Update<T>>) {
         let mut source = pin!(source);
-        let mut has_ended = false;
+        let mut taken = 0;
         let runtime = Arc::clone(&self.shared.runtime);
         loop {
             let now = runtime.now();
@@ -55,12 +60,17 @@ impl<T: Target> Follower<T> {
                 self.act(decision);
             }
             let due = self.intake.due();
-            if has_ended && due.is_none() {
+            if self.has_ended && due.is_none() {
                 return;
             }
             let mut sleep = due.map(|due| runtime.sleep(due.saturating_sub(now)));
             let said = poll_fn(|cx| {
-                if !has_ended {
+                if taken == TURN {
+                    taken = 0;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                if !self.has_ended {
                     let next =
                         || source.as_mut().poll_next(cx).map(|said| said.map(|s| self.check(s)));
                     let said = match catch_unwind(AssertUnwindSafe(next)) {
@@ -68,7 +78,8 @@ impl<T: Target> Follower<T> {
                         Err(_) => Poll::Ready(Err("the source panicked")),
                     };
                     if let Poll::Ready(said) = said {
-                        has_ended = said.is_err();
+                        self.has_ended = said.is_err();
+                        taken += 1;
                         return Poll::Ready(Some(said.unwrap_or_else(|e| Update::Lost(e.into()))));
                     }
                 }
@@ -157,9 +168,13 @@ impl<T: Target> Follower<T> {
 
 impl<T: Target> Drop for Follower<T> {
     fn drop(&mut self) {
+        let has_ended = self.has_ended;
         self.shared.step(|state| {
             state.set_held = None;
-            state.left_out = Arc::default();
+            if !has_ended {
+                state.source_lost = None;
+                state.left_out = Arc::default();
+            }
         });
     }
 }

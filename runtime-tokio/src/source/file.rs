@@ -38,7 +38,7 @@ impl FileSource {
     /// it is polled. A file system that hangs holds up this source and one of the runtime's threads
     /// for what blocks.
     pub fn updates(self) -> impl Stream<Item = Update<Address>> + Send + 'static {
-        let watch = Watch { path: self.path, seen: None, told: None };
+        let watch = Watch { path: self.path, seen: None, told: None, has_failed: false };
         stream::unfold(watch, async |mut watch| Some((watch.next().await, watch)))
     }
 }
@@ -49,6 +49,8 @@ struct Watch {
     seen: Option<Signature>,
     /// What it was when it was last read.
     told: Option<Signature>,
+    /// The last read failed, though the file was there: that may pass.
+    has_failed: bool,
 }
 
 /// Device, inode, size and times of a file: what differs when it was written or replaced. Or why that
@@ -61,11 +63,25 @@ impl Watch {
             let now = self.look(signature).await.unwrap_or_else(Err);
             let has_settled = self.told.is_none() || self.seen.as_ref() == Some(&now);
             self.seen = Some(now.clone());
-            if has_settled && self.told.as_ref() != Some(&now) {
-                // Before the file is read, so that a change in between counts.
-                self.told = Some(now);
-                let lost = |reason: String| Update::Lost(reason.into());
-                return self.look(read).await.unwrap_or_else(lost);
+            if has_settled && (self.has_failed || self.told.as_ref() != Some(&now)) {
+                let read = self.look(read).await;
+                // What was written meanwhile may be half of it.
+                if self.look(signature).await.unwrap_or_else(Err) == now {
+                    let was_there = now.is_ok();
+                    let is_news = self.told.replace(now) != self.seen;
+                    let failed = match read {
+                        Ok(Ok(update)) => {
+                            self.has_failed = false;
+                            return update;
+                        }
+                        Ok(Err(reason)) | Err(reason) => reason,
+                    };
+                    // Again at the next look, but not told again.
+                    let was_failing = std::mem::replace(&mut self.has_failed, was_there);
+                    if is_news || !was_failing {
+                        return Update::Lost(failed.into());
+                    }
+                }
             }
             sleep(INTERVAL).await;
         }
@@ -87,12 +103,20 @@ fn signature(path: &Path) -> Signature {
     Ok([device, inode, size, modified, file.mtime_nsec(), changed, file.ctime_nsec()])
 }
 
-fn read(path: &Path) -> Update<Address> {
-    let lost = |cause: String| Update::Lost(format!("{}: {cause}", path.display()).into());
-    match fs::read_to_string(path) {
-        Ok(text) => parse(&text).unwrap_or_else(lost),
-        Err(error) => lost(error.to_string()),
-    }
+/// What a file says.
+///
+/// # Errors
+/// Why it can't be read.
+fn read(path: &Path) -> Result<Update<Address>, String> {
+    let named = |cause: String| format!("{}: {cause}", path.display());
+    // Opening anything else, such as a pipe, may wait for ever.
+    let is_file = fs::metadata(path).map(|file| file.is_file());
+    let text = match is_file {
+        Ok(true) => fs::read_to_string(path).map_err(|error| named(error.to_string()))?,
+        Ok(false) => return Err(named("it is no regular file".into())),
+        Err(error) => return Err(named(error.to_string())),
+    };
+    Ok(parse(&text).unwrap_or_else(|cause| Update::Lost(named(cause).into())))
 }
 
 /// What a file's text says.
@@ -108,7 +132,8 @@ fn parse(text: &str) -> Result<Update<Address>, String> {
     let (mut backends, mut bad) = (Vec::new(), Vec::new());
     for (key, value) in table.get_ref().iter() {
         let key = key.get_ref().as_ref();
-        let address = value.get_ref().as_str().ok_or("it is no string".to_string());
+        let remedy = "it is no string: write KEY = \"ADDRESS\", without a table";
+        let address = value.get_ref().as_str().ok_or(remedy.to_string());
         let address =
             address.and_then(|text| text.parse::<Address>().map_err(|error| error.to_string()));
         match address {
@@ -146,7 +171,8 @@ mod tests {
         assert_eq!(parsed("# none\n"), "{}");
         assert_eq!(parsed("b = \"[::1]:2\"\na=\"db:1\""), r#"{"a": "db:1", "b": "[::1]:2"}"#);
         assert!(parsed("a = \"db:1\"\nb = \"db\"").starts_with(r#"{"a": "db:1"} without b: "#));
-        assert_eq!(parsed("a = 5"), "{} without a: it is no string");
+        assert!(parsed("a = 5").starts_with("{} without a: it is no string"));
+        assert!(parsed("[backends]\na = \"db:1\"").contains("without a table"));
         assert_eq!(parsed("\"\" = \"db:1\""), "{} without \"\": the key is empty");
         assert!(parsed("a = \"db:1\"\nb").starts_with("line 2: "));
         assert!(parsed("a = \"db:1\"\na = \"db:2\"").starts_with("line 2: "));

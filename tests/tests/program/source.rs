@@ -1,6 +1,6 @@
 //! Backends that come from a file of their own.
 
-use std::fs;
+use std::{fs, thread, time::Duration};
 
 use crate::harness::{Backend, Client, ConfigFile, End, free_address, get, until};
 
@@ -41,7 +41,7 @@ fn a_reload_changes_where_backends_come_from() {
     let followed = format!("{head}source = {{ file = \"b.toml\" }}\n");
     let file = ConfigFile::new(&given);
     fs::write(file.in_dir("b.toml"), format!("b = {:?}\n", b.address)).unwrap();
-    let tinylb = file.run();
+    let tinylb = file.run_with(&["--admin", "127.0.0.1:0"]);
     let address = tinylb.address();
     let mut client = Client::connect(&address);
     file.replace(&followed);
@@ -52,13 +52,18 @@ fn a_reload_changes_where_backends_come_from() {
     file.replace(&given);
     assert_eq!(client.end(), End::Reset);
     fs::write(file.in_dir("b.toml"), format!("b = {other:?}\n")).unwrap();
+    thread::sleep(Duration::from_secs(1));
     let mut client = Client::connect(&address);
     assert_eq!(client.backend, "a");
-    // A file that stays as it is does not have its source asked anew.
+    assert_eq!(tinylb.lines(3, "backends replaced").len(), 3);
+    // A source that stays as it is isn't asked anew: nothing is said of the same file again.
     file.replace(&followed);
     tinylb.lines(4, "backends replaced");
+    assert_eq!(client.end(), End::Reset);
+    let age = || get(&tinylb.admin(), "/services").json()["s"]["set_age_seconds"].as_f64().unwrap();
+    until("some age", || age() > 0.5);
     file.replace(&(followed.clone() + "idle_timeout = \"1h\"\n"));
     tinylb.lines(4, "configuration read again");
-    assert_eq!(client.end(), End::Reset);
-    assert_eq!(tinylb.lines(4, "backends replaced").len(), 4);
+    thread::sleep(Duration::from_millis(300));
+    assert!(age() > 0.5, "the source was asked anew");
 }

@@ -172,10 +172,6 @@ impl Admin {
             let cause = "this address only shows: start with --admin-write to change backends";
             return error(StatusCode::FORBIDDEN, cause);
         }
-        if let Some(source) = service.source() {
-            let cause = format!("the backends come from {source}: change them there");
-            return error(StatusCode::CONFLICT, &cause);
-        }
         let body = match Limited::new(request.into_body(), BODY_MAX).collect().await {
             Ok(body) => body.to_bytes(),
             Err(cause) if cause.is::<LengthLimitError>() => {
@@ -188,6 +184,11 @@ impl Admin {
             Ok(set) => set,
             Err(cause) => return error(StatusCode::BAD_REQUEST, &cause),
         };
+        // Now, since a reload may have changed that while the body came.
+        if let Some(source) = service.source() {
+            let cause = format!("the backends come from {source}: change them there");
+            return error(StatusCode::CONFLICT, &cause);
+        }
         match service.handle().replace(set) {
             Ok(mut replacement) => {
                 let is_applied = timeout(APPLY_TIME_MAX, &mut replacement).await.is_ok();

@@ -24,7 +24,7 @@ pub(crate) struct Service {
     state: Mutex<State>,
     /// Where a dead listener is reported.
     fatal: mpsc::UnboundedSender<String>,
-    /// Notified when the set was replaced.
+    /// Notified when the set was replaced, or the source is back.
     replaced: Arc<Notify>,
 }
 
@@ -56,7 +56,7 @@ impl Service {
             let (events, replaced) = (Arc::clone(&events), Arc::clone(&replaced));
             move |_, event: &_| {
                 events.observe(event);
-                if let Event::SetReplaced(_) = event {
+                if let Event::SetReplaced(_) | Event::SourceBack { .. } = event {
                     replaced.notify_one();
                 }
             }

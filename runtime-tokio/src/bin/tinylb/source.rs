@@ -4,15 +4,17 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use serde_json::{Map, Value, json};
 use tinylb_core::{BackendSet, Following, Handle, Update};
 use tinylb_tokio::{Address, DnsSource, FileSource};
 use tokio::{
     sync::Notify,
     task::{JoinHandle, spawn_blocking},
+    time::sleep,
 };
 use tracing::warn;
 
@@ -43,11 +45,22 @@ impl Source {
         };
         let place = followed.place.to_string();
         let file = followed.last_known.clone().map(|path| LastKnown { path, place });
-        let first = file.as_ref().and_then(|file| file.load(service));
-        let updates = stream::iter(first.into_iter().flatten()).chain(updates);
+        let is_first = handle.snapshot().set.is_none();
+        let known = file.as_ref().filter(|_| is_first).and_then(|file| file.load(service));
+        let lost = match known {
+            Some(set) => {
+                drop(handle.replace(set).map_err(|error| format!("service {service}: {error}"))?);
+                let path = file.as_ref().map_or(Path::new(""), |file| &file.path).display();
+                let lost = format!("no answer yet; these are the backends last known, from {path}");
+                Some(Update::Lost(lost.into()))
+            }
+            None => None,
+        };
         let following = handle
-            .follow_with(updates, followed.settings.clone())
+            .follow_with(stream::iter(lost).chain(updates), followed.settings.clone())
             .map_err(|error| format!("service {service}: {error}"))?;
+        // Of the source before, if there was one.
+        let _ = replaced.notified().now_or_never();
         let keep = |file| keep(file, service.to_string(), handle.clone(), Arc::clone(replaced));
         Ok(Self { following, keeping: file.map(|file| tokio::spawn(keep(file))) })
     }
@@ -78,6 +91,9 @@ struct LastKnown {
     place: String,
 }
 
+/// Pause before a file that could not be written is written again.
+const WRITE_PAUSE: Duration = Duration::from_secs(10);
+
 /// Keeps each set that is taken, but for those of a time when the source is lost.
 async fn keep(file: LastKnown, service: String, handle: Handle<Address>, replaced: Arc<Notify>) {
     let file = Arc::new(file);
@@ -88,24 +104,24 @@ async fn keep(file: LastKnown, service: String, handle: Handle<Address>, replace
         let (writer, path) = (Arc::clone(&file), file.path.display());
         if let Ok(Err(error)) = spawn_blocking(move || writer.write(&set)).await {
             warn!(service, "can't write the last known backends to {path}: {error}");
+            sleep(WRITE_PAUSE).await;
+            replaced.notify_one();
         }
     }
 }
 
 impl LastKnown {
-    /// What the file says: a set, and that it may be out of date. Its damage is a warning.
-    fn load(&self, service: &str) -> Option<[Update<Address>; 2]> {
-        let path = self.path.display();
-        let set = match self.read() {
-            Ok(set) => set,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+    /// What the file says. Its damage is a warning.
+    fn load(&self, service: &str) -> Option<BackendSet<Address>> {
+        match self.read() {
+            Ok(set) => Some(set),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
+                let path = self.path.display();
                 warn!(service, "the last known backends in {path} are no use: {error}");
-                return None;
+                None
             }
-        };
-        let lost = format!("no answer yet; these are the backends last known, from {path}");
-        Some([Update::Set(set), Update::Lost(lost.into())])
+        }
     }
 
     fn read(&self) -> io::Result<BackendSet<Address>> {

@@ -29,7 +29,7 @@ impl Knot {
         let path = dir.path().display();
         let port = free_port();
         let config = format!(
-            "server:\n    rundir: \"{path}\"\n    listen: \"127.0.0.1@{port}\"\n    \
+            "server:\n    answer-rotation: on\n    rundir: \"{path}\"\n    listen: \"127.0.0.1@{port}\"\n    \
              udp-workers: 1\n    tcp-workers: 1\n    background-workers: 1\n\
              database:\n    storage: \"{path}\"\n\
              log:\n  - target: stderr\n    any: warning\n\

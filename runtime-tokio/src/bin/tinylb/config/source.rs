@@ -156,6 +156,9 @@ impl Reader<'_> {
                 return None;
             }
         };
+        if matches!(&place, Place::File(path) if Some(path) == last_known.as_ref()) {
+            self.wrong(value, "`last_known` is the source itself: give another file");
+        }
         Some(Source::Followed(Box::new(Followed { place, settings, last_known })))
     }
 
@@ -239,5 +242,8 @@ fn servers(value: &Value<'_>) -> Result<Vec<SocketAddr>, String> {
             )
         })
     };
+    if given.is_empty() {
+        return Err("is empty: give one at least, or leave it out".into());
+    }
     given.into_iter().map(server).collect()
 }

@@ -711,6 +711,8 @@ fn a_source_that_is_no_good_is_told_with_its_remedy() {
         ("{ dns = \"db:1\", file = \"x\" }", "3:10: `source` has two places"),
         ("{ file = \"x\", timeout = \"1s\" }", "`timeout` is for `dns`: remove it"),
         ("{ file = \"\" }", "3:19: `file` must be a string"),
+        ("{ file = \"x\", last_known = \"x\" }", "`last_known` is the source itself"),
+        ("{ dns = \"db:1\", servers = [] }", "`servers` is empty"),
         ("{ dns = \"db\" }", "3:18: `dns` is no name: "),
         ("{ dns = 5 }", "3:18: `dns` must be a string; this is an integer"),
         ("{ dns = \"db:1\", servers = \"db\" }", "`servers` has \"db\": write a server's IP"),
