@@ -2,7 +2,7 @@ mod failure;
 mod name;
 mod records;
 mod server;
-mod servers;
+mod system;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -157,7 +157,7 @@ impl Rounds {
     async fn answer(&mut self) -> Result<Answer, String> {
         let began = Instant::now();
         let mut servers = match &*self.options.servers {
-            [] => servers::of_system(self.options.timeout).await?,
+            [] => system::servers(self.options.timeout).await?,
             given => given.to_vec(),
         };
         if let Some(place) = servers.iter().position(|&server| Some(server) == self.answered) {
