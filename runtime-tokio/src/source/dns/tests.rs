@@ -308,6 +308,16 @@ async fn a_server_that_is_silent_is_given_up_in_time() {
 }
 
 #[tokio::test]
+async fn a_network_that_fails_is_told_from_a_server_that_does() {
+    let mut rounds = rounds("db.test:1", &[]);
+    // The system sends nothing there: a socket must ask to broadcast.
+    rounds.options.servers = vec!["255.255.255.255:53".parse().unwrap()];
+    let expected = "lost: db.test: network error for A (nothing could be sent or received) \
+        from 255.255.255.255:53";
+    assert_eq!(next(&mut rounds).await, expected);
+}
+
+#[tokio::test]
 async fn one_bad_server_of_several_loses_nothing() {
     let (bad, good) = (NameServer::start().await, NameServer::start().await);
     bad.set_addresses("db.test", &[]);
