@@ -2,7 +2,7 @@ mod failure;
 mod name;
 mod records;
 mod server;
-mod servers;
+mod system;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -62,15 +62,19 @@ pub struct DnsOptions {
     /// read for each round of lookups. None.
     pub servers: Vec<SocketAddr>,
     /// The shortest time from an answer to the next round of lookups, for records that may be kept
-    /// for less than that: 1 ms or more. 1 s.
+    /// for less than that. 1 s.
     pub refresh_min: Duration,
     /// The longest time from an answer to the next round of lookups, for records that may be kept
     /// for longer; so a change is seen after this time at the latest. It decides if it is below
-    /// `refresh_min`. 5 min.
+    /// `refresh_min`, and is 1 ms at least (what is shorter counts as that). 5 min.
     pub refresh_max: Duration,
-    /// How long a round of lookups may take, all servers and targets together: more than 0. 5 s.
+    /// How long a round of lookups may take, all servers and targets together: more than 0, and
+    /// 1 min at most (what is longer counts as that). 5 s.
     pub timeout: Duration,
 }
+
+const REFRESH_LEAST: Duration = Duration::from_millis(1);
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 impl Default for DnsOptions {
     fn default() -> Self {
@@ -156,8 +160,9 @@ impl Rounds {
     /// What the first server says that answers, or why none did.
     async fn answer(&mut self) -> Result<Answer, String> {
         let began = Instant::now();
+        let within = self.options.timeout.min(TIMEOUT_MAX);
         let mut servers = match &*self.options.servers {
-            [] => servers::of_system(self.options.timeout).await?,
+            [] => system::servers(within).await?,
             given => given.to_vec(),
         };
         if let Some(place) = servers.iter().position(|&server| Some(server) == self.answered) {
@@ -165,7 +170,7 @@ impl Rounds {
         }
         let mut failures = Vec::new();
         for (place, &address) in servers.iter().enumerate() {
-            let left = self.options.timeout.saturating_sub(began.elapsed());
+            let left = within.saturating_sub(began.elapsed());
             let share = left / (servers.len() - place) as u32;
             let result = match Server::new(address, share) {
                 Ok(server) => server.resolve(&self.name).await,
@@ -188,8 +193,8 @@ impl Rounds {
 /// How long an answer stands whose records may be kept for so many seconds.
 fn refresh(options: &DnsOptions, ttl: u32) -> Duration {
     // Records may say 0 (RFC 1035, section 3.2.1), and the options too.
-    let floor = options.refresh_min.max(Duration::from_millis(1));
-    Duration::from_secs(ttl.into()).max(floor).min(options.refresh_max)
+    let longest = options.refresh_max.max(REFRESH_LEAST);
+    Duration::from_secs(ttl.into()).max(options.refresh_min).clamp(REFRESH_LEAST, longest)
 }
 
 #[cfg(test)]

@@ -65,6 +65,10 @@ impl Failure {
             NetError::Proto(_) | NetError::ForeignClassRecord { .. } => {
                 Self::Malformed { error, kind }
             }
+            // What the pool makes of the system's errors.
+            NetError::NoConnections => {
+                Self::Network { error: "nothing could be sent or received".into(), kind }
+            }
             NetError::Io(error) => Self::Network { error: error.to_string(), kind },
             error => Self::Network { error: error.to_string(), kind },
         }

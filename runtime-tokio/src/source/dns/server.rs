@@ -47,7 +47,7 @@ impl Server {
         let server = NameServerConfig::new(address.ip(), true, connections.into());
         let mut options = ResolverOpts::default();
         // Never first: what counts is the time of all lookups together.
-        options.timeout = within.saturating_mul(2);
+        options.timeout = within * 2;
         let tls = TlsConfig::new().map_err(Failure::NoResolver)?;
         let context = Arc::new(PoolContext::new(options, tls));
         let pool = NameServerPool::from_config([server], context, TokioRuntimeProvider::new());

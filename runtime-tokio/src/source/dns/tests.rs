@@ -308,6 +308,25 @@ async fn a_server_that_is_silent_is_given_up_in_time() {
 }
 
 #[tokio::test]
+async fn a_network_that_fails_is_told_from_a_server_that_does() {
+    let mut rounds = rounds("db.test:1", &[]);
+    // The system sends nothing there: a socket must ask to broadcast.
+    rounds.options.servers = vec!["255.255.255.255:53".parse().unwrap()];
+    let expected = "lost: db.test: network error for A (nothing could be sent or received) \
+        from 255.255.255.255:53";
+    assert_eq!(next(&mut rounds).await, expected);
+}
+
+#[tokio::test]
+async fn a_timeout_that_is_too_long_costs_no_backends() {
+    let server = NameServer::start().await;
+    server.set_addresses("db.test", &["10.0.0.1"]);
+    let mut rounds = rounds("db.test:1", &[&server]);
+    rounds.options.timeout = Duration::MAX;
+    assert_eq!(next(&mut rounds).await, "10.0.0.1:1");
+}
+
+#[tokio::test]
 async fn one_bad_server_of_several_loses_nothing() {
     let (bad, good) = (NameServer::start().await, NameServer::start().await);
     bad.set_addresses("db.test", &[]);
@@ -443,4 +462,6 @@ fn a_change_is_seen_as_soon_as_records_expire_but_a_server_is_not_flooded() {
     assert_eq!(refresh(&options, 0), Duration::from_millis(1));
     let options = DnsOptions { refresh_min: Duration::from_secs(400), ..options };
     assert_eq!(refresh(&options, 0), options.refresh_max);
+    let options = DnsOptions { refresh_max: Duration::ZERO, ..options };
+    assert_eq!(refresh(&options, 300), Duration::from_millis(1));
 }

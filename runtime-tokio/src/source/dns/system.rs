@@ -14,14 +14,14 @@ const DNS_PORT: u16 = 53;
 ///
 /// # Errors
 /// Why they can't be told.
-pub(super) async fn of_system(within: Duration) -> Result<Vec<SocketAddr>, String> {
+pub(super) async fn servers(within: Duration) -> Result<Vec<SocketAddr>, String> {
     // A file can hang as well as a server, and this thread carries connections.
     let file = match timeout(within, spawn_blocking(|| fs::read(RESOLV_CONF))).await {
         Ok(Ok(Ok(file))) => file,
         Ok(Ok(Err(error))) => return Err(format!("{RESOLV_CONF}: {error}")),
         Ok(Err(_)) | Err(_) => return Err(format!("{RESOLV_CONF} can't be read in time")),
     };
-    match servers(&String::from_utf8_lossy(&file)) {
+    match servers_in(&String::from_utf8_lossy(&file)) {
         servers if servers.is_empty() => Err(format!("{RESOLV_CONF} names no server")),
         servers => Ok(servers),
     }
@@ -29,7 +29,7 @@ pub(super) async fn of_system(within: Duration) -> Result<Vec<SocketAddr>, Strin
 
 /// Those of a file as resolv.conf(5) describes it. What can't be read in it is passed over, as the
 /// system does.
-fn servers(file: &str) -> Vec<SocketAddr> {
+fn servers_in(file: &str) -> Vec<SocketAddr> {
     file.lines()
         .filter_map(|line| {
             let mut words = line.split_ascii_whitespace();
@@ -58,7 +58,7 @@ mod tests {
             options edns0\n\
             nameserver 10.0.0.1";
         let expected = ["10.0.0.2:53", "[::1]:53", "10.0.0.1:53"];
-        assert_eq!(servers(file), expected.map(|server| server.parse().unwrap()));
-        assert!(servers("search example.org\n").is_empty());
+        assert_eq!(servers_in(file), expected.map(|server| server.parse().unwrap()));
+        assert!(servers_in("search example.org\n").is_empty());
     }
 }
