@@ -369,7 +369,7 @@ at 30 shutdown 100
         let scenario: Scenario = ALL.parse().unwrap();
         assert_eq!(scenario.to_string(), ALL);
         assert_eq!(scenario.config.manners[6], 9);
-        assert_eq!(scenario.steps.len(), 21);
+        assert_eq!(scenario.steps.len(), 22);
     }
 
     #[test]
