@@ -2,9 +2,12 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 use tinylb_core::BackendSet;
-use tinylb_tokio::{Address, DnsName, Host, Splice, TcpTarget};
+use tinylb_tokio::{Address, DnsName, DnsOptions, Host, Splice, TcpTarget};
 
-use crate::config::{Followed, Source, WORKERS_MAX};
+use crate::{
+    Failure,
+    config::{Etcd, Followed, Place, Source, WORKERS_MAX},
+};
 
 /// A round-robin load balancer of connections. When a backend is removed, its connections are
 /// reset at once, so that clients go to a live one.
@@ -30,7 +33,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Args)]
-#[command(group(ArgGroup::new("backends").args(["backend", "dns"]).multiple(true)))]
+#[command(group(ArgGroup::new("backends").args(["backend", "dns", "etcd"]).requires("listen").conflicts_with("config").multiple(true)))]
 pub(crate) struct Run {
     /// The configuration file; read again when it changes, and on SIGHUP.
     #[arg(long, value_name = "FILE", required_unless_present = "listen")]
@@ -42,12 +45,12 @@ pub(crate) struct Run {
           requires = "backends")]
     pub(crate) listen: Vec<Address>,
     /// A backend of that service. May be repeated.
-    #[arg(long, value_name = "KEY=ADDRESS", value_parser = backend, requires = "listen",
-          conflicts_with = "dns")]
+    #[arg(long, value_name = "KEY=ADDRESS", value_parser = backend,
+          conflicts_with_all = ["dns", "etcd"])]
     pub(crate) backend: Vec<(String, Address)>,
     /// Look that service's backends up in DNS: A and AAAA records of NAME:PORT, or SRV records of a
     /// name such as _db._tcp.example.org.
-    #[arg(long, value_name = "NAME[:PORT]", requires = "listen")]
+    #[arg(long, value_name = "NAME[:PORT]", conflicts_with = "etcd")]
     pub(crate) dns: Option<DnsName>,
     /// Answer GET /healthz, /readyz, /metrics and /services here: HOST:PORT or unix:/PATH.
     #[arg(long, value_name = "ADDRESS", value_parser = listen_address)]
@@ -63,6 +66,8 @@ pub(crate) struct Run {
     pub(crate) splice: SpliceWhen,
     #[command(flatten)]
     pub(crate) log: Log,
+    #[command(flatten)]
+    pub(crate) etcd: Etcd,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -113,16 +118,23 @@ impl Run {
     /// Where the backends come from by the arguments.
     ///
     /// # Errors
-    /// What is wrong with them, for people to read.
-    pub(crate) fn source(&self) -> Result<Source, String> {
+    /// They are wrong, or a file that they name can't be read.
+    pub(crate) fn source(&self) -> Result<Source, Failure> {
         for (place, address) in self.listen.iter().enumerate() {
             if self.listen[..place].contains(address) {
-                return Err(format!("--listen {address} is there twice: once is enough"));
+                let message = format!("--listen {address} is there twice: once is enough");
+                return Err(Failure::Usage(message));
             }
         }
-        if let Some(name) = &self.dns {
-            return Ok(Source::Followed(Box::new(Followed::dns(name.clone()))));
-        }
+        let place = match &self.dns {
+            Some(name) => Place::Dns(name.clone(), DnsOptions::default()),
+            None if !self.etcd.endpoints.is_empty() => Place::Etcd(self.etcd.read()?),
+            None => return self.given().map_err(Failure::Usage),
+        };
+        Ok(Source::Followed(Box::new(Followed::new(place))))
+    }
+
+    fn given(&self) -> Result<Source, String> {
         for (key, address) in &self.backend {
             address
                 .validate_target(&self.listen)

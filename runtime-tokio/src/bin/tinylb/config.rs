@@ -1,6 +1,7 @@
 //! The file that tells the program what to serve: its format, and every problem in it at once.
 
 mod document;
+mod etcd;
 mod fields;
 mod problem;
 mod source;
@@ -20,6 +21,9 @@ use std::{
 use tinylb_core::{Settings, SettingsError};
 use tinylb_tokio::Address;
 
+pub(crate) use etcd::Etcd;
+#[cfg(not(feature = "etcd"))]
+pub(crate) use etcd::WITHOUT_ETCD;
 pub(crate) use problem::Problem;
 pub(crate) use source::{Followed, Place, Source};
 
@@ -101,6 +105,8 @@ impl Service {
 pub(crate) enum LoadError {
     /// The file could not be read.
     Io { path: PathBuf, source: io::Error },
+    /// The file of a password could not be read.
+    Password { path: PathBuf, source: io::Error },
     /// It was read, and this is wrong with it: at least one, in order of position.
     Problems { path: PathBuf, problems: Vec<Problem> },
 }
@@ -116,6 +122,10 @@ impl fmt::Display for LoadError {
                 };
                 write!(f, "can't read {}: {source}: {remedy}", path.display())
             }
+            Self::Password { path, source } => {
+                let path = path.display();
+                write!(f, "can't read the password in {path}: {source}: check `password_file`")
+            }
             Self::Problems { path, problems } => {
                 let lines: Vec<_> = problems.iter().map(|problem| problem.one_line(path)).collect();
                 f.write_str(&lines.join("\n"))
@@ -127,7 +137,7 @@ impl fmt::Display for LoadError {
 impl std::error::Error for LoadError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Io { source, .. } => Some(source),
+            Self::Io { source, .. } | Self::Password { source, .. } => Some(source),
             Self::Problems { .. } => None,
         }
     }
@@ -140,7 +150,10 @@ pub(crate) fn load(path: &Path) -> Result<Config, LoadError> {
         .map_err(|problems| LoadError::Problems { path: path.to_path_buf(), problems })?;
     for service in config.services.values_mut() {
         if let Source::Followed(followed) = &mut service.source {
-            followed.resolve_paths(path.parent().unwrap_or(Path::new("")));
+            let directory = path.parent().unwrap_or(Path::new(""));
+            followed
+                .resolve_paths(directory)
+                .map_err(|(path, source)| LoadError::Password { path, source })?;
         }
     }
     Ok(config)

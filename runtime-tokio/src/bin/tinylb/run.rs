@@ -41,8 +41,7 @@ fn configuration(args: &Run) -> Result<Config, Failure> {
     match &args.config {
         Some(path) => config::load(path).map_err(|error| Failure::Error(error.to_string())),
         None => {
-            let source = args.source().map_err(Failure::Usage)?;
-            let service = config::Service::new(args.listen.clone(), source);
+            let service = config::Service::new(args.listen.clone(), args.source()?);
             Ok(Config { services: BTreeMap::from([("default".into(), service)]), workers: None })
         }
     }

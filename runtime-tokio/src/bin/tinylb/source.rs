@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, StreamExt, stream};
+use futures::{
+    FutureExt, StreamExt,
+    stream::{self, BoxStream},
+};
 use serde_json::{Map, Value, json};
 use tinylb_core::{BackendSet, Following, Handle, Update};
 use tinylb_tokio::{Address, DnsSource, FileSource};
@@ -37,19 +40,15 @@ impl Source {
         handle: &Handle<Address>,
         replaced: &Arc<Notify>,
     ) -> Result<Self, String> {
-        let updates = match &followed.place {
-            Place::Dns(name, options) => {
-                DnsSource::new(name.clone()).with_options(options.clone()).updates().boxed()
-            }
-            Place::File(path) => FileSource::new(path).updates().boxed(),
-        };
+        let in_service = |error: &dyn fmt::Display| format!("service {service}: {error}");
+        let updates = updates(&followed.place).map_err(|error| in_service(&error))?;
         let place = followed.place.to_string();
         let file = followed.last_known.clone().map(|path| LastKnown { path, place });
         let is_first = handle.snapshot().set.is_none();
         let known = file.as_ref().filter(|_| is_first).and_then(|file| file.load(service));
         let lost = match known {
             Some(set) => {
-                drop(handle.replace(set).map_err(|error| format!("service {service}: {error}"))?);
+                drop(handle.replace(set).map_err(|error| in_service(&error))?);
                 let path = file.as_ref().map_or(Path::new(""), |file| &file.path).display();
                 let lost = format!("no answer yet; these are the backends last known, from {path}");
                 Some(Update::Lost(lost.into()))
@@ -58,7 +57,7 @@ impl Source {
         };
         let following = handle
             .follow_with(stream::iter(lost).chain(updates), followed.settings.clone())
-            .map_err(|error| format!("service {service}: {error}"))?;
+            .map_err(|error| in_service(&error))?;
         // Of the source before, if there was one.
         let _ = replaced.notified().now_or_never();
         let keep = |file| keep(file, service.to_string(), handle.clone(), Arc::clone(replaced));
@@ -75,10 +74,27 @@ impl Drop for Source {
     }
 }
 
+fn updates(place: &Place) -> Result<BoxStream<'static, Update<Address>>, String> {
+    Ok(match place {
+        Place::Dns(name, options) => {
+            DnsSource::new(name.clone()).with_options(options.clone()).updates().boxed()
+        }
+        #[cfg(feature = "etcd")]
+        Place::Etcd(etcd) => {
+            let source = tinylb_tokio::EtcdSource::new(etcd.options()?);
+            source.map_err(|error| error.to_string())?.updates().boxed()
+        }
+        #[cfg(not(feature = "etcd"))]
+        Place::Etcd(_) => return Err(crate::config::WITHOUT_ETCD.into()),
+        Place::File(path) => FileSource::new(path).updates().boxed(),
+    })
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dns(name, _) => write!(f, "dns {name}"),
+            Self::Etcd(etcd) => write!(f, "etcd {etcd}"),
             Self::File(path) => write!(f, "file {}", path.display()),
         }
     }

@@ -13,7 +13,8 @@ use serde_json::Value;
 
 use super::{DEADLINE, eventually};
 
-/// The program, built once as the tests were: into the same directory, by the same profile.
+/// The program, built once as the tests were: into the same directory, by the same profile, with
+/// etcd or without.
 pub(crate) fn binary() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(build).clone()
@@ -29,6 +30,7 @@ fn build() -> PathBuf {
     let built = Command::new(cargo)
         .args(["build", "--quiet", "--package", "tinylb-tokio", "--bin", "tinylb"])
         .args(["--profile", if name == "debug" { "dev" } else { name }])
+        .args(cfg!(feature = "etcd").then_some("--features=etcd"))
         .arg("--target-dir")
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"))

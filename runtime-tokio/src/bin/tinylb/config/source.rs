@@ -1,4 +1,5 @@
 use std::{
+    io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -10,6 +11,7 @@ use toml::de::DeValue;
 
 use super::{
     document::{Key, Reader, Value},
+    etcd::Etcd,
     fields::{count, kind, time, time_or_off},
 };
 
@@ -34,12 +36,14 @@ pub(crate) struct Followed {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Place {
     Dns(DnsName, DnsOptions),
+    Etcd(Etcd),
     File(PathBuf),
 }
 
-/// Every key of a source. One of the first says where it is.
-const KEYS: [&str; 10] = [
+/// Every key of a source. One of [`PLACES`] says where it is.
+const KEYS: [&str; 11] = [
     "dns",
+    "etcd",
     "file",
     "servers",
     "refresh_min",
@@ -51,28 +55,35 @@ const KEYS: [&str; 10] = [
     "last_known",
 ];
 
+const PLACES: [&str; 3] = ["dns", "etcd", "file"];
+
 /// Those that are about names.
 const DNS_KEYS: [&str; 4] = ["servers", "refresh_min", "refresh_max", "timeout"];
 
-const PLACE_REMEDY: &str =
-    "write for example { dns = \"db.example.org:5432\" } or { file = \"backends.toml\" }";
+const PLACE_REMEDY: &str = "write for example { dns = \"db.example.org:5432\" }, \
+    { file = \"backends.toml\" } or { etcd = { endpoints = [\"http://10.0.0.1:2379\"], \
+    prefix = \"/lb/web/\" } }";
 
 impl Followed {
     /// A source with the default settings.
-    pub(crate) fn dns(name: DnsName) -> Self {
-        let place = Place::Dns(name, DnsOptions::default());
+    pub(crate) fn new(place: Place) -> Self {
         Self { place, settings: SourceSettings::default(), last_known: None }
     }
 
-    /// Paths are relative to where the configuration is.
-    pub(super) fn resolve_paths(&mut self, directory: &Path) {
-        let file = match &mut self.place {
-            Place::File(path) => Some(path),
-            Place::Dns(..) => None,
-        };
-        for path in file.into_iter().chain(&mut self.last_known) {
+    /// Makes paths relative to where the configuration is, and reads what it needs of them.
+    ///
+    /// # Errors
+    /// A file that is needed from the start can't be read.
+    pub(super) fn resolve_paths(&mut self, directory: &Path) -> Result<(), (PathBuf, io::Error)> {
+        if let Some(path) = &mut self.last_known {
             *path = directory.join(&*path);
         }
+        match &mut self.place {
+            Place::Dns(..) => {}
+            Place::Etcd(etcd) => etcd.resolve_paths(directory)?,
+            Place::File(path) => *path = directory.join(&*path),
+        }
+        Ok(())
     }
 }
 
@@ -80,6 +91,7 @@ impl Followed {
 #[derive(Default)]
 struct Draft {
     dns: Option<DnsName>,
+    etcd: Option<Etcd>,
     file: Option<PathBuf>,
     options: DnsOptions,
     settings: SourceSettings,
@@ -100,6 +112,10 @@ impl Reader<'_> {
                 "dns" => text(value)
                     .and_then(|text| text.parse().map_err(|error| format!("is no name: {error}")))
                     .map(|name| draft.dns = Some(name)),
+                "etcd" => {
+                    draft.etcd = self.etcd(value);
+                    Ok(())
+                }
                 "file" => text(value).map(|path| draft.file = Some(path.into())),
                 "servers" => servers(value).map(|servers| draft.options.servers = servers),
                 "refresh_min" => refresh(value).map(|time| draft.options.refresh_min = time),
@@ -131,25 +147,25 @@ impl Reader<'_> {
                 self.wrong(value, message);
             }
         }
-        if table.contains_key("file") {
+        let places = PLACES.iter().filter(|place| table.contains_key(**place)).count();
+        if places > 1 {
+            self.wrong(value, "`source` has several places: keep one of `dns`, `etcd` and `file`");
+        } else if places == 1 && !table.contains_key("dns") {
             for (key, _) in table.iter().filter(|(key, _)| DNS_KEYS.contains(&&**key.get_ref())) {
                 self.wrong(key, format!("`{}` is for `dns`: remove it", key.get_ref()));
             }
-            if table.contains_key("dns") {
-                self.wrong(value, "`source` has two places: keep one of `dns` and `file`");
-            }
         }
-        let Draft { dns, file, options, settings, last_known } = draft;
+        let Draft { dns, etcd, file, options, settings, last_known } = draft;
         if options.refresh_min > options.refresh_max {
             let message = "`refresh_min` is above `refresh_max`: raise the one or lower the other";
             self.wrong(at, message);
         }
-        let place = match (dns, file) {
-            (Some(name), _) => Place::Dns(name, options),
-            (None, Some(path)) => Place::File(path),
-            (None, None) => {
-                let has_place = table.contains_key("dns") || table.contains_key("file");
-                if !has_place && !is_misspelt {
+        let place = match (dns, etcd, file) {
+            (Some(name), ..) => Place::Dns(name, options),
+            (_, Some(etcd), _) => Place::Etcd(etcd),
+            (.., Some(path)) => Place::File(path),
+            (None, None, None) => {
+                if places == 0 && !is_misspelt {
                     let at = value.span().start;
                     self.missing(at, format!("`source` has no place: {PLACE_REMEDY}"));
                 }
@@ -195,7 +211,7 @@ impl Reader<'_> {
     }
 }
 
-fn text<'v>(value: &'v Value<'_>) -> Result<&'v str, String> {
+pub(super) fn text<'v>(value: &'v Value<'_>) -> Result<&'v str, String> {
     let wrong = || format!("must be a string; this is {}", kind(value.get_ref()));
     value.get_ref().as_str().filter(|text| !text.is_empty()).ok_or_else(wrong)
 }
@@ -229,11 +245,7 @@ fn bad_entries(value: &Value<'_>) -> Result<BadEntries, String> {
 }
 
 fn servers(value: &Value<'_>) -> Result<Vec<SocketAddr>, String> {
-    let given = match value.get_ref() {
-        DeValue::Array(array) => array.iter().collect(),
-        _ => vec![value],
-    };
-    let server = |value: &Value<'_>| {
+    list(value, |value| {
         let text = text(value)?;
         let with_port = |ip: IpAddr| SocketAddr::new(ip, 53);
         text.parse().or_else(|_| text.parse().map(with_port)).map_err(|_| {
@@ -241,9 +253,19 @@ fn servers(value: &Value<'_>) -> Result<Vec<SocketAddr>, String> {
                 "has \"{text}\": write a server's IP address, such as \"10.0.0.2\" or \"[::1]:53\""
             )
         })
-    };
-    if given.is_empty() {
-        return Err("is empty: give one at least, or leave it out".into());
+    })
+}
+
+/// One value, or a list of at least one.
+pub(super) fn list<T>(
+    value: &Value<'_>,
+    read: impl Fn(&Value<'_>) -> Result<T, String>,
+) -> Result<Vec<T>, String> {
+    match value.get_ref() {
+        DeValue::Array(array) if array.is_empty() => {
+            Err("is empty: give one at least, or leave it out".into())
+        }
+        DeValue::Array(array) => array.iter().map(read).collect(),
+        _ => Ok(vec![read(value)?]),
     }
-    given.into_iter().map(server).collect()
 }

@@ -697,7 +697,7 @@ fn every_key_of_a_source_reaches_its_setting() {
     assert_eq!(parse(&text).unwrap().services["a"].source, expected);
 
     let least = parse(&source("{ dns = \"db:1\", max_stale = \"off\" }")).unwrap();
-    let followed = Followed::dns("db:1".parse().unwrap());
+    let followed = Followed::new(Place::Dns("db:1".parse().unwrap(), DnsOptions::default()));
     assert_eq!(least.services["a"].source, Source::Followed(Box::new(followed)));
 }
 
@@ -708,7 +708,7 @@ fn a_source_that_is_no_good_is_told_with_its_remedy() {
         ("\"db:1\"", "3:10: `source` must be a table; this is a string"),
         ("{}", "3:10: `source` has no place: write for example { dns = "),
         ("{ dn = \"db:1\" }", "3:12: unknown key `dn`"),
-        ("{ dns = \"db:1\", file = \"x\" }", "3:10: `source` has two places"),
+        ("{ dns = \"db:1\", file = \"x\" }", "3:10: `source` has several places"),
         ("{ file = \"x\", timeout = \"1s\" }", "`timeout` is for `dns`: remove it"),
         ("{ file = \"\" }", "3:19: `file` must be a string"),
         ("{ file = \"x\", last_known = \"x\" }", "`last_known` is the source itself"),
@@ -745,4 +745,86 @@ fn a_path_is_relative_to_the_file_that_names_it() {
     let Source::Followed(followed) = &config.services["a"].source else { panic!("no source") };
     assert_eq!(followed.place, Place::File(directory.join("b.toml")));
     assert_eq!(followed.last_known, Some("/known".into()));
+}
+
+#[test]
+#[cfg(feature = "etcd")]
+fn every_key_of_etcd_reaches_its_option() {
+    let text = source(
+        "{ etcd = { endpoints = [\"https://a:1\", \"b:2\"], prefix = \"/lb/web/\", user = \"lb\", \
+         password_file = \"pw\", ca = \"ca.pem\", certificate = \"c.pem\", \
+         certificate_key = \"/c.key\", domain = \"etcd.test\", resync = \"30s\", \
+         timeout = \"1s\" }, last_known = \"known\" }",
+    );
+    let scratch = Scratch::new("etcd", text.as_bytes());
+    let directory = scratch.0.parent().unwrap();
+    let missing = load(&scratch.0).unwrap_err().to_string();
+    assert!(missing.contains("can't read the password in") && missing.contains("pw"), "{missing}");
+    fs::write(directory.join("pw"), "secret\r\n").unwrap();
+    let config = load(&scratch.0).unwrap();
+    let Source::Followed(followed) = &config.services["a"].source else { panic!("no source") };
+    assert_eq!(followed.last_known, Some(directory.join("known")));
+    assert_eq!(followed.place.to_string(), "etcd https://a:1,b:2 /lb/web/");
+    let Place::Etcd(etcd) = &followed.place else { panic!("no etcd") };
+    let options = etcd.options().unwrap();
+    let mut expected = tinylb_tokio::EtcdOptions::new(["https://a:1", "b:2"], "/lb/web/");
+    expected.user = Some(("lb".into(), "secret".into()));
+    let mut tls = tinylb_tokio::EtcdTls::new(directory.join("ca.pem"));
+    tls.certificate = Some(directory.join("c.pem"));
+    tls.key = Some("/c.key".into());
+    tls.domain = Some("etcd.test".into());
+    expected.tls = Some(tls);
+    expected.resync = Duration::from_secs(30);
+    expected.timeout = Duration::from_secs(1);
+    assert_eq!(options, expected);
+    assert!(!format!("{config:?}").contains("secret"));
+
+    // Another password is another source.
+    fs::write(directory.join("pw"), "other").unwrap();
+    assert_ne!(load(&scratch.0).unwrap(), config);
+    fs::remove_file(directory.join("pw")).unwrap();
+}
+
+#[test]
+#[cfg(feature = "etcd")]
+fn an_etcd_that_is_no_good_is_told_with_its_remedy() {
+    let told = |value: &str| problems(&source(&format!("{{ etcd = {value} }}"))).join("; ");
+    for (value, expected) in [
+        ("\"a:1\"", "3:19: `etcd` must be a table; this is a string: write { endpoints = "),
+        ("{}", "3:19: `etcd` has no `endpoints`: write { endpoints = "),
+        ("{ endpoints = \"a:1\" }", "3:19: `etcd` has no `prefix`: write"),
+        ("{ endpoints = [], prefix = \"/\" }", "`endpoints` is empty: give one at least"),
+        ("{ endpoints = [5], prefix = \"/\" }", "`endpoints` must be a string"),
+        ("{ endpoint = \"a:1\" }", "3:21: unknown key `endpoint`: did you mean `endpoints`?"),
+        ("{ endpoints = \"a:1\", prefix = \"/lb\" }", "doesn't end in `/`"),
+        ("{ endpoints = \"a\", prefix = \"/\" }", "is no endpoint of etcd: write http://HOST:PORT"),
+        ("{ endpoints = \"https://a:1\", prefix = \"/\" }", "needs TLS"),
+        (
+            "{ endpoints = \"a:1\", prefix = \"/\", user = \"u\" }",
+            "`user` needs `password_file` beside it",
+        ),
+        ("{ endpoints = \"a:1\", prefix = \"/\", domain = \"x\" }", "`domain` needs `ca` beside"),
+        (
+            "{ endpoints = \"a:1\", prefix = \"/\", ca = \"x\", certificate = \"x\" }",
+            "a client certificate and its key go together",
+        ),
+        (
+            "{ endpoints = \"a:1\", prefix = \"/\", resync = \"1ms\" }",
+            "resync is 1ms; it must be 1s to 1day",
+        ),
+    ] {
+        assert!(told(value).contains(expected), "{value}: {}", told(value));
+    }
+    let several = "{ dns = \"db:1\", etcd = { endpoints = \"a:1\", prefix = \"/\" } }";
+    assert!(problems(&source(several)).join("; ").contains("`source` has several places"));
+    let foreign = "{ etcd = { endpoints = \"a:1\", prefix = \"/\" }, servers = \"10.0.0.1\" }";
+    assert!(problems(&source(foreign)).join("; ").contains("`servers` is for `dns`: remove it"));
+}
+
+#[test]
+#[cfg(not(feature = "etcd"))]
+fn without_etcd_a_file_that_wants_it_is_refused_with_what_to_build() {
+    let text = source("{ etcd = { endpoints = \"a:1\", prefix = \"/\" } }");
+    let expected = "3:19: this tinylb was built without etcd: build it with `--features etcd`";
+    assert_eq!(problems(&text), [expected]);
 }
