@@ -5,7 +5,11 @@
 //! - [`SocketRelay`], which moves the bytes between them, and [`Splice`] for when within the kernel.
 //! - [`TokioRuntime`], and [`TcpOptions`] for what every TCP connection is set to.
 #![cfg_attr(feature = "dns", doc = "- [`DnsSource`]: sets from DNS (feature `dns`).")]
-#![cfg_attr(feature = "etcd", doc = "- [`EtcdSource`]: sets from etcd (feature `etcd`).")]
+#![cfg_attr(
+    feature = "etcd",
+    doc = "- [`EtcdSource`]: sets from etcd, and [`EtcdRegistration`], by which a backend gets there
+  (feature `etcd`)."
+)]
 #![cfg_attr(feature = "file", doc = "- [`FileSource`]: sets from a file (feature `file`).")]
 //!
 //! The program `tinylb` is in this package as well, behind the feature `cli`.
@@ -52,7 +56,9 @@ pub use self::source::FileSource;
 #[cfg(feature = "dns")]
 pub use self::source::{DnsName, DnsOptions, DnsSource};
 #[cfg(feature = "etcd")]
-pub use self::source::{EtcdOptions, EtcdOptionsError, EtcdSource, EtcdTls};
+pub use self::source::{
+    EtcdOptions, EtcdOptionsError, EtcdRegistration, EtcdRegistrationEvent, EtcdSource, EtcdTls,
+};
 pub use self::{
     conn::{AddressConn, TcpConn, UnixConn},
     dialer::{AddressDialer, TcpDialer, UnixDialer},

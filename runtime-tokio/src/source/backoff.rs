@@ -43,6 +43,13 @@ pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(())
 }
 
+/// A time up to this one, at random.
+#[cfg(feature = "etcd")]
+pub(crate) fn spread(max: Duration) -> Duration {
+    let nanos = (max.as_nanos() * u128::from(random())) >> u64::BITS;
+    Duration::from_nanos(nanos as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use std::hash::{BuildHasherDefault, DefaultHasher};

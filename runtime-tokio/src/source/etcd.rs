@@ -2,20 +2,22 @@ mod failure;
 mod keys;
 mod member;
 mod options;
+mod registration;
+mod rounds;
 mod session;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures::{Stream, stream};
 use tinylb_core::Update;
 use tokio::time::sleep;
 
-pub use self::options::{EtcdOptions, EtcdOptionsError, EtcdTls};
-use self::{keys::Keys, session::Session};
-use crate::{
-    Address,
-    source::backoff::{Backoff, random},
+use self::{keys::Keys, rounds::Rounds, session::Session};
+pub use self::{
+    options::{EtcdOptions, EtcdOptionsError, EtcdTls},
+    registration::{EtcdRegistration, EtcdRegistrationEvent},
 };
+use crate::Address;
 
 /// A source of backends in etcd 3.4 or later: the keys under a prefix.
 ///
@@ -54,17 +56,6 @@ pub struct EtcdSource {
     urls: Vec<String>,
 }
 
-/// A watch that has run for so long is no sign of a member that ends each at once.
-const SESSION_LONG: Duration = Duration::from_secs(10);
-
-/// The pause before a new connection when such a watch has ended: a member that dies ends those of
-/// all balancers at once.
-const FIRST_PAUSE_MAX: Duration = Duration::from_millis(300);
-
-/// The pause before the next round while a member says that it has no leader is the double of this
-/// at most.
-const NO_LEADER_PAUSE: Duration = Duration::from_secs(1);
-
 impl EtcdSource {
     /// The source of what these options say.
     ///
@@ -92,30 +83,16 @@ impl EtcdSource {
 /// What goes from one update to the next.
 struct Follower {
     options: EtcdOptions,
-    /// The endpoints, in the order in which they are tried, and whose turn it is.
-    urls: Vec<String>,
-    turn: usize,
+    rounds: Rounds,
     keys: Keys,
     session: Option<Session>,
-    backoff: Backoff,
-    /// Before the next round.
-    pause: Duration,
 }
 
 impl Follower {
     fn new(source: EtcdSource) -> Self {
-        let EtcdSource { options, mut urls } = source;
-        // A thousand balancers spread over the members.
-        urls.sort_by_cached_key(|_| random());
-        Self {
-            keys: Keys::new(options.prefix.clone()),
-            options,
-            urls,
-            turn: 0,
-            session: None,
-            backoff: Backoff::new(),
-            pause: Duration::ZERO,
-        }
+        let EtcdSource { options, urls } = source;
+        let keys = Keys::new(options.prefix.clone());
+        Self { options, rounds: Rounds::new(urls), keys, session: None }
     }
 
     async fn next(&mut self) -> Update<Address> {
@@ -125,14 +102,15 @@ impl Follower {
                     Ok(update) => return update,
                     // Why it ended matters only if no member is better, and then they say why.
                     Err(_) => {
-                        self.close();
+                        self.rounds.ended(session.age());
+                        self.session = None;
                         if let Some(update) = self.keys.tell() {
                             return update;
                         }
                     }
                 }
             }
-            sleep(self.pause).await;
+            sleep(self.rounds.pause()).await;
             if let Err(reason) = self.open().await {
                 self.keys.lost();
                 return Update::Lost(reason);
@@ -140,48 +118,18 @@ impl Follower {
         }
     }
 
-    /// Ends the session: the next one is with another member.
-    fn close(&mut self) {
-        let Some(session) = self.session.take() else { return };
-        self.turn += 1;
-        if session.age() >= SESSION_LONG {
-            self.backoff.reset();
-            self.pause = spread(FIRST_PAUSE_MAX);
-        } else {
-            self.pause = self.backoff.pause(random());
-        }
-    }
-
     /// Opens a session with the first member that can, or says why none does.
     async fn open(&mut self) -> Result<(), Arc<str>> {
-        let mut failures = Vec::new();
-        let mut has_leader = true;
-        for _ in 0..self.urls.len() {
-            let url = &self.urls[self.turn % self.urls.len()];
+        self.rounds.begin();
+        while let Some(url) = self.rounds.next() {
             match Session::open(url, &self.options, &mut self.keys).await {
                 Ok(session) => {
                     self.session = Some(session);
                     return Ok(());
                 }
-                Err(failure) => {
-                    has_leader &= !failure.is_no_leader();
-                    failures.push(format!("{url}: {failure}"));
-                }
+                Err(failure) => self.rounds.failed(&failure),
             }
-            self.turn += 1;
         }
-        self.pause = self.backoff.pause(random());
-        if !has_leader {
-            self.pause = self.pause.min(NO_LEADER_PAUSE + spread(NO_LEADER_PAUSE));
-        }
-        // The same failures give the same reason, whoever was tried first.
-        failures.sort();
-        Err(failures.join("; ").into())
+        Err(self.rounds.lost())
     }
-}
-
-/// A time up to this one, at random.
-fn spread(max: Duration) -> Duration {
-    let nanos = (max.as_nanos() * u128::from(random())) >> u64::BITS;
-    Duration::from_nanos(nanos as u64)
 }

@@ -2,7 +2,7 @@
 //! its own.
 //!
 //! - `dns.rs` (feature `dns`): the addresses of a name, or the targets of a service.
-//! - `etcd.rs` (feature `etcd`): the keys under a prefix.
+//! - `etcd.rs` (feature `etcd`): the keys under a prefix; and how a backend gets there.
 //! - `file.rs` (feature `file`): the lines of a file.
 //! - `backoff.rs`: how long a source waits between attempts that fail.
 
@@ -18,6 +18,8 @@ mod file;
 #[cfg(feature = "dns")]
 pub use self::dns::{DnsName, DnsOptions, DnsSource};
 #[cfg(feature = "etcd")]
-pub use self::etcd::{EtcdOptions, EtcdOptionsError, EtcdSource, EtcdTls};
+pub use self::etcd::{
+    EtcdOptions, EtcdOptionsError, EtcdRegistration, EtcdRegistrationEvent, EtcdSource, EtcdTls,
+};
 #[cfg(feature = "file")]
 pub use self::file::FileSource;

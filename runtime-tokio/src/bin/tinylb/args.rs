@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 use tinylb_core::BackendSet;
@@ -28,6 +28,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Keep a backend registered in etcd, until told to stop or a command ends.
+    Register(Register),
     /// Show a balancer at work: backends, clients and replacements in one process, in 6 seconds.
     Demo,
 }
@@ -68,6 +70,38 @@ pub(crate) struct Run {
     pub(crate) log: Log,
     #[command(flatten)]
     pub(crate) etcd: Etcd,
+}
+
+#[derive(Args)]
+#[command(group(ArgGroup::new("cluster").args(["etcd"]).required(true)))]
+#[cfg_attr(not(feature = "etcd"), allow(dead_code))] // It is known, and can't be done.
+pub(crate) struct Register {
+    /// The backend's key: what follows the prefix.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: String,
+    #[arg(help = "Where balancers reach the backend: HOST:PORT, [IPV6]:PORT or unix:/PATH")]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) address: Address,
+    /// How long it stays registered when this program dies without a word: whole seconds, up to 1h.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "5s")]
+    pub(crate) ttl: Duration,
+    /// Register it only while it accepts connections.
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(crate) check: Option<CheckHow>,
+    /// A command to run: the backend is registered while that runs, and its exit code is the exit
+    /// code.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) log: Log,
+    #[command(flatten)]
+    pub(crate) etcd: Etcd,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum CheckHow {
+    /// By a connection each second, which is closed at once
+    Tcp,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

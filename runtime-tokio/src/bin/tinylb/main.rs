@@ -9,10 +9,13 @@ mod descriptors;
 mod log;
 mod metrics;
 mod program;
+#[cfg(feature = "etcd")]
+mod register;
 mod run;
 mod service;
 mod socket;
 mod source;
+mod stop;
 mod watch;
 mod workers;
 
@@ -36,26 +39,36 @@ pub(crate) enum Failure {
     Usage(String),
     /// Something went wrong at run time or in a file: exit code 1. With what to print.
     Error(String),
+    /// The same, with another exit code.
+    #[cfg_attr(not(feature = "etcd"), allow(dead_code))]
+    Code(u8, String),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
-        Command::Run(args) => run::run(&args),
-        Command::Check { config } => check(&config),
-        Command::Demo => demo::demo(),
+        Command::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Check { config } => check(&config).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "etcd")]
+        Command::Register(args) => register::register(&args),
+        #[cfg(not(feature = "etcd"))]
+        Command::Register(_) => Err(Failure::Usage(config::WITHOUT_ETCD.into())),
+        Command::Demo => demo::demo().map(|()| ExitCode::SUCCESS),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(Failure::Usage(message)) => {
             let _ = Cli::command().error(ErrorKind::ValueValidation, message).print();
             ExitCode::from(2)
         }
-        Err(Failure::Error(message)) => {
-            let _ = writeln!(io::stderr(), "tinylb: {}", message.trim_end());
-            ExitCode::FAILURE
-        }
+        Err(Failure::Error(message)) => failed(1, &message),
+        Err(Failure::Code(code, message)) => failed(code, &message),
     }
+}
+
+fn failed(code: u8, message: &str) -> ExitCode {
+    let _ = writeln!(io::stderr(), "tinylb: {}", message.trim_end());
+    ExitCode::from(code)
 }
 
 /// `tinylb check`: prints every problem of a file.

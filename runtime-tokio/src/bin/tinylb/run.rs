@@ -1,7 +1,7 @@
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::{SignalKind, signal},
     sync::mpsc,
     time::sleep,
 };
@@ -13,6 +13,7 @@ use crate::{
     config::{self, Config, LoadError},
     descriptors, log,
     program::Program,
+    stop::Stop,
     watch,
 };
 
@@ -130,27 +131,4 @@ fn reload(program: &Program, path: Option<&PathBuf>, reading: Reading) -> bool {
         }
     }
     is_passing
-}
-
-/// Signals that say that somebody wants the program to end.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn said(&mut self) {
-        tokio::select! {
-            biased;
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

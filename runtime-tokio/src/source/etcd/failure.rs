@@ -22,6 +22,8 @@ pub(super) enum Failure {
     Behind,
     /// An answer lacks what every answer has.
     NoHeader,
+    /// A lease has run out, or was revoked.
+    NoLease,
 }
 
 impl Failure {
@@ -47,6 +49,7 @@ impl fmt::Display for Failure {
             Self::Ended => "it has ended the connection".into(),
             Self::Older(older) => older.to_string(),
             Self::Behind => "its lists stay behind what it has told".into(),
+            Self::NoLease => "the lease is over".into(),
             Self::NoHeader => "an answer without a header: is this etcd?".into(),
         };
         f.write_str(&text.replace(char::is_control, " "))
@@ -102,7 +105,12 @@ fn said(message: &str) -> String {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        Self::Client(error)
+        let is_no_lease = match &error {
+            ClientError::GRpcStatus(status) => status.message().contains("lease not found"),
+            ClientError::LeaseKeepAliveError(message) => message.contains("lease not found"),
+            _ => false,
+        };
+        if is_no_lease { Self::NoLease } else { Self::Client(error) }
     }
 }
 

@@ -53,6 +53,8 @@ pub(super) struct Put {
     pub(super) value: Vec<u8>,
     /// The revision that set it.
     pub(super) revision: i64,
+    /// The lease that it ends with; 0 if there is none.
+    pub(super) lease: i64,
 }
 
 /// What a watch tells.

@@ -1,9 +1,10 @@
 use std::{fs, future::Future, path::Path, time::Duration};
 
 use etcd_client::{
-    Certificate, Client, ConnectOptions, Error as ClientError, Event, EventType, GetOptions,
-    GetResponse, Identity, KeyValue, KvClient, ResponseHeader, TlsOptions, WatchClient,
-    WatchOptions, WatchResponse, WatchStream,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, Error as ClientError, Event,
+    EventType, GetOptions, GetResponse, Identity, KeyValue, KvClient, LeaseClient,
+    LeaseGrantOptions, PutOptions, ResponseHeader, TlsOptions, Txn, TxnOp, TxnOpResponse,
+    WatchClient, WatchOptions, WatchResponse, WatchStream,
 };
 use tokio::time::timeout;
 
@@ -20,6 +21,7 @@ use super::{
 #[derive(Clone)]
 pub(super) struct Member {
     kv: KvClient,
+    lease: LeaseClient,
     watch: WatchClient,
     prefix: String,
     timeout: Duration,
@@ -53,6 +55,7 @@ impl Member {
         let client = within(options.timeout, Client::connect([url], Some(connect))).await?;
         Ok(Self {
             kv: client.kv_client().max_decoding_message_size(ANSWER_MAX),
+            lease: client.lease_client(),
             watch: client.watch_client().max_decoding_message_size(ANSWER_MAX),
             prefix: options.prefix.clone(),
             timeout: options.timeout,
@@ -114,10 +117,22 @@ impl Member {
     /// # Errors
     /// The member's, or it takes too long.
     pub(super) async fn watch(&self, from: i64) -> Result<Watch, Failure> {
+        self.watch_by(&self.prefix, WatchOptions::new().with_prefix().with_start_revision(from))
+            .await
+    }
+
+    /// All changes of a key, given whole, from this revision on.
+    ///
+    /// # Errors
+    /// As [`Self::watch`].
+    pub(super) async fn watch_key(&self, key: &str, from: i64) -> Result<Watch, Failure> {
+        self.watch_by(key, WatchOptions::new().with_start_revision(from)).await
+    }
+
+    async fn watch_by(&self, key: &str, options: WatchOptions) -> Result<Watch, Failure> {
         let mut client = self.watch.clone();
-        let options = WatchOptions::new().with_prefix().with_start_revision(from);
         let start = async {
-            let mut stream = client.watch(self.prefix.as_str(), Some(options)).await?;
+            let mut stream = client.watch(key, Some(options)).await?;
             // The first answer says whether there is a watch.
             let first = stream.message().await?;
             Ok::<_, ClientError>((stream, first))
@@ -125,6 +140,80 @@ impl Member {
         let (stream, first) = within(self.timeout, start).await?;
         changes(first)?;
         Ok(Watch { stream })
+    }
+}
+
+/// What became of a key that was claimed.
+pub(super) struct Claimed {
+    /// The lease that it is on now.
+    pub(super) lease: i64,
+    /// The state of the cluster that shows that.
+    pub(super) revision: i64,
+}
+
+impl Member {
+    /// Begins a lease of this name, for `ttl` seconds or, if that is longer, the least that this
+    /// etcd grants.
+    ///
+    /// # Errors
+    /// The member's, or it takes too long: the lease may have begun then.
+    pub(super) async fn grant(&self, lease: i64, ttl: i64) -> Result<(), Failure> {
+        let options = LeaseGrantOptions::new().with_id(lease);
+        within(self.timeout, self.lease.clone().grant(ttl, Some(options))).await.map(drop)
+    }
+
+    /// Has a lease run from now on anew.
+    ///
+    /// # Errors
+    /// [`Failure::NoLease`], or the member's, or it takes too long.
+    pub(super) async fn renew(&self, lease: i64) -> Result<(), Failure> {
+        within(self.timeout, self.lease.clone().keep_alive(lease)).await.map(drop)
+    }
+
+    /// Ends a lease, and with it the keys that are on it.
+    ///
+    /// # Errors
+    /// As [`Self::renew`].
+    pub(super) async fn revoke(&self, lease: i64) -> Result<(), Failure> {
+        within(self.timeout, self.lease.clone().revoke(lease)).await.map(drop)
+    }
+
+    /// Sets a key on a lease, whoever may have it.
+    ///
+    /// # Errors
+    /// As [`Self::renew`]; the key may have been set then.
+    pub(super) async fn take(
+        &self,
+        key: &str,
+        value: &str,
+        lease: i64,
+    ) -> Result<Claimed, Failure> {
+        let options = PutOptions::new().with_lease(lease);
+        let put = within(self.timeout, self.kv.clone().put(key, value, Some(options))).await?;
+        let revision = put.header().ok_or(Failure::NoHeader)?.revision();
+        Ok(Claimed { lease, revision })
+    }
+
+    /// Sets a key on a lease, unless it is there already.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub(super) async fn claim(
+        &self,
+        key: &str,
+        value: &str,
+        lease: i64,
+    ) -> Result<Claimed, Failure> {
+        let is_free = Compare::create_revision(key, CompareOp::Equal, 0);
+        let put = TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease)));
+        let txn = Txn::new().when([is_free]).and_then([put]).or_else([TxnOp::get(key, None)]);
+        let done = within(self.timeout, self.kv.clone().txn(txn)).await?;
+        let revision = done.header().ok_or(Failure::NoHeader)?.revision();
+        let holder = done.op_responses().iter().find_map(|answer| match answer {
+            TxnOpResponse::Get(there) => there.kvs().first().map(KeyValue::lease),
+            _ => None,
+        });
+        Ok(Claimed { lease: holder.unwrap_or(lease), revision })
     }
 }
 
@@ -153,9 +242,9 @@ fn listing(mut response: GetResponse) -> Result<Listing, Failure> {
     let at = response.header().map(position).ok_or(Failure::NoHeader)?;
     let count = response.count() as usize;
     let put = |kv: KeyValue| {
-        let revision = kv.mod_revision();
+        let (revision, lease) = (kv.mod_revision(), kv.lease());
         let (key, value) = kv.into_key_value();
-        Put { key, value, revision }
+        Put { key, value, revision, lease }
     };
     Ok(Listing { at, count, puts: response.take_kvs().into_iter().map(put).collect() })
 }
@@ -174,7 +263,10 @@ fn changes(response: Option<WatchResponse>) -> Result<Vec<Change>, Failure> {
         let kv = event.kv()?;
         let (key, revision) = (kv.key().to_vec(), kv.mod_revision());
         Some(match event.event_type() {
-            EventType::Put => Change::Put(Put { key, value: kv.value().to_vec(), revision }),
+            EventType::Put => {
+                let (value, lease) = (kv.value().to_vec(), kv.lease());
+                Change::Put(Put { key, value, revision, lease })
+            }
             EventType::Delete => Change::Delete { key, revision },
         })
     };

@@ -80,6 +80,15 @@ pub enum EtcdOptionsError {
     /// A certificate without its key, or a key without its certificate.
     #[error("a client certificate and its key go together: give both or neither")]
     HalfIdentity,
+    /// The key of a backend to register is empty.
+    #[error("the key of the backend is empty: give it one")]
+    EmptyKey,
+    /// The address of a backend to register can't be dialled.
+    #[error("{reason}")]
+    BadAddress {
+        /// Why not, and what would do.
+        reason: String,
+    },
     /// A time is out of its range.
     #[error("{name} is {value:?}; it must be {range}")]
     OutOfRange {

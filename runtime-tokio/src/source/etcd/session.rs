@@ -12,9 +12,8 @@ use super::{
     keys::{Change, Compared, Keys, Listing},
     member::{Member, Watch},
     options::EtcdOptions,
-    spread,
 };
-use crate::Address;
+use crate::{Address, source::backoff::spread};
 
 /// One connection to a member, and the watch that runs on it.
 ///

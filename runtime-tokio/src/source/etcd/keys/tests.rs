@@ -3,7 +3,7 @@ use super::*;
 const PREFIX: &str = "/lb/";
 
 fn put(key: &str, value: &str, revision: i64) -> Put {
-    Put { key: format!("{PREFIX}{key}").into(), value: value.into(), revision }
+    Put { key: format!("{PREFIX}{key}").into(), value: value.into(), revision, lease: 0 }
 }
 
 fn set(key: &str, value: &str, revision: i64) -> Change {
@@ -116,8 +116,8 @@ fn an_entry_that_is_no_backend_is_told_with_its_key() {
         assert!(told.starts_with("a=h:1 !bad: "), "{told}");
         assert!(told.contains(cause) && !told.contains('\n'), "{cause}: {told}");
     }
-    let binary = Put { key: b"/lb/\xff".into(), value: b"h:1".into(), revision: 5 };
-    let value = Put { key: b"/lb/v".into(), value: b"\xff".into(), revision: 5 };
+    let binary = Put { key: b"/lb/\xff".into(), value: b"h:1".into(), revision: 5, lease: 0 };
+    let value = Put { key: b"/lb/v".into(), value: b"\xff".into(), revision: 5, lease: 0 };
     list(&mut keys, 5, [put("", "h:1", 5), binary, value]);
     let told = told(&mut keys);
     assert!(told.starts_with("!/lb/: it has no name"), "{told}");

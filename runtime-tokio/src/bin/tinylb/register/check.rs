@@ -1,0 +1,87 @@
+use std::{io, time::Duration};
+
+use futures::{Stream, stream};
+use tinylb_tokio::Address;
+use tokio::{
+    net::{TcpStream, UnixStream},
+    time::{Instant, sleep, timeout},
+};
+
+/// Whether a backend accepts connections.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Verdict {
+    Accepts,
+    /// It doesn't, and why.
+    Refuses(String),
+}
+
+/// Between two connections.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The first verdict, and each that differs from the one before.
+///
+/// That nobody listens counts at once. Whatever else prevents a connection may be this machine's
+/// own trouble, or a backlog that is full for a moment, and to take a backend out cuts its
+/// connections: it counts once it has lasted for this time.
+pub(super) fn verdicts(address: Address, patience: Duration) -> impl Stream<Item = Verdict> + Send {
+    let check = Check { address, patience, accepted: None, last: None };
+    stream::unfold(check, |mut check| async move {
+        let verdict = check.next().await;
+        Some((verdict, check))
+    })
+}
+
+struct Check {
+    address: Address,
+    patience: Duration,
+    /// When it did last.
+    accepted: Option<Instant>,
+    last: Option<Verdict>,
+}
+
+impl Check {
+    async fn next(&mut self) -> Verdict {
+        loop {
+            let is_first = self.last.is_none();
+            if !is_first {
+                sleep(PAUSE).await;
+            }
+            let Some(verdict) = self.ask().await else { continue };
+            let differs = match (&self.last, &verdict) {
+                (Some(Verdict::Refuses(_)), Verdict::Refuses(_)) => false,
+                (last, now) => last.as_ref() != Some(now),
+            };
+            if differs {
+                self.last = Some(verdict.clone());
+                return verdict;
+            }
+        }
+    }
+
+    /// `None`: it can't be told.
+    async fn ask(&mut self) -> Option<Verdict> {
+        let began = Instant::now();
+        let (reason, is_refused) = match timeout(self.patience, connect(&self.address)).await {
+            Ok(Ok(())) => {
+                self.accepted = Some(began);
+                return Some(Verdict::Accepts);
+            }
+            Ok(Err(error)) => (error.to_string(), is_refused(&error)),
+            Err(_) => (format!("no answer within {:?}", self.patience), false),
+        };
+        let lasts = self.accepted.is_none_or(|at| at.elapsed() >= self.patience);
+        (is_refused || lasts).then_some(Verdict::Refuses(reason))
+    }
+}
+
+async fn connect(address: &Address) -> io::Result<()> {
+    match address {
+        Address::Tcp(target) => TcpStream::connect(target.to_string()).await.map(drop),
+        Address::Unix(target) => UnixStream::connect(target.path()).await.map(drop),
+    }
+}
+
+/// Whether an error says that nobody listens.
+fn is_refused(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
+}

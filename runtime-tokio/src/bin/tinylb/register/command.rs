@@ -1,0 +1,68 @@
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::unix::process::ExitStatusExt,
+    process::{ExitCode, ExitStatus},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::Child;
+use tracing::error;
+
+use crate::stop::Stop;
+
+/// A command that runs beside.
+pub(super) struct Command {
+    child: Child,
+}
+
+impl Command {
+    /// Starts it, with this program's standard input, output and error.
+    ///
+    /// # Errors
+    /// It can't be run.
+    pub(super) fn start(program: &OsStr, arguments: &[OsString]) -> io::Result<Self> {
+        Ok(Self { child: tokio::process::Command::new(program).args(arguments).spawn()? })
+    }
+
+    /// Waits for its end. If it is dropped, nothing is lost.
+    pub(super) async fn ended(&mut self) -> ExitCode {
+        match self.child.wait().await {
+            Ok(status) => ExitCode::from(code(status)),
+            Err(error) => {
+                error!("can't wait for the command: {error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    /// Has it end, and waits for that. Each further signal goes to it as well.
+    pub(super) async fn finish(mut self, stop: &mut Stop) -> ExitCode {
+        loop {
+            self.terminate();
+            tokio::select! {
+                biased;
+                code = self.ended() => return code,
+                () = stop.said() => {}
+            }
+        }
+    }
+
+    fn terminate(&self) {
+        // It has none once it has ended.
+        let id = self.child.id().and_then(|id| Pid::from_raw(id as i32));
+        if let Some(id) = id
+            && let Err(error) = kill_process(id, Signal::TERM)
+        {
+            error!("can't have the command end: {error}");
+        }
+    }
+}
+
+/// The exit code that says how a command has ended, as shells have it.
+fn code(status: ExitStatus) -> u8 {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => code as u8,
+        (None, signal) => 128 | signal.unwrap_or_default() as u8,
+    }
+}

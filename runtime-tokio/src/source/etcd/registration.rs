@@ -1,0 +1,318 @@
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use super::{
+    failure::Failure,
+    keys::Change,
+    member::{Member, Watch},
+    options::{EtcdOptions, EtcdOptionsError},
+    rounds::Rounds,
+};
+use crate::{Address, source::backoff::random};
+
+/// A backend's key in etcd, kept there as long as this is asked to: for a backend that registers
+/// itself, or for who looks after it.
+///
+/// The key is on a lease, which is renewed each third of its time. Whoever dies without a word is
+/// gone once the lease has run out: after `ttl` and up to 1 s more, since etcd looks for those once
+/// or twice a second. While etcd has no leader no lease runs out, and a new leader lets each run
+/// anew.
+///
+/// When this begins, it takes the key, whoever may have it, so that a backend that was killed and
+/// started again needn't wait. From then on it sets the key only when that is gone, and never fights
+/// another one that has taken it since: it stands by, and has the key again when the other one ends.
+///
+/// ```no_run
+/// # async fn register() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use tinylb_tokio::{EtcdOptions, EtcdRegistration, EtcdRegistrationEvent};
+///
+/// let options = EtcdOptions::new(["http://10.0.0.1:2379"], "/lb/web/");
+/// let address = "10.0.0.7:5432".parse()?;
+/// let mut registration = EtcdRegistration::new(options, "a", &address, Duration::from_secs(5))?;
+/// loop {
+///     match registration.next().await {
+///         EtcdRegistrationEvent::Registered => println!("registered"),
+///         EtcdRegistrationEvent::Taken => println!("another one has the key"),
+///         EtcdRegistrationEvent::Lost(reason) => println!("etcd is away: {reason}"),
+///         _ => {}
+///     }
+/// }
+/// # }
+/// ```
+pub struct EtcdRegistration {
+    options: EtcdOptions,
+    rounds: Rounds,
+    claim: Claim,
+    session: Option<Session>,
+    /// When the next round of attempts begins.
+    round_at: Option<Instant>,
+    told: Option<EtcdRegistrationEvent>,
+}
+
+/// What happens to a registration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EtcdRegistrationEvent {
+    /// The key is set, by this one. Again after each loss, and after it was gone for a moment.
+    Registered,
+    /// The key is set by another one, which came later, or was first when the key was free.
+    Taken,
+    /// No member can be used, and why, in one line. The key may run out meanwhile. It follows each
+    /// round of attempts.
+    Lost(Arc<str>),
+}
+
+/// What shall be in etcd, and what of that is there as far as is known. It outlives each session.
+struct Claim {
+    key: String,
+    value: String,
+    ttl: Duration,
+    /// The lease, once it was asked for: it may be over, or may never have begun.
+    lease: Option<i64>,
+    /// The key was taken once: from now on others are left alone.
+    was_taken: bool,
+}
+
+/// One connection to a member, through which the lease is renewed and the key is watched.
+struct Session {
+    member: Member,
+    watch: Watch,
+    began: Instant,
+    renew_at: Instant,
+    /// The lease that the key is on; `None`: it is gone.
+    key_on: Option<i64>,
+    /// The revision that shows that.
+    revision: i64,
+}
+
+/// Parts of the time of a lease: each is how long a renewal may take, and the pause between two.
+/// So there is time for one member that hangs.
+const PARTS: u32 = 3;
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+impl EtcdRegistration {
+    /// The key is the prefix of `options` with this one behind it, its value the address, and its
+    /// lease lasts for `ttl`: whole seconds, 1 s to 1 h. (etcd grants no less than 1.5 times its
+    /// election timeout: 2 s unless it was set otherwise.)
+    ///
+    /// # Errors
+    /// [`EtcdOptions::validate`]'s, an empty key, an address with port 0, or a `ttl` that is out of
+    /// its range.
+    pub fn new(
+        mut options: EtcdOptions,
+        key: &str,
+        address: &Address,
+        ttl: Duration,
+    ) -> Result<Self, EtcdOptionsError> {
+        options.validate()?;
+        if key.is_empty() {
+            return Err(EtcdOptionsError::EmptyKey);
+        }
+        address.validate_target(&[]).map_err(|reason| EtcdOptionsError::BadAddress { reason })?;
+        if ttl.subsec_nanos() != 0 || ttl.is_zero() || ttl > HOUR {
+            let range = "1s to 1h, in whole seconds";
+            return Err(EtcdOptionsError::OutOfRange { name: "ttl", value: ttl, range });
+        }
+        options.timeout = options.timeout.min(ttl / PARTS);
+        Ok(Self {
+            rounds: Rounds::new(options.urls()?),
+            claim: Claim {
+                key: format!("{}{key}", options.prefix),
+                value: address.to_string(),
+                ttl,
+                lease: None,
+                was_taken: false,
+            },
+            options,
+            session: None,
+            round_at: None,
+            told: None,
+        })
+    }
+
+    /// Registers, and stays at it until there is something to tell. To stay registered, call it
+    /// again and again: between two calls nothing is renewed.
+    ///
+    /// # Cancellation
+    /// Nothing is lost, but an attempt to reach a member begins anew: whoever drops this several
+    /// times a second may never reach one.
+    pub async fn next(&mut self) -> EtcdRegistrationEvent {
+        loop {
+            if self.session.is_none() {
+                let begin = Instant::now() + self.rounds.pause();
+                sleep_until(*self.round_at.get_or_insert(begin)).await;
+                let opened = self.open().await;
+                self.round_at = None;
+                if let Err(reason) = opened {
+                    self.told = None;
+                    return EtcdRegistrationEvent::Lost(reason);
+                }
+            }
+            let Some(session) = &mut self.session else { continue };
+            let now = session.event(&self.claim);
+            if now != self.told {
+                self.told.clone_from(&now);
+                if let Some(event) = now {
+                    return event;
+                }
+            }
+            if let Err(failure) = session.step(&self.claim).await {
+                if let Failure::NoLease = failure {
+                    self.claim.lease = None;
+                }
+                self.rounds.ended(session.began.elapsed());
+                self.session = None;
+            }
+        }
+    }
+
+    /// Takes the key out of etcd, if it is this one's. Until it succeeds, it tries again, for the
+    /// time of the lease at most: then that has run out by itself. [`Self::next`] registers anew.
+    ///
+    /// # Errors
+    /// Why no member could be used, in one line. The lease is left to run out.
+    ///
+    /// # Cancellation
+    /// The lease is left to run out, or to the next call.
+    pub async fn withdraw(&mut self) -> Result<(), Arc<str>> {
+        self.told = None;
+        let session = self.session.take();
+        let Some(lease) = self.claim.lease else { return Ok(()) };
+        let end = Instant::now() + self.claim.ttl;
+        if let Some(session) = session
+            && revoke(&session.member, lease).await.is_ok()
+        {
+            self.claim.lease = None;
+            return Ok(());
+        }
+        loop {
+            self.rounds.begin();
+            while let Some(url) = self.rounds.next() {
+                match revoke_at(url, &self.options, lease).await {
+                    Ok(()) => {
+                        self.claim.lease = None;
+                        return Ok(());
+                    }
+                    Err(failure) => self.rounds.failed(&failure),
+                }
+            }
+            let reason = self.rounds.lost();
+            if Instant::now() + self.rounds.pause() >= end {
+                return Err(reason);
+            }
+            sleep(self.rounds.pause()).await;
+        }
+    }
+
+    /// Opens a session with the first member that can, or says why none does.
+    async fn open(&mut self) -> Result<(), Arc<str>> {
+        self.rounds.begin();
+        while let Some(url) = self.rounds.next() {
+            match Session::open(url, &self.options, &mut self.claim).await {
+                Ok(session) => {
+                    self.session = Some(session);
+                    return Ok(());
+                }
+                Err(failure) => self.rounds.failed(&failure),
+            }
+        }
+        Err(self.rounds.lost())
+    }
+}
+
+impl Session {
+    /// Connects, sees that there is a lease, and has the key set.
+    ///
+    /// # Errors
+    /// The member is of no use.
+    async fn open(url: &str, options: &EtcdOptions, claim: &mut Claim) -> Result<Self, Failure> {
+        let member = Member::connect(url, options).await?;
+        let lease = lease(&member, claim).await?;
+        let began = Instant::now();
+        let Claim { key, value, .. } = &*claim;
+        let claimed = if claim.was_taken {
+            member.claim(key, value, lease).await?
+        } else {
+            member.take(key, value, lease).await?
+        };
+        let watch = member.watch_key(key, claimed.revision + 1).await?;
+        claim.was_taken = true;
+        Ok(Self {
+            member,
+            watch,
+            began,
+            renew_at: began + claim.ttl / PARTS,
+            key_on: Some(claimed.lease),
+            revision: claimed.revision,
+        })
+    }
+
+    /// What is to be told of the state.
+    fn event(&self, claim: &Claim) -> Option<EtcdRegistrationEvent> {
+        let is_own = self.key_on? == claim.lease?;
+        Some(if is_own { EtcdRegistrationEvent::Registered } else { EtcdRegistrationEvent::Taken })
+    }
+
+    /// Does what is to be done next. If it is dropped, nothing is lost.
+    ///
+    /// # Errors
+    /// The lease is over, or the member is of no use any more.
+    async fn step(&mut self, claim: &Claim) -> Result<(), Failure> {
+        let lease = claim.lease.ok_or(Failure::NoLease)?;
+        if self.key_on.is_none() {
+            let claimed = self.member.claim(&claim.key, &claim.value, lease).await?;
+            (self.key_on, self.revision) = (Some(claimed.lease), claimed.revision);
+            return Ok(());
+        }
+        match timeout_at(self.renew_at, self.watch.next()).await {
+            Ok(changes) => changes?.into_iter().for_each(|change| self.see(&change)),
+            Err(_) => {
+                self.member.renew(lease).await?;
+                self.renew_at = Instant::now() + claim.ttl / PARTS;
+            }
+        }
+        Ok(())
+    }
+
+    fn see(&mut self, change: &Change) {
+        let (revision, key_on) = match change {
+            Change::Put(put) => (put.revision, Some(put.lease)),
+            Change::Delete { revision, .. } => (*revision, None),
+        };
+        // A claim has shown what was told after it already.
+        if revision > self.revision {
+            (self.revision, self.key_on) = (revision, key_on);
+        }
+    }
+}
+
+/// A lease that has just begun to run anew.
+async fn lease(member: &Member, claim: &mut Claim) -> Result<i64, Failure> {
+    if let Some(lease) = claim.lease {
+        match member.renew(lease).await {
+            Ok(()) => return Ok(lease),
+            Err(Failure::NoLease) => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    // Named here, and noted before it is asked for: so it is known even if no answer comes.
+    let lease = (random() >> 1).max(1) as i64;
+    claim.lease = Some(lease);
+    member.grant(lease, claim.ttl.as_secs() as i64).await?;
+    Ok(lease)
+}
+
+async fn revoke_at(url: &str, options: &EtcdOptions, lease: i64) -> Result<(), Failure> {
+    revoke(&Member::connect(url, options).await?, lease).await
+}
+
+/// Ends a lease, unless it is over.
+async fn revoke(member: &Member, lease: i64) -> Result<(), Failure> {
+    match member.revoke(lease).await {
+        Ok(()) | Err(Failure::NoLease) => Ok(()),
+        Err(failure) => Err(failure),
+    }
+}
