@@ -1,4 +1,4 @@
-//! The source of sets in etcd, with a real etcd that each test starts for itself, on one member or
+//! The source of sets in etcd, and the registration of backends there, with a real etcd that each test starts for itself, on one member or
 //! three. Where etcd isn't installed, each says so and does nothing.
 //!
 //! Every wait is for a condition, with a deadline that only a hang can reach.
@@ -9,4 +9,12 @@ mod failover;
 mod harness;
 mod history;
 mod login;
+mod program;
+mod register;
 mod sets;
+/// What starts the program and what is around it.
+#[path = "../program"]
+mod tinylb {
+    #[allow(dead_code, unused_imports)] // Some of it is for the other tests of the program.
+    pub(crate) mod harness;
+}

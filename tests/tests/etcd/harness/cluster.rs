@@ -144,6 +144,26 @@ impl Cluster {
         done.header().unwrap().revision()
     }
 
+    /// What a backend's key holds now, by the first member.
+    pub(crate) async fn value(&self, name: &str) -> Option<String> {
+        let key = format!("{PREFIX}{name}");
+        let there = self.client(0).await.get(key, None).await.unwrap();
+        there.kvs().first().map(|kv| kv.value_str().unwrap().into())
+    }
+
+    /// Waits until it holds this.
+    pub(crate) async fn until(&self, name: &str, value: Option<&str>) {
+        let what = format!("{name} = {value:?}");
+        eventually(&what, async || (self.value(name).await.as_deref() == value).then_some(()))
+            .await;
+    }
+
+    /// The endpoints of all members, as an argument.
+    pub(crate) fn endpoints(&self) -> String {
+        let urls: Vec<_> = (0..self.members.len()).map(|place| self.url(place)).collect();
+        urls.join(",")
+    }
+
     /// The place of the leader.
     pub(crate) async fn leader(&self) -> usize {
         for place in 0..self.members.len() {

@@ -1,0 +1,260 @@
+//! Backends that the program keeps registered.
+
+use std::{
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use etcd_client::{EventType, WatchOptions};
+use rustix::process::Signal;
+
+use super::{
+    harness::{Cluster, PREFIX, eventually, say},
+    tinylb::harness::{Backend, Tinylb, binary, free_address, output, until},
+};
+
+/// `tinylb register`.
+pub(crate) fn register(cluster: &Cluster, key: &str, address: &str, more: &[&str]) -> Tinylb {
+    let mut command = Command::new(binary());
+    command.args(["register", "--etcd", &cluster.endpoints(), "--prefix", PREFIX]);
+    command.args(["--key", key, "--address", address]).args(more);
+    Tinylb::start(command)
+}
+
+/// How many leases there are.
+async fn leases(cluster: &Cluster) -> usize {
+    cluster.client(0).await.leases().await.unwrap().leases().len()
+}
+
+#[tokio::test]
+async fn a_backend_is_there_until_its_keeper_is_told_to_stop_and_leaves_nothing() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let keeper = register(&cluster, "a", "127.0.0.1:1", &["--ttl", "60s"]);
+    keeper.line("registered");
+    assert_eq!(cluster.value("a").await.as_deref(), Some("127.0.0.1:1"));
+    keeper.stop();
+    assert_eq!(cluster.value("a").await, None);
+    assert_eq!(leases(&cluster).await, 0);
+}
+
+#[tokio::test]
+async fn a_key_that_is_taken_away_from_a_living_backend_comes_back() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let keeper = register(&cluster, "a", "127.0.0.1:1", &["--ttl", "60s"]);
+    keeper.line("registered");
+    // By hand, or by somebody who cleans up too much.
+    cluster.delete("a").await;
+    keeper.lines(2, "registered");
+    cluster.until("a", Some("127.0.0.1:1")).await;
+    // As etcd before 3.4.31 may do of itself after a change of the leader.
+    let mut client = cluster.client(0).await;
+    let lease = client.leases().await.unwrap().leases()[0].id();
+    client.lease_revoke(lease).await.unwrap();
+    keeper.lines(3, "registered");
+    cluster.until("a", Some("127.0.0.1:1")).await;
+    assert_eq!(leases(&cluster).await, 1);
+    keeper.stop();
+}
+
+#[tokio::test]
+async fn two_that_have_one_key_do_not_fight_and_who_is_left_has_it() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let first = register(&cluster, "a", "127.0.0.1:1", &[]);
+    first.line("registered");
+    let second = register(&cluster, "a", "127.0.0.1:2", &[]);
+    first.line("another one has registered this key");
+    cluster.until("a", Some("127.0.0.1:2")).await;
+    // Through a renewal of either lease.
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(cluster.value("a").await.as_deref(), Some("127.0.0.1:2"));
+    second.stop_and_log(|lines| {
+        assert!(!lines.iter().any(|line| line.says("another one")), "{lines:?}");
+    });
+    first.lines(2, "\"registered\"");
+    assert_eq!(cluster.value("a").await.as_deref(), Some("127.0.0.1:1"));
+    first.stop();
+}
+
+#[tokio::test]
+async fn a_backend_that_was_killed_and_starts_again_is_there_at_once_and_stays() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let first = register(&cluster, "a", "127.0.0.1:1", &["--ttl", "2s"]);
+    first.line("registered");
+    first.signal(Signal::KILL);
+    let second = register(&cluster, "a", "127.0.0.1:2", &["--ttl", "2s"]);
+    second.line("registered");
+    assert_eq!(cluster.value("a").await.as_deref(), Some("127.0.0.1:2"));
+    let gone = async || (leases(&cluster).await == 1).then_some(());
+    eventually("the end of the first one's lease", gone).await;
+    assert_eq!(cluster.value("a").await.as_deref(), Some("127.0.0.1:2"));
+    second.stop();
+}
+
+/// All that ever happened to the key of a backend, from a revision on, up to a last value.
+async fn history(cluster: &Cluster, name: &str, from: i64) -> Vec<Option<String>> {
+    let options = WatchOptions::new().with_start_revision(from);
+    let key = format!("{PREFIX}{name}");
+    let mut stream = cluster.client(0).await.watch(key, Some(options)).await.unwrap();
+    let last = Some("127.0.0.1:99".to_string());
+    cluster.put(name, "127.0.0.1:99").await;
+    let mut history = Vec::new();
+    while history.last() != Some(&last) {
+        for event in stream.message().await.unwrap().unwrap().events() {
+            let is_put = event.event_type() == EventType::Put;
+            history.push(is_put.then(|| event.kv().unwrap().value_str().unwrap().into()));
+        }
+    }
+    history.pop();
+    history
+}
+
+#[tokio::test]
+async fn a_backend_stays_registered_when_members_hang_and_die() {
+    let Some(mut cluster) = Cluster::start(3).await else { return };
+    let from = cluster.put("z", "127.0.0.1:9").await;
+    let keeper = register(&cluster, "a", "127.0.0.1:1", &["--ttl", "4s"]);
+    keeper.line("registered");
+    for place in 0..3 {
+        // The leader stays: what happens to leases without one is the next test's.
+        cluster.lead((place + 1) % 3).await;
+        // Through more than the time of a lease.
+        cluster.freeze(place);
+        thread::sleep(Duration::from_secs(5));
+        cluster.thaw(place);
+        cluster.ready(place).await;
+        cluster.kill(place);
+        thread::sleep(Duration::from_secs(5));
+        cluster.restart(place);
+        cluster.ready(place).await;
+    }
+    let history = history(&cluster, "a", from).await;
+    assert_eq!(history, [Some("127.0.0.1:1".into())], "{:?}", keeper.log());
+}
+
+/// etcd before 3.4.31 may revoke leases by a leader that hung and wakes up, as it doesn't know yet
+/// that others have renewed them.
+#[tokio::test]
+async fn a_backend_is_registered_again_whatever_a_leader_that_hung_does_to_its_lease() {
+    let Some(cluster) = Cluster::start(3).await else { return };
+    let from = cluster.put("z", "127.0.0.1:9").await;
+    let keeper = register(&cluster, "a", "127.0.0.1:1", &["--ttl", "2s"]);
+    keeper.line("registered");
+    for place in 0..3 {
+        cluster.lead(place).await;
+        cluster.freeze(place);
+        thread::sleep(Duration::from_secs(4));
+        cluster.thaw(place);
+        cluster.ready(place).await;
+        cluster.until("a", Some("127.0.0.1:1")).await;
+    }
+    let history = history(&cluster, "a", from).await;
+    say(&format!("leaders that hung: {history:?}"));
+    let puts = history.iter().step_by(2).all(|put| put.as_deref() == Some("127.0.0.1:1"));
+    let deletions = history.iter().skip(1).step_by(2).all(Option::is_none);
+    assert!(puts && deletions && history.len() % 2 == 1, "{history:?}");
+}
+
+#[tokio::test]
+async fn without_a_majority_a_keeper_waits_and_with_one_the_backend_is_there_again() {
+    let Some(mut cluster) = Cluster::start(3).await else { return };
+    let keeper = register(&cluster, "a", "127.0.0.1:1", &["--ttl", "2s"]);
+    keeper.line("registered");
+    cluster.kill(0);
+    cluster.kill(1);
+    assert!(keeper.line("etcd lost").says("Connection refused"));
+    cluster.restart(0);
+    cluster.restart(1);
+    keeper.lines(2, "\"registered\"");
+    cluster.until("a", Some("127.0.0.1:1")).await;
+    for place in 0..3 {
+        cluster.kill(place);
+    }
+    keeper.lines(2, "etcd lost");
+    let mut keeper = keeper;
+    let told = Instant::now();
+    keeper.signal(Signal::TERM);
+    assert_eq!(keeper.exit_code(), 1);
+    let took = told.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    say(&format!("a keeper without etcd ended {took:?} after SIGTERM"));
+    keeper.line("can't take a out of etcd, its lease of 2s ends it");
+}
+
+#[tokio::test]
+async fn a_command_is_registered_while_it_runs_and_its_exit_code_is_the_exit_code() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let go = directory.path().join("go");
+    let wait = format!("while ! test -e {}; do sleep 0.02; done; exit 7", go.display());
+    let mut keeper = register(&cluster, "a", "127.0.0.1:1", &["--", "sh", "-c", &wait]);
+    cluster.until("a", Some("127.0.0.1:1")).await;
+    fs::write(&go, "").unwrap();
+    assert_eq!(keeper.exit_code(), 7);
+    assert_eq!(cluster.value("a").await, None);
+    let mut killed = register(&cluster, "a", "127.0.0.1:1", &["--", "sh", "-c", "kill -9 $$"]);
+    assert_eq!(killed.exit_code(), 128 + 9);
+    for (command, code) in [("/nowhere/to/be/found", 127), ("/", 126)] {
+        let mut never = register(&cluster, "a", "127.0.0.1:1", &["--", command]);
+        assert_eq!(never.exit_code(), code);
+        never.line("can't run");
+    }
+    assert_eq!(cluster.value("a").await, None);
+}
+
+#[tokio::test]
+async fn a_command_is_told_to_end_once_balancers_send_nobody_to_it() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let [go, told] = ["go", "told"].map(|name| directory.path().join(name).display().to_string());
+    let script = format!(
+        "trap 'touch {told}; while ! test -e {go}; do sleep 0.02; done; exit 5' TERM; \
+         while :; do sleep 0.02; done"
+    );
+    let mut keeper = register(&cluster, "a", "127.0.0.1:1", &["--", "sh", "-c", &script]);
+    keeper.line("\"registered\"");
+    keeper.signal(Signal::TERM);
+    until("the command being told", || fs::exists(&told).unwrap());
+    assert_eq!(cluster.value("a").await, None);
+    assert!(keeper.is_running());
+    fs::write(&go, "").unwrap();
+    assert_eq!(keeper.exit_code(), 5);
+}
+
+#[tokio::test]
+async fn a_backend_is_registered_only_while_it_accepts_connections() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let address = free_address();
+    let keeper = register(&cluster, "a", &address, &["--check", "tcp"]);
+    assert!(keeper.line("accepts no connections").says("refused"));
+    assert_eq!(cluster.value("a").await, None);
+    let listener = std::net::TcpListener::bind(&address).unwrap();
+    cluster.until("a", Some(&address)).await;
+    drop(listener);
+    cluster.until("a", None).await;
+    keeper.lines(2, "accepts no connections");
+    let _backend = Backend::echo_at("a", &address);
+    cluster.until("a", Some(&address)).await;
+    keeper.stop();
+    assert_eq!(cluster.value("a").await, None);
+}
+
+#[tokio::test]
+async fn bad_arguments_are_refused_with_a_remedy() {
+    for (arguments, remedy) in [
+        (&["--etcd", "a:1", "--prefix", "/lb/", "--ttl", "2.5s"][..], "in whole seconds"),
+        (&["--etcd", "a:1", "--prefix", "/lb/", "--ttl", "2h"], "1s to 1h"),
+        (&["--etcd", "a:1", "--prefix", "/lb"], "doesn't end in `/`"),
+        (&["--etcd", "a", "--prefix", "/lb/"], "write http://HOST:PORT"),
+        (&["--etcd", "a:1"], "--prefix"),
+        (&[], "--etcd"),
+    ] {
+        let mut command = Command::new(binary());
+        command.args(["register", "--key", "a", "--address", "127.0.0.1:1"]).args(arguments);
+        let output = output(&mut command);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(remedy), "{said}");
+    }
+}
