@@ -59,6 +59,19 @@ async fn a_key_that_is_taken_away_from_a_living_backend_comes_back() {
 }
 
 #[tokio::test]
+async fn a_backend_that_hung_for_longer_than_its_lease_is_there_again_when_it_goes_on() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let keeper = register(&cluster, "a", "127.0.0.1:1", &["--ttl", "2s"]);
+    keeper.line("registered");
+    keeper.signal(Signal::STOP);
+    cluster.until("a", None).await;
+    keeper.signal(Signal::CONT);
+    keeper.lines(2, "\"registered\"");
+    assert_eq!(cluster.value("a").await.as_deref(), Some("127.0.0.1:1"));
+    keeper.stop();
+}
+
+#[tokio::test]
 async fn two_that_have_one_key_do_not_fight_and_who_is_left_has_it() {
     let Some(cluster) = Cluster::start(1).await else { return };
     let first = register(&cluster, "a", "127.0.0.1:1", &[]);

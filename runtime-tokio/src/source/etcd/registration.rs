@@ -48,7 +48,8 @@ pub struct EtcdRegistration {
     session: Option<Session>,
     /// When the next round of attempts begins.
     round_at: Option<Instant>,
-    told: Option<EtcdRegistrationEvent>,
+    /// The last thing that was told of the state, and the lease then.
+    told: Option<(EtcdRegistrationEvent, i64)>,
 }
 
 /// What happens to a registration.
@@ -152,10 +153,10 @@ impl EtcdRegistration {
                 }
             }
             let Some(session) = &mut self.session else { continue };
-            let now = session.event(&self.claim);
+            let now = session.event(&self.claim).zip(self.claim.lease);
             if now != self.told {
                 self.told.clone_from(&now);
-                if let Some(event) = now {
+                if let Some((event, _)) = now {
                     return event;
                 }
             }
