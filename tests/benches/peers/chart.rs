@@ -1,6 +1,9 @@
 use std::fmt::Write;
 
-use crate::report::{FAMILIES, Report, round};
+use crate::{
+    machine::round,
+    report::{FAMILIES, Report},
+};
 
 const WIDTH: usize = 910;
 const LABELS: usize = 380;

@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{backend::CHUNK, process::Usage, proxy::Running};
+use crate::{backend::CHUNK, proxy::Running, usage::Usage};
 
 /// Before counting begins.
 const WARM_UP: Duration = Duration::from_millis(300);

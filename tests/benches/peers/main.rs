@@ -10,11 +10,13 @@ mod chart;
 mod copy;
 mod epoll;
 mod load;
+mod machine;
 mod paced;
 mod process;
 mod proxy;
 mod report;
 mod scenario;
+mod usage;
 
 use std::{
     collections::BTreeMap, fs, io, net::SocketAddr, path::PathBuf, process::ExitCode,

@@ -8,18 +8,11 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::usage::Usage;
+
 /// A program under test and all that it starts: ended, by their ids, when this is dropped.
 pub struct Process {
     child: Child,
-}
-
-/// What its threads and processes have used and have now.
-#[derive(Clone, Copy)]
-pub struct Usage {
-    pub cpu: Duration,
-    /// Bytes of memory of its own (anonymous and resident).
-    pub memory: u64,
-    pub files: usize,
 }
 
 impl Process {
@@ -35,13 +28,7 @@ impl Process {
     }
 
     pub fn usage(&self) -> Usage {
-        let mut usage = Usage { cpu: Duration::ZERO, memory: 0, files: 0 };
-        for id in self.ids() {
-            usage.cpu += cpu(id);
-            usage.memory += memory(id);
-            usage.files += fs::read_dir(format!("/proc/{id}/fd")).map_or(0, Iterator::count);
-        }
-        usage
+        Usage::of(&self.ids())
     }
 
     /// The process and its descendants.
@@ -76,20 +63,4 @@ fn signal(id: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(id).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, signal);
     }
-}
-
-/// Nanoseconds on a core, by thread: the first number (Documentation/scheduler/sched-stats.rst).
-fn cpu(id: u32) -> Duration {
-    let tasks = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
-    let stats = tasks.flat_map(|task| fs::read_to_string(task.path().join("schedstat")));
-    let nanoseconds =
-        stats.flat_map(|stat| stat.split(' ').next().and_then(|n| n.parse::<u64>().ok()));
-    Duration::from_nanos(nanoseconds.sum())
-}
-
-fn memory(id: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    let kibibytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kibibytes.unwrap_or(0) << 10
 }

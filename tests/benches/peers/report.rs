@@ -1,8 +1,12 @@
-use std::{collections::BTreeMap, fmt, fs, thread, time::SystemTime};
+use std::{collections::BTreeMap, fmt, time::SystemTime};
 
 use serde_json::{Value, json};
 
-use crate::{proxy::Proxy, scenario::Figure};
+use crate::{
+    machine::{cores, date, kernel, round},
+    proxy::Proxy,
+    scenario::Figure,
+};
 
 /// What was measured, of what, where and when.
 pub struct Report {
@@ -194,27 +198,4 @@ fn median(values: &[f64]) -> f64 {
         0 => f64::midpoint(values[middle - 1], values[middle]),
         _ => values[middle],
     }
-}
-
-/// Three digits that count.
-pub fn round(value: f64) -> String {
-    match value.abs() {
-        100.0.. => format!("{value:.0}"),
-        10.0.. => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
-}
-
-fn date(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()[..10].to_string()
-}
-
-fn kernel() -> String {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let release = release.trim();
-    release.split('-').next().unwrap_or(release).to_string()
-}
-
-fn cores() -> usize {
-    thread::available_parallelism().map_or(1, |cores| cores.get())
 }

@@ -20,7 +20,7 @@ use super::{
 pub(crate) struct Cluster {
     host: Ipv4Addr,
     security: Security,
-    members: Vec<Process>,
+    pub(crate) members: Vec<Process>,
     directory: TempDir,
 }
 

@@ -127,8 +127,12 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        let child = self.child.as_ref().expect("the member runs");
-        kill_process(Pid::from_child(child), signal).unwrap();
+        kill_process(self.id(), signal).unwrap();
+    }
+
+    /// The system's, while it runs.
+    pub(crate) fn id(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().expect("the member runs"))
     }
 }
 
