@@ -1,9 +1,11 @@
 //! Starts etcd, disturbs it, and notes what a source tells.
 
+mod balancer;
 mod cluster;
 mod process;
 mod relay;
 mod told;
+mod traffic;
 
 use std::{
     io::{Write, stderr},
@@ -13,10 +15,12 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 pub(crate) use self::{
+    balancer::Balancer,
     cluster::Cluster,
     process::{Process, Security, own_host},
     relay::Relay,
     told::Told,
+    traffic::{Backends, Client, Talker},
 };
 
 /// What the keys of all tests begin with.
