@@ -1,5 +1,7 @@
 //! Balancers that follow etcd, with their clients and backends.
 
+mod churn;
+
 use std::{io, time::Duration};
 
 use tokio::time::{Instant, timeout};

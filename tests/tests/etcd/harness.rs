@@ -6,6 +6,7 @@ mod process;
 mod relay;
 mod told;
 mod traffic;
+mod writer;
 
 use std::{
     io::{Write, stderr},
@@ -21,6 +22,7 @@ pub(crate) use self::{
     relay::Relay,
     told::Told,
     traffic::{Backends, Client, Talker},
+    writer::Writer,
 };
 
 /// What the keys of all tests begin with.
