@@ -33,6 +33,36 @@ fn the_set_follows_a_file_and_damage_to_it_closes_nothing() {
 }
 
 #[test]
+fn a_set_that_was_given_up_does_not_come_back_with_a_restart() {
+    let [a, b] = ["a", "b"].map(Backend::echo);
+    let line = |backend: &Backend| format!("{} = {:?}\n", backend.key, backend.address);
+    let file = ConfigFile::new(
+        "[services.s]\nlisten = \"127.0.0.1:0\"\n\
+         source = { file = \"backends.toml\", max_stale = \"1s\", last_known = \"known\" }\n",
+    );
+    let (backends, known) = (file.in_dir("backends.toml"), file.in_dir("known"));
+    fs::write(&backends, line(&a)).unwrap();
+    let tinylb = file.run();
+    let mut client = Client::connect(&tinylb.address());
+    assert_eq!(client.backend, "a");
+    until("a file of the last backends", || known.exists());
+    fs::remove_file(&backends).unwrap();
+    tinylb.line("no backend is left");
+    assert_eq!(client.end(), End::Reset);
+    until("no file any more", || !known.exists());
+    tinylb.stop_and_log(|lines| {
+        assert!(!lines.iter().any(|line| line.says("last known")), "nothing went wrong");
+    });
+
+    let tinylb = file.run();
+    assert!(!tinylb.line("source of backends lost").says("last known"));
+    fs::write(&backends, line(&b)).unwrap();
+    assert_eq!(Client::connect(&tinylb.address()).backend, "b");
+    until("a file of the next backends", || known.exists());
+    tinylb.stop();
+}
+
+#[test]
 fn a_reload_changes_where_backends_come_from() {
     let [a, b] = ["a", "b"].map(Backend::echo);
     let head = "[services.s]\nlisten = \"127.0.0.1:0\"\n";
