@@ -17,8 +17,14 @@ fn the_set_follows_a_file_and_damage_to_it_closes_nothing() {
     let mut client = Client::connect(&address);
     assert_eq!(client.backend, "a");
 
+    let age = || get(&tinylb.admin(), "/services").json()["s"]["set_age_seconds"].as_f64();
+    until("some age", || age() > Some(0.5));
+    let before = age();
     fs::write(file.in_dir("backends.toml"), format!("{}b = 5\n", line(&a))).unwrap();
-    assert!(tinylb.line("source of backends lost").says("b: it is no string"));
+    let lost = tinylb.line("source of backends lost");
+    assert!(lost.says("b: it is no string"));
+    let told = lost.json["set_age_seconds"].as_f64();
+    assert!(told >= before && told <= age(), "{told:?}");
     fs::remove_file(file.in_dir("backends.toml")).unwrap();
     until("another reason", || {
         let services = get(&tinylb.admin(), "/services").json();
@@ -55,7 +61,8 @@ fn a_set_that_was_given_up_does_not_come_back_with_a_restart() {
     });
 
     let tinylb = file.run();
-    assert!(!tinylb.line("source of backends lost").says("last known"));
+    let lost = tinylb.line("source of backends lost");
+    assert!(!lost.says("last known") && lost.json["set_age_seconds"].is_null(), "{lost:?}");
     fs::write(&backends, line(&b)).unwrap();
     assert_eq!(Client::connect(&tinylb.address()).backend, "b");
     until("a file of the next backends", || known.exists());
