@@ -130,6 +130,7 @@ async fn a_proxy_serves_as_a_member() {
     told.until("a=127.0.0.1:1").await;
     let losses = told.all.len();
     told.nothing_for(Duration::from_secs(8)).await;
+    assert_eq!(relay.made(), 1, "a proxy that is quiet was left, and asked for all again");
     cluster.put("b", "127.0.0.1:2").await;
     told.until("a=127.0.0.1:1 b=127.0.0.1:2").await;
     cluster.delete("a").await;

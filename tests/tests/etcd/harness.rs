@@ -1,9 +1,12 @@
 //! Starts etcd, disturbs it, and notes what a source tells.
 
+mod balancer;
 mod cluster;
 mod process;
 mod relay;
 mod told;
+mod traffic;
+mod writer;
 
 use std::{
     io::{Write, stderr},
@@ -13,10 +16,13 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 pub(crate) use self::{
+    balancer::Balancer,
     cluster::Cluster,
     process::{Process, Security, own_host},
     relay::Relay,
     told::Told,
+    traffic::{Backends, Client, Talker},
+    writer::Writer,
 };
 
 /// What the keys of all tests begin with.

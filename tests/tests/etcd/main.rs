@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)] // Tests and what serves only them.
 
+mod balancers;
 mod failover;
 mod harness;
 mod history;

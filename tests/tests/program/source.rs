@@ -17,8 +17,14 @@ fn the_set_follows_a_file_and_damage_to_it_closes_nothing() {
     let mut client = Client::connect(&address);
     assert_eq!(client.backend, "a");
 
+    let age = || get(&tinylb.admin(), "/services").json()["s"]["set_age_seconds"].as_f64();
+    until("some age", || age() > Some(0.5));
+    let before = age();
     fs::write(file.in_dir("backends.toml"), format!("{}b = 5\n", line(&a))).unwrap();
-    assert!(tinylb.line("source of backends lost").says("b: it is no string"));
+    let lost = tinylb.line("source of backends lost");
+    assert!(lost.says("b: it is no string"));
+    let told = lost.json["set_age_seconds"].as_f64();
+    assert!(told >= before && told <= age(), "{told:?}");
     fs::remove_file(file.in_dir("backends.toml")).unwrap();
     until("another reason", || {
         let services = get(&tinylb.admin(), "/services").json();
@@ -29,6 +35,37 @@ fn the_set_follows_a_file_and_damage_to_it_closes_nothing() {
     assert_eq!(client.end(), End::Reset);
     assert_eq!(Client::connect(&address).backend, "b");
     tinylb.line("source of backends is back");
+    tinylb.stop();
+}
+
+#[test]
+fn a_set_that_was_given_up_does_not_come_back_with_a_restart() {
+    let [a, b] = ["a", "b"].map(Backend::echo);
+    let line = |backend: &Backend| format!("{} = {:?}\n", backend.key, backend.address);
+    let file = ConfigFile::new(
+        "[services.s]\nlisten = \"127.0.0.1:0\"\n\
+         source = { file = \"backends.toml\", max_stale = \"1s\", last_known = \"known\" }\n",
+    );
+    let (backends, known) = (file.in_dir("backends.toml"), file.in_dir("known"));
+    fs::write(&backends, line(&a)).unwrap();
+    let tinylb = file.run();
+    let mut client = Client::connect(&tinylb.address());
+    assert_eq!(client.backend, "a");
+    until("a file of the last backends", || known.exists());
+    fs::remove_file(&backends).unwrap();
+    tinylb.line("no backend is left");
+    assert_eq!(client.end(), End::Reset);
+    until("no file any more", || !known.exists());
+    tinylb.stop_and_log(|lines| {
+        assert!(!lines.iter().any(|line| line.says("last known")), "nothing went wrong");
+    });
+
+    let tinylb = file.run();
+    let lost = tinylb.line("source of backends lost");
+    assert!(!lost.says("last known") && lost.json["set_age_seconds"].is_null(), "{lost:?}");
+    fs::write(&backends, line(&b)).unwrap();
+    assert_eq!(Client::connect(&tinylb.address()).backend, "b");
+    until("a file of the next backends", || known.exists());
     tinylb.stop();
 }
 

@@ -2,13 +2,13 @@ use std::{
     collections::BTreeMap,
     io::IsTerminal,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use tinylb_core::{BackendKey, DialFailure, Event, Report, SessionId};
+use tinylb_core::{BackendKey, DialFailure, Event, Handle, Report, SessionId};
 use tinylb_tokio::Address;
 use tracing::{Level, debug, enabled, info, warn};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -61,6 +61,8 @@ pub(crate) fn start(log: &args::Log) -> WorkerGuard {
 /// Makes log lines and counts of one service's events.
 pub(crate) struct EventLog {
     service: String,
+    /// Knows what no event tells. Weak, since the server holds this log.
+    handle: OnceLock<Weak<Handle<Address>>>,
     pub(crate) dial_failures: AtomicU64,
     pub(crate) accept_failures: AtomicU64,
     failure_lines: Mutex<Sparing>,
@@ -79,11 +81,17 @@ impl EventLog {
     pub(crate) fn new(service: &str) -> Self {
         Self {
             service: service.into(),
+            handle: OnceLock::new(),
             dial_failures: AtomicU64::new(0),
             accept_failures: AtomicU64::new(0),
             failure_lines: Mutex::default(),
             clients: Mutex::default(),
         }
+    }
+
+    /// Asks the server by this handle, as long as there is one.
+    pub(crate) fn ask(&self, handle: &Arc<Handle<Address>>) {
+        let _ = self.handle.set(Arc::downgrade(handle));
     }
 
     pub(crate) fn observe(&self, event: &Event<Address>) {
@@ -108,8 +116,12 @@ impl EventLog {
             }
             Event::SetReplaced(report) => self.replaced(report),
             Event::SourceLost { reason } => {
+                let handle = self.handle.get().and_then(Weak::upgrade);
+                let set_age = handle.and_then(|handle| handle.snapshot().set_age);
+                let set_age_seconds = set_age.map(|age| age.as_secs_f64());
                 warn!(
                     service,
+                    set_age_seconds,
                     "source of backends lost, nothing changes until it is back: {reason}"
                 );
             }

@@ -20,6 +20,7 @@ pub(crate) struct Service {
     pub(crate) name: String,
     pub(crate) events: Arc<EventLog>,
     server: Server<AddressDialer>,
+    handle: Arc<Handle<Address>>,
     relay: SocketRelay,
     state: Mutex<State>,
     /// Where a dead listener is reported.
@@ -64,13 +65,15 @@ impl Service {
         let settings = config.settings.clone();
         let server = Server::with_observer(dialer, TokioRuntime::current(), settings, observer)
             .map_err(|error| format!("service {name}: {error}"))?;
+        let handle = Arc::new(server.handle());
+        events.ask(&handle);
         let state = State { config, source: None, listeners: BTreeMap::new(), finishing: None };
         let (name, state) = (name.into(), Mutex::new(state));
-        Ok(Self { name, events, server, relay, state, fatal, replaced })
+        Ok(Self { name, events, server, handle, relay, state, fatal, replaced })
     }
 
     pub(crate) fn handle(&self) -> Handle<Address> {
-        self.server.handle()
+        Handle::clone(&self.handle)
     }
 
     /// Where the backends come from, if that is a source.

@@ -110,16 +110,25 @@ struct LastKnown {
 /// Pause before a file that could not be written is written again.
 const WRITE_PAUSE: Duration = Duration::from_secs(10);
 
-/// Keeps each set that is taken, but for those of a time when the source is lost.
+/// Keeps each set that is taken, but for those of a time when the source is lost. If the set was
+/// given up then, nothing is kept: a start would serve it for as long again.
 async fn keep(file: LastKnown, service: String, handle: Handle<Address>, replaced: Arc<Notify>) {
     let file = Arc::new(file);
     loop {
         replaced.notified().await;
         let snapshot = handle.snapshot();
-        let Some(set) = snapshot.set.filter(|_| snapshot.source_lost.is_none()) else { continue };
+        let Some(set) = snapshot.set else { continue };
+        let is_lost = snapshot.source_lost.is_some();
+        if is_lost && !set.is_empty() {
+            continue;
+        }
         let (writer, path) = (Arc::clone(&file), file.path.display());
-        if let Ok(Err(error)) = spawn_blocking(move || writer.write(&set)).await {
-            warn!(service, "can't write the last known backends to {path}: {error}");
+        let keep = move || if is_lost { writer.remove() } else { writer.write(&set) };
+        if let Ok(Err(error)) = spawn_blocking(keep).await {
+            match is_lost {
+                true => warn!(service, "can't remove the backends given up, in {path}: {error}"),
+                false => warn!(service, "can't write the last known backends to {path}: {error}"),
+            }
             sleep(WRITE_PAUSE).await;
             replaced.notify_one();
         }
@@ -166,6 +175,18 @@ impl LastKnown {
         writeln!(file, "{}", json!({ "source": self.place, "backends": backends }))?;
         file.sync_all()?;
         fs::rename(&next, &self.path)?;
+        self.sync_directory()
+    }
+
+    /// Removes the file, if there is one.
+    fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.and_then(|()| self.sync_directory()),
+        }
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
         let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty());
         File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
     }
@@ -192,6 +213,11 @@ mod tests {
             kept.write(&set(backends)).unwrap();
             assert_eq!(kept.read().unwrap(), set(backends));
         }
+        for _ in 0..2 {
+            kept.remove().unwrap();
+            assert_eq!(kept.read().unwrap_err().kind(), io::ErrorKind::NotFound);
+        }
+        kept.write(&set(&[])).unwrap();
         let other = file("dns b:1").read().unwrap_err();
         assert_eq!(other.to_string(), "they are of another source");
         for damaged in ["", "{", "[]", r#"{"source":"dns a:1"}"#] {

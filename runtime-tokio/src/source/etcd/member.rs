@@ -1,4 +1,4 @@
-use std::{fs, future::Future, path::Path, time::Duration};
+use std::{fs, future::Future, io, path::Path, time::Duration};
 
 use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, Error as ClientError, Event,
@@ -6,7 +6,7 @@ use etcd_client::{
     LeaseGrantOptions, PutOptions, ResponseHeader, TlsOptions, Txn, TxnOp, TxnOpResponse,
     WatchClient, WatchOptions, WatchResponse, WatchStream,
 };
-use tokio::time::timeout;
+use tokio::{task::spawn_blocking, time::timeout};
 
 use super::{
     failure::Failure,
@@ -40,7 +40,7 @@ impl Member {
     /// Logs in, if there is a user. Else nothing is sent before the first call.
     ///
     /// # Errors
-    /// A file can't be read, the login is refused, or takes too long.
+    /// A file can't be read in time, the login is refused, or takes too long.
     pub(super) async fn connect(url: &str, options: &EtcdOptions) -> Result<Self, Failure> {
         let mut connect = ConnectOptions::new()
             .with_connect_timeout(options.timeout)
@@ -50,7 +50,7 @@ impl Member {
             connect = connect.with_user(name, password);
         }
         if let Some(tls) = &options.tls {
-            connect = connect.with_tls(encryption(tls)?);
+            connect = connect.with_tls(encryption(tls, options.timeout).await?);
         }
         let client = within(options.timeout, Client::connect([url], Some(connect))).await?;
         Ok(Self {
@@ -273,10 +273,12 @@ fn changes(response: Option<WatchResponse>) -> Result<Vec<Change>, Failure> {
     Ok(response.events().iter().filter_map(change).collect())
 }
 
-fn encryption(tls: &EtcdTls) -> Result<TlsOptions, Failure> {
-    let mut options = TlsOptions::new().ca_certificate(Certificate::from_pem(read(&tls.ca)?));
+async fn encryption(tls: &EtcdTls, time: Duration) -> Result<TlsOptions, Failure> {
+    let ca = read(&tls.ca, time).await?;
+    let mut options = TlsOptions::new().ca_certificate(Certificate::from_pem(ca));
     if let (Some(certificate), Some(key)) = (&tls.certificate, &tls.key) {
-        options = options.identity(Identity::from_pem(read(certificate)?, read(key)?));
+        let (certificate, key) = (read(certificate, time).await?, read(key, time).await?);
+        options = options.identity(Identity::from_pem(certificate, key));
     }
     if let Some(domain) = &tls.domain {
         options = options.domain_name(domain);
@@ -284,6 +286,12 @@ fn encryption(tls: &EtcdTls) -> Result<TlsOptions, Failure> {
     Ok(options)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    fs::read(path).map_err(|error| Failure::File(path.into(), error))
+/// Reads a file, which may hang, by a thread of its own.
+async fn read(path: &Path, time: Duration) -> Result<Vec<u8>, Failure> {
+    let own = path.to_path_buf();
+    let read = match timeout(time, spawn_blocking(move || fs::read(own))).await {
+        Ok(read) => read.unwrap_or_else(|error| Err(error.into())),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    };
+    read.map_err(|error| Failure::File(path.into(), error))
 }

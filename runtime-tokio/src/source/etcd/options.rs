@@ -56,6 +56,15 @@ pub enum EtcdOptionsError {
         #[source]
         cause: Option<AddressError>,
     },
+    /// An endpoint names a user, perhaps with a password. Neither is repeated.
+    #[error(
+        "`{endpoint}` names a user: write http://HOST:PORT or https://HOST:PORT, and give user and \
+         password as options of their own"
+    )]
+    UserInEndpoint {
+        /// The endpoint, with `…` for all before its last `@`.
+        endpoint: String,
+    },
     /// An endpoint is encrypted, and nothing says whom to trust.
     #[error("`{endpoint}` needs TLS: give the authority that signs etcd's certificates")]
     NoTls {
@@ -153,6 +162,9 @@ impl EtcdOptions {
 
     fn url(&self, endpoint: &str) -> Result<String, EtcdOptionsError> {
         let given = || endpoint.to_string();
+        if endpoint.contains('@') {
+            return Err(EtcdOptionsError::UserInEndpoint { endpoint: without_user(endpoint) });
+        }
         let (is_encrypted, address) = match endpoint.split_once("://") {
             Some(("http", address)) => (false, address),
             Some(("https", address)) => (true, address),
@@ -176,6 +188,14 @@ impl EtcdOptions {
     }
 }
 
+/// What may be shown of an endpoint.
+fn without_user(endpoint: &str) -> String {
+    match endpoint.rsplit_once('@') {
+        Some((_, address)) => format!("…@{address}"),
+        None => endpoint.into(),
+    }
+}
+
 impl EtcdTls {
     /// Trusts what this file's authorities sign, and shows no certificate.
     pub fn new(ca: impl Into<PathBuf>) -> Self {
@@ -187,9 +207,9 @@ impl fmt::Debug for EtcdOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { endpoints, prefix, user, tls, resync, timeout } = self;
         f.debug_struct("EtcdOptions")
-            .field("endpoints", endpoints)
+            // Never a password.
+            .field("endpoints", &endpoints.iter().map(|e| without_user(e)).collect::<Vec<_>>())
             .field("prefix", prefix)
-            // Never the password.
             .field("user", &user.as_ref().map(|(name, _)| name))
             .field("tls", tls)
             .field("resync", resync)
@@ -239,7 +259,6 @@ mod tests {
             (options("10.0.0.1:0"), "http://HOST:PORT"),
             (options("ftp://10.0.0.1:2379"), "`ftp://10.0.0.1:2379`"),
             (options("http://10.0.0.1:2379/v3"), "http://HOST:PORT"),
-            (options("http://lb:secret@10.0.0.1:2379"), "http://HOST:PORT"),
             (options("https://10.0.0.1:2379"), "needs TLS"),
             (encrypted("http://10.0.0.1:2379"), "not encrypted"),
             (EtcdOptions { prefix: String::new(), ..options("a:1") }, "doesn't end in `/`"),
@@ -258,5 +277,23 @@ mod tests {
         let user = Some(("lb".to_string(), "secret".to_string()));
         let text = format!("{:?}", EtcdOptions { user, ..options("a:1") });
         assert!(text.contains("lb") && !text.contains("secret"), "{text}");
+        for endpoint in [
+            "http://lb:secret@10.0.0.1:2379",
+            "https://secret@10.0.0.1:2379",
+            "lb:sec@ret/@10.0.0.1:2379",
+            "lb:secret://x@10.0.0.1:2379",
+        ] {
+            let options = options(endpoint);
+            let debug = format!("{options:?}");
+            let error = options.validate().unwrap_err();
+            let text = error.to_string();
+            let remedy = "`…@10.0.0.1:2379` names a user: write http://HOST:PORT or \
+                          https://HOST:PORT, and give user and password as options of their own";
+            assert_eq!(text, remedy);
+            assert!(std::error::Error::source(&error).is_none());
+            for text in [debug, format!("{error:?}")] {
+                assert!(!text.contains("sec") && text.contains("…@10.0.0.1"), "{text}");
+            }
+        }
     }
 }

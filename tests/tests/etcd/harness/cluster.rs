@@ -144,10 +144,11 @@ impl Cluster {
         done.header().unwrap().revision()
     }
 
-    /// What a backend's key holds now, by the first member.
+    /// What a backend's key holds now, by the first member, once that answers.
     pub(crate) async fn value(&self, name: &str) -> Option<String> {
         let key = format!("{PREFIX}{name}");
-        let there = self.client(0).await.get(key, None).await.unwrap();
+        let get = async || self.client(0).await.get(key.as_str(), None).await.ok();
+        let there = eventually("an answer of the first member", get).await;
         there.kvs().first().map(|kv| kv.value_str().unwrap().into())
     }
 
@@ -164,26 +165,32 @@ impl Cluster {
         urls.join(",")
     }
 
-    /// The place of the leader.
+    /// The place of the leader, once there is one. All members must answer.
     pub(crate) async fn leader(&self) -> usize {
-        for place in 0..self.members.len() {
-            let status = self.client(place).await.status().await.unwrap();
-            if status.leader() == status.header().unwrap().member_id() {
-                return place;
+        eventually("a leader", async || {
+            for place in 0..self.members.len() {
+                let status = self.client(place).await.status().await.ok()?;
+                if status.leader() == status.header()?.member_id() {
+                    return Some(place);
+                }
             }
-        }
-        panic!("the cluster has no leader");
+            None
+        })
+        .await
     }
 
     /// Makes a member the leader.
     pub(crate) async fn lead(&self, place: usize) {
-        let leader = self.leader().await;
-        if leader == place {
-            return;
-        }
         let status = self.client(place).await.status().await.unwrap();
         let member = status.header().unwrap().member_id();
-        self.client(leader).await.move_leader(member).await.unwrap();
-        eventually("the new leader", async || (self.leader().await == place).then_some(())).await;
+        eventually("the new leader", async || {
+            let leader = self.leader().await;
+            if leader != place {
+                // Refused, if another leads by now.
+                let _ = self.client(leader).await.move_leader(member).await;
+            }
+            (leader == place).then_some(())
+        })
+        .await;
     }
 }

@@ -27,8 +27,9 @@ pub(crate) struct Relay {
 
 #[derive(Default)]
 struct State {
-    /// Connections at present.
+    /// Connections at present, and ever.
     live: AtomicUsize,
+    made: AtomicUsize,
     /// Nothing passes.
     is_frozen: AtomicBool,
     /// Connections end, and new ones too.
@@ -59,6 +60,11 @@ impl Relay {
     /// How many connections there are.
     pub(crate) fn live(&self) -> usize {
         self.state.live.load(Ordering::SeqCst)
+    }
+
+    /// How many connections there have been.
+    pub(crate) fn made(&self) -> usize {
+        self.state.made.load(Ordering::SeqCst)
     }
 
     /// Nothing passes any more, though connections stay and come.
@@ -187,6 +193,7 @@ struct Live(Arc<State>);
 impl Live {
     fn of(state: &Arc<State>) -> Self {
         state.live.fetch_add(1, Ordering::SeqCst);
+        state.made.fetch_add(1, Ordering::SeqCst);
         Self(Arc::clone(state))
     }
 }

@@ -1,4 +1,7 @@
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    path::{Component, Path, PathBuf},
+};
 
 use tinylb_core::{BackendSet, SetError};
 use tinylb_tokio::{Address, AddressError, Host, TcpTarget};
@@ -24,9 +27,11 @@ pub(super) fn read(text: &str) -> Result<Config, Vec<Problem>> {
         return Err(problem::locate(text, vec![(0, message.into())]));
     }
     let (config, reader) = Syntax::read(text, |tree, syntax| {
-        let mut reader = Reader { text, syntax, found: Vec::new(), listens: Vec::new() };
+        let mut reader =
+            Reader { text, syntax, found: Vec::new(), listens: Vec::new(), kept: Vec::new() };
         let config = Config { workers: reader.workers(tree), services: reader.root(tree) };
         reader.check_listens();
+        reader.check_kept();
         (config, reader)
     });
     let Reader { syntax, mut found, .. } = reader;
@@ -46,6 +51,8 @@ pub(super) struct Reader<'t> {
     found: Vec<(usize, String)>,
     /// Offset in bytes, service, and address, of all services.
     listens: Vec<(usize, String, Address)>,
+    /// The same of each `last_known`, with its path.
+    kept: Vec<(usize, String, PathBuf)>,
 }
 
 impl Reader<'_> {
@@ -143,6 +150,15 @@ impl Reader<'_> {
                 self.wrong(key, "there are `backends` and a `source`: keep one of them");
             }
             service.source = self.source(key, value).unwrap_or(service.source);
+            if let DeValue::Table(source) = value.get_ref()
+                && let Some(value) = source.get("last_known")
+                && let Some(path) = value.get_ref().as_str()
+            {
+                // The same file, written otherwise.
+                let parts = Path::new(path).components().filter(|part| *part != Component::CurDir);
+                let service = name.get_ref().to_string();
+                self.kept.push((value.span().start, service, parts.collect()));
+            }
         }
         for (key, remedy) in [
             ("listen", "write for example listen = \"127.0.0.1:8080\""),
@@ -256,6 +272,29 @@ impl Reader<'_> {
                     let message = format!(
                         "`{other}` listens at {address} already, line {line}: give each listener \
                          an address of its own"
+                    );
+                    self.found.push((*at, message));
+                }
+            }
+        }
+    }
+
+    /// Two services with one file: each would write over what the other has kept.
+    fn check_kept(&mut self) {
+        self.kept.sort_by_key(|(at, ..)| *at);
+        let mut seen: BTreeMap<&Path, (usize, &str)> = BTreeMap::new();
+        for (at, service, path) in &self.kept {
+            match seen.entry(path) {
+                Entry::Vacant(entry) => {
+                    entry.insert((*at, service));
+                }
+                Entry::Occupied(entry) => {
+                    let (first, other) = *entry.get();
+                    let line = self.text[..first].matches('\n').count() + 1;
+                    let message = format!(
+                        "`{other}` keeps its backends in {} already, line {line}: give each \
+                         service a file of its own",
+                        path.display()
                     );
                     self.found.push((*at, message));
                 }

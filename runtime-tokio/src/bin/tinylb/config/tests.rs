@@ -737,6 +737,23 @@ fn a_source_that_is_no_good_is_told_with_its_remedy() {
 }
 
 #[test]
+fn two_services_never_keep_their_backends_in_one_file() {
+    let service = |name: &str, port: usize, known: &str| {
+        format!(
+            "[services.{name}]\nlisten = \"127.0.0.1:{port}\"\nsource = {{ dns = \"db:1\", \
+             last_known = \"{known}\" }}\n"
+        )
+    };
+    // By their places in the file, not by their names.
+    let text = service("b", 1, "known") + &service("a", 2, "./known") + &service("c", 3, "known");
+    let expected = "`b` keeps its backends in known already, line 3: give each service a file of \
+                    its own";
+    assert_eq!(problems(&text), ["6:39", "9:39"].map(|at| format!("{at}: {expected}")));
+    let good = service("b", 1, "b/known") + &service("a", 2, "a/known");
+    assert_eq!(problems(&good), [""; 0]);
+}
+
+#[test]
 fn a_path_is_relative_to_the_file_that_names_it() {
     let text = source("{ file = \"b.toml\", last_known = \"/known\" }");
     let scratch = Scratch::new("relative", text.as_bytes());
