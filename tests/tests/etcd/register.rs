@@ -91,6 +91,34 @@ async fn two_that_have_one_key_do_not_fight_and_who_is_left_has_it() {
 }
 
 #[tokio::test]
+async fn of_several_that_wait_for_a_key_one_has_it_when_it_is_free() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let from = cluster.put("z", "127.0.0.1:9").await;
+    let mut keepers = Vec::new();
+    for port in 1..=4 {
+        let keeper = register(&cluster, "a", &format!("127.0.0.1:{port}"), &[]);
+        keeper.line("\"registered\"");
+        keepers.push(keeper);
+    }
+    for keeper in &keepers[..3] {
+        keeper.line("another one has registered this key");
+    }
+    keepers.pop().unwrap().stop();
+    let again = |keeper: &&Tinylb| {
+        keeper.log().iter().filter(|line| line.says("\"registered\"")).count() == 2
+    };
+    until("another one that has it", || keepers.iter().any(|keeper| again(&keeper)));
+    // Who waits looks at it when a renewal is due, at the latest.
+    thread::sleep(Duration::from_secs(2));
+    let history = history(&cluster, "a", from).await;
+    let ports = history.iter().map(|value| value.as_ref().map(|v| v.rsplit(':').next().unwrap()));
+    let ports: Vec<_> = ports.collect();
+    assert_eq!(ports[..5], [Some("1"), Some("2"), Some("3"), Some("4"), None]);
+    assert_eq!(ports.len(), 6, "{ports:?}");
+    assert_eq!(keepers.iter().filter(again).count(), 1);
+}
+
+#[tokio::test]
 async fn a_backend_that_was_killed_and_starts_again_is_there_at_once_and_stays() {
     let Some(cluster) = Cluster::start(1).await else { return };
     let first = register(&cluster, "a", "127.0.0.1:1", &["--ttl", "2s"]);
