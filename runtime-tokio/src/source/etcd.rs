@@ -38,7 +38,9 @@ use crate::Address;
 /// doesn't answer, or is cut off from the other members and so without a leader, or it refuses the
 /// login. The next round follows after 100 ms to 10 s, longer and longer, and spread at random; but
 /// after 2 s at most while a member says that it has no leader, since that costs it little and is
-/// over soon. A member that hangs or can't be reached any more is noticed within 5 s.
+/// over soon. A member that hangs or can't be reached any more is noticed within 5 s. (etcd's gRPC
+/// proxy answers from its memory, whether or not it has a member: that it has lost them is noticed by
+/// the next comparison.)
 ///
 /// ```no_run
 /// # use tinylb_core::Handle;
