@@ -23,6 +23,10 @@ pub(crate) fn register(cluster: &Cluster, key: &str, address: &str, more: &[&str
     Tinylb::start(command)
 }
 
+/// How a script begins a loop that ends with its keeper: else it would outlive a test that fails,
+/// and keep its standard error open.
+const WAIT: &str = "while kill -0 $PPID 2>/dev/null &&";
+
 /// How many leases there are.
 async fn leases(cluster: &Cluster) -> usize {
     cluster.client(0).await.leases().await.unwrap().leases().len()
@@ -228,7 +232,7 @@ async fn a_command_is_registered_while_it_runs_and_its_exit_code_is_the_exit_cod
     let Some(cluster) = Cluster::start(1).await else { return };
     let directory = tempfile::tempdir().unwrap();
     let go = directory.path().join("go");
-    let wait = format!("while ! test -e {}; do sleep 0.02; done; exit 7", go.display());
+    let wait = format!("{WAIT} ! test -e {}; do sleep 0.02; done; exit 7", go.display());
     let mut keeper = register(&cluster, "a", "127.0.0.1:1", &["--", "sh", "-c", &wait]);
     cluster.until("a", Some("127.0.0.1:1")).await;
     fs::write(&go, "").unwrap();
@@ -250,8 +254,8 @@ async fn a_command_is_told_to_end_once_balancers_send_nobody_to_it() {
     let directory = tempfile::tempdir().unwrap();
     let [go, told] = ["go", "told"].map(|name| directory.path().join(name).display().to_string());
     let script = format!(
-        "trap 'touch {told}; while ! test -e {go}; do sleep 0.02; done; exit 5' TERM; \
-         while :; do sleep 0.02; done"
+        "trap 'touch {told}; {WAIT} ! test -e {go}; do sleep 0.02; done; exit 5' TERM; \
+         {WAIT} :; do sleep 0.02; done"
     );
     let mut keeper = register(&cluster, "a", "127.0.0.1:1", &["--", "sh", "-c", &script]);
     keeper.line("\"registered\"");
