@@ -6,7 +6,7 @@ mod registration;
 mod rounds;
 mod session;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::{Stream, stream};
 use tinylb_core::Update;
@@ -37,8 +37,8 @@ use crate::Address;
 /// have failed, that is a loss, told with each endpoint and its cause: it can't be reached, or
 /// doesn't answer, or is cut off from the other members and so without a leader, or it refuses the
 /// login. The next round follows after 100 ms to 10 s, longer and longer, and spread at random; but
-/// after 2 s at most while a member says that it has no leader, since that costs it little and is
-/// over soon. A member that hangs or can't be reached any more is noticed within 5 s. (etcd's gRPC
+/// after 2 s at most while a member says that it has no leader or is slow, since that costs it little
+/// and is over soon. A member that hangs or can't be reached any more is noticed within 5 s. (etcd's gRPC
 /// proxy answers from its memory, whether or not it has a member: that it has lost them is noticed by
 /// the next comparison.)
 ///
@@ -94,7 +94,7 @@ impl Follower {
     fn new(source: EtcdSource) -> Self {
         let EtcdSource { options, urls } = source;
         let keys = Keys::new(options.prefix.clone());
-        Self { options, rounds: Rounds::new(urls), keys, session: None }
+        Self { options, rounds: Rounds::new(urls, Duration::MAX), keys, session: None }
     }
 
     async fn next(&mut self) -> Update<Address> {

@@ -73,7 +73,6 @@ pub(crate) struct Run {
 }
 
 #[derive(Args)]
-#[command(group(ArgGroup::new("cluster").args(["etcd"]).required(true)))]
 #[cfg_attr(not(feature = "etcd"), allow(dead_code))] // It is known, and can't be done.
 pub(crate) struct Register {
     /// The backend's key: what follows the prefix.
@@ -83,6 +82,7 @@ pub(crate) struct Register {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) address: Address,
     /// How long it stays registered when this program dies without a word: whole seconds, up to 1h.
+    /// A third of it is how long etcd may take to answer, and the pause between two renewals.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "5s")]
     pub(crate) ttl: Duration,
     /// Register it only while it accepts connections.
@@ -100,7 +100,8 @@ pub(crate) struct Register {
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum CheckHow {
-    /// By a connection each second, which is closed at once
+    /// By a connection each second, which is closed at once. The backend is taken out when that is
+    /// refused, or when there is none for 5 s
     Tcp,
 }
 
@@ -160,10 +161,10 @@ impl Run {
                 return Err(Failure::Usage(message));
             }
         }
-        let place = match &self.dns {
-            Some(name) => Place::Dns(name.clone(), DnsOptions::default()),
-            None if !self.etcd.endpoints.is_empty() => Place::Etcd(self.etcd.read()?),
-            None => return self.given().map_err(Failure::Usage),
+        let place = match (&self.dns, self.etcd.read()?) {
+            (Some(name), _) => Place::Dns(name.clone(), DnsOptions::default()),
+            (None, Some(etcd)) => Place::Etcd(etcd),
+            (None, None) => return self.given().map_err(Failure::Usage),
         };
         Ok(Source::Followed(Box::new(Followed::new(place))))
     }

@@ -124,7 +124,7 @@ impl fmt::Display for LoadError {
             }
             Self::Password { path, source } => {
                 let path = path.display();
-                write!(f, "can't read the password in {path}: {source}: check `password_file`")
+                write!(f, "can't read a user's password in {path}: {source}: check the path")
             }
             Self::Problems { path, problems } => {
                 let lines: Vec<_> = problems.iter().map(|problem| problem.one_line(path)).collect();

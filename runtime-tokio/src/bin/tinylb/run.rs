@@ -40,7 +40,11 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
 
 fn configuration(args: &Run) -> Result<Config, Failure> {
     match &args.config {
-        Some(path) => config::load(path).map_err(|error| Failure::Error(error.to_string())),
+        Some(path) => {
+            // Nothing for etcd that would go unheard.
+            args.etcd.read()?;
+            config::load(path).map_err(|error| Failure::Error(error.to_string()))
+        }
         None => {
             let service = config::Service::new(args.listen.clone(), args.source()?);
             Ok(Config { services: BTreeMap::from([("default".into(), service)]), workers: None })

@@ -42,7 +42,7 @@ impl Source {
     ) -> Result<Self, String> {
         let in_service = |error: &dyn fmt::Display| format!("service {service}: {error}");
         let updates = updates(&followed.place).map_err(|error| in_service(&error))?;
-        let place = followed.place.to_string();
+        let place = followed.place.clone();
         let file = followed.last_known.clone().map(|path| LastKnown { path, place });
         let is_first = handle.snapshot().set.is_none();
         let known = file.as_ref().filter(|_| is_first).and_then(|file| file.load(service));
@@ -90,6 +90,16 @@ fn updates(place: &Place) -> Result<BoxStream<'static, Update<Address>>, String>
     })
 }
 
+impl Place {
+    /// Whether this is what once was displayed as this text.
+    fn was(&self, text: &str) -> bool {
+        match self {
+            Self::Etcd(etcd) => text.strip_prefix("etcd ").is_some_and(|text| etcd.was(text)),
+            place => place.to_string() == text,
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -104,7 +114,7 @@ impl fmt::Display for Place {
 struct LastKnown {
     path: PathBuf,
     /// Whose sets it keeps: those of another source are no use.
-    place: String,
+    place: Place,
 }
 
 /// Pause before a file that could not be written is written again.
@@ -152,7 +162,7 @@ impl LastKnown {
     fn read(&self) -> io::Result<BackendSet<Address>> {
         let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
         let text: Value = serde_json::from_slice(&fs::read(&self.path)?)?;
-        if text["source"] != self.place.as_str() {
+        if !text["source"].as_str().is_some_and(|source| self.place.was(source)) {
             return Err(bad("they are of another source"));
         }
         let mut backends = Vec::new();
@@ -172,7 +182,7 @@ impl LastKnown {
         next.push(".new");
         let next = PathBuf::from(next);
         let mut file = File::create(&next)?;
-        writeln!(file, "{}", json!({ "source": self.place, "backends": backends }))?;
+        writeln!(file, "{}", json!({ "source": self.place.to_string(), "backends": backends }))?;
         file.sync_all()?;
         fs::rename(&next, &self.path)?;
         self.sync_directory()
@@ -194,6 +204,8 @@ impl LastKnown {
 
 #[cfg(test)]
 mod tests {
+    use tinylb_tokio::DnsOptions;
+
     use super::*;
 
     fn set(backends: &[(&str, &str)]) -> BackendSet<Address> {
@@ -205,8 +217,11 @@ mod tests {
     fn what_was_kept_is_there_again_and_anything_else_is_no_use() {
         let directory = std::env::temp_dir().join(format!("tinylb-known-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
-        let file = |place: &str| LastKnown { path: directory.join("known"), place: place.into() };
-        let kept = file("dns a:1");
+        let file = |name: &str| {
+            let place = Place::Dns(name.parse().unwrap(), DnsOptions::default());
+            LastKnown { path: directory.join("known"), place }
+        };
+        let kept = file("a:1");
         let missing = kept.read().unwrap_err();
         assert_eq!(missing.kind(), io::ErrorKind::NotFound);
         for backends in [&[("a", "10.0.0.1:1"), ("\"é", "unix:/a b")][..], &[]] {
@@ -218,7 +233,7 @@ mod tests {
             assert_eq!(kept.read().unwrap_err().kind(), io::ErrorKind::NotFound);
         }
         kept.write(&set(&[])).unwrap();
-        let other = file("dns b:1").read().unwrap_err();
+        let other = file("b:1").read().unwrap_err();
         assert_eq!(other.to_string(), "they are of another source");
         for damaged in ["", "{", "[]", r#"{"source":"dns a:1"}"#] {
             fs::write(directory.join("known"), damaged).unwrap();

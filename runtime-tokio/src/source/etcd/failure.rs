@@ -29,15 +29,27 @@ pub(super) enum Failure {
 impl Failure {
     /// The member answers, but without the others it can't know.
     pub(super) fn is_no_leader(&self) -> bool {
+        self.said().contains(NO_LEADER)
+    }
+
+    /// The member is there, and may be of use in a moment.
+    pub(super) fn is_passing(&self) -> bool {
+        let is_late = matches!(self, Self::Late(_)) || self.said().contains(TIMED_OUT);
+        is_late || self.is_no_leader()
+    }
+
+    /// The words of the member, if it has said something.
+    fn said(&self) -> &str {
         match self {
-            Self::Client(ClientError::GRpcStatus(status)) => status.message().contains(NO_LEADER),
-            Self::Canceled(reason) => reason.contains(NO_LEADER),
-            _ => false,
+            Self::Client(ClientError::GRpcStatus(status)) => status.message(),
+            Self::Canceled(reason) => reason,
+            _ => "",
         }
     }
 }
 
 const NO_LEADER: &str = "no leader";
+const TIMED_OUT: &str = "request timed out";
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -61,6 +73,10 @@ fn client(error: &ClientError) -> String {
         ClientError::GRpcStatus(status) => match root(status) {
             Some(cause) if cause.contains("certificate") || cause.contains("fatal alert") => {
                 format!("TLS failed: {cause}")
+            }
+            // Who answers by HTTP/1.1 answers by bytes that are no frames.
+            Some(cause) if cause.contains("frame with invalid size") => {
+                format!("it doesn't speak etcd's protocol: {cause}: is this etcd?")
             }
             Some(cause) => format!("unreachable: {cause}"),
             None => said(status.message()),
@@ -89,7 +105,7 @@ fn said(message: &str) -> String {
     let message = message.strip_prefix("etcdserver: ").unwrap_or(message);
     for (part, meaning) in [
         (NO_LEADER, "it has no quorum"),
-        ("request timed out", "it has no quorum"),
+        (TIMED_OUT, "it has no quorum"),
         ("authentication failed", "login refused"),
         ("authentication is not enabled", "login refused"),
         ("invalid auth token", "login refused"),
@@ -133,5 +149,9 @@ mod tests {
         assert_eq!(told("something\nnew"), "something new");
         assert!(Failure::Canceled("etcdserver: no leader".into()).is_no_leader());
         assert!(!Failure::Ended.is_no_leader());
+        let passing = ["etcdserver: no leader", "etcdserver: request timed out"];
+        assert!(passing.iter().all(|said| Failure::Canceled((*said).into()).is_passing()));
+        assert!(Failure::Late(Duration::from_secs(3)).is_passing());
+        assert!(!Failure::Canceled("etcdserver: permission denied".into()).is_passing());
     }
 }

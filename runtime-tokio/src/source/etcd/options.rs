@@ -4,7 +4,8 @@ use thiserror::Error as ThisError;
 
 use crate::{AddressError, TcpTarget};
 
-/// Where an [`EtcdSource`](crate::EtcdSource) looks, and as whom.
+/// Where an [`EtcdSource`](crate::EtcdSource) looks or an
+/// [`EtcdRegistration`](crate::EtcdRegistration) registers, and as whom.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EtcdOptions {
@@ -14,12 +15,13 @@ pub struct EtcdOptions {
     pub endpoints: Vec<String>,
     /// What the keys of the backends begin with; it ends in `/`. The rest of a key is the backend's.
     pub prefix: String,
-    /// A name and its password. `None`: whoever the client certificate says, or nobody. `None`.
+    /// A name and its password. Without: whoever the client certificate says, or nobody. `None`.
     pub user: Option<(String, String)>,
     /// Encrypts, and tells who is who. `None`.
     pub tls: Option<EtcdTls>,
     /// After this time, give or take a third at random, all that is known is compared with what is
-    /// there: etcd up to 3.4.35 and 3.5.17 may not tell of a key's end. 1 s to 1 day. 45 s.
+    /// there: etcd up to 3.4.35 and 3.5.17 may not tell of a key's end. Of a source only. 1 s to 1
+    /// day. 45 s.
     pub resync: Duration,
     /// How long a member may take to answer, connecting included: 100 ms to 60 s. 3 s.
     pub timeout: Duration,
@@ -66,7 +68,7 @@ pub enum EtcdOptionsError {
         endpoint: String,
     },
     /// An endpoint is encrypted, and nothing says whom to trust.
-    #[error("`{endpoint}` needs TLS: give the authority that signs etcd's certificates")]
+    #[error("`{endpoint}` needs TLS: give `ca`, the authority that signs etcd's certificates")]
     NoTls {
         /// The endpoint.
         endpoint: String,
@@ -77,6 +79,9 @@ pub enum EtcdOptionsError {
         /// The endpoint.
         endpoint: String,
     },
+    /// There is no prefix.
+    #[error("etcd has no prefix: give what the backends' keys begin with, like /lb/web/")]
+    NoPrefix,
     /// The prefix has no end of its own.
     #[error(
         "the prefix `{prefix}` doesn't end in `/`, so that longer names would match it: write \
@@ -132,6 +137,9 @@ impl EtcdOptions {
     /// The first thing that is wrong.
     pub fn validate(&self) -> Result<(), EtcdOptionsError> {
         self.urls()?;
+        if self.prefix.is_empty() {
+            return Err(EtcdOptionsError::NoPrefix);
+        }
         if !self.prefix.ends_with('/') {
             return Err(EtcdOptionsError::OpenPrefix { prefix: self.prefix.clone() });
         }
@@ -261,7 +269,8 @@ mod tests {
             (options("http://10.0.0.1:2379/v3"), "http://HOST:PORT"),
             (options("https://10.0.0.1:2379"), "needs TLS"),
             (encrypted("http://10.0.0.1:2379"), "not encrypted"),
-            (EtcdOptions { prefix: String::new(), ..options("a:1") }, "doesn't end in `/`"),
+            (EtcdOptions { prefix: String::new(), ..options("a:1") }, "etcd has no prefix"),
+            (EtcdOptions { prefix: "/lb".into(), ..options("a:1") }, "doesn't end in `/`"),
             (EtcdOptions { prefix: "/lb/web".into(), ..options("a:1") }, "write `/lb/web/`"),
             (EtcdOptions { tls: Some(half), ..options("a:1") }, "both or neither"),
             (EtcdOptions { resync: Duration::ZERO, ..options("a:1") }, "1s to 1day"),

@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
     failure::Failure,
@@ -9,7 +9,7 @@ use super::{
     options::{EtcdOptions, EtcdOptionsError},
     rounds::Rounds,
 };
-use crate::{Address, source::backoff::random};
+use crate::{Address, Host, TcpTarget, source::backoff::random};
 
 /// A backend's key in etcd, kept there as long as this is asked to: for a backend that registers
 /// itself, or for who looks after it.
@@ -20,8 +20,12 @@ use crate::{Address, source::backoff::random};
 /// anew.
 ///
 /// When this begins, it takes the key, whoever may have it, so that a backend that was killed and
-/// started again needn't wait. From then on it sets the key only when that is gone, and never fights
-/// another one that has taken it since: it stands by, and has the key again when the other one ends.
+/// started again needn't wait. From then on, and after [`Self::withdraw`] too, it sets the key only
+/// when that is gone, and never fights another one that has taken it since: it stands by, and has the
+/// key again when the other one ends.
+///
+/// It runs on the tokio runtime that polls it, whose I/O and time must be enabled. Dropped, it leaves
+/// the key to run out: that is for a machine that dies. [`Self::withdraw`] is for all else.
 ///
 /// ```no_run
 /// # async fn register() -> Result<(), Box<dyn std::error::Error>> {
@@ -97,11 +101,12 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 impl EtcdRegistration {
     /// The key is the prefix of `options` with this one behind it, its value the address, and its
     /// lease lasts for `ttl`: whole seconds, 1 s to 1 h. (etcd grants no less than 1.5 times its
-    /// election timeout: 2 s unless it was set otherwise.)
+    /// election timeout: 2 s unless it was set otherwise.) A member's answer may take a third of that
+    /// at most, whatever `timeout` allows, so that there is time for another one.
     ///
     /// # Errors
-    /// [`EtcdOptions::validate`]'s, an empty key, an address with port 0, or a `ttl` that is out of
-    /// its range.
+    /// [`EtcdOptions::validate`]'s, an empty key, an address with port 0 or of no machine (`0.0.0.0`),
+    /// or a `ttl` that is out of its range.
     pub fn new(
         mut options: EtcdOptions,
         key: &str,
@@ -112,14 +117,15 @@ impl EtcdRegistration {
         if key.is_empty() {
             return Err(EtcdOptionsError::EmptyKey);
         }
-        address.validate_target(&[]).map_err(|reason| EtcdOptionsError::BadAddress { reason })?;
+        reachable(address).map_err(|reason| EtcdOptionsError::BadAddress { reason })?;
         if ttl.subsec_nanos() != 0 || ttl.is_zero() || ttl > HOUR {
             let range = "1s to 1h, in whole seconds";
             return Err(EtcdOptionsError::OutOfRange { name: "ttl", value: ttl, range });
         }
         options.timeout = options.timeout.min(ttl / PARTS);
         Ok(Self {
-            rounds: Rounds::new(options.urls()?),
+            // No longer than until a renewal is due.
+            rounds: Rounds::new(options.urls()?, ttl / PARTS),
             claim: Claim {
                 key: format!("{}{key}", options.prefix),
                 value: address.to_string(),
@@ -170,42 +176,49 @@ impl EtcdRegistration {
         }
     }
 
-    /// Takes the key out of etcd, if it is this one's. Until it succeeds, it tries again, for the
-    /// time of the lease at most: then that has run out by itself. [`Self::next`] registers anew.
+    /// Takes the key out of etcd, if it is this one's, and tries for so long. [`Self::next`] registers
+    /// anew.
     ///
     /// # Errors
-    /// Why no member could be used, in one line. The lease is left to run out.
+    /// Why no member could be used, in one line. The lease ends the key, once etcd is there and no
+    /// later than the lease's time after that.
     ///
     /// # Cancellation
-    /// The lease is left to run out, or to the next call.
-    pub async fn withdraw(&mut self) -> Result<(), Arc<str>> {
+    /// The key may be there or not: call this or [`Self::next`] again.
+    pub async fn withdraw(&mut self, within: Duration) -> Result<(), Arc<str>> {
+        let end = Instant::now() + within;
+        let mut reason = format!("no answer within {within:?}").into();
         self.told = None;
-        let session = self.session.take();
+        while self.claim.lease.is_some() {
+            match timeout_at(end, self.revoke()).await {
+                Ok(Ok(())) => self.claim.lease = None,
+                Ok(Err(lost)) => {
+                    reason = lost;
+                    sleep_until(end.min(Instant::now() + self.rounds.pause())).await;
+                }
+                Err(_) => return Err(reason),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the lease by the first member that can, or says why none does.
+    async fn revoke(&mut self) -> Result<(), Arc<str>> {
         let Some(lease) = self.claim.lease else { return Ok(()) };
-        let end = Instant::now() + self.claim.ttl;
-        if let Some(session) = session
-            && revoke(&session.member, lease).await.is_ok()
+        if let Some(session) = self.session.take()
+            && revoked(session.member.revoke(lease).await).is_ok()
         {
-            self.claim.lease = None;
             return Ok(());
         }
-        loop {
-            self.rounds.begin();
-            while let Some(url) = self.rounds.next() {
-                match revoke_at(url, &self.options, lease).await {
-                    Ok(()) => {
-                        self.claim.lease = None;
-                        return Ok(());
-                    }
-                    Err(failure) => self.rounds.failed(&failure),
-                }
+        self.rounds.begin();
+        while let Some(url) = self.rounds.next() {
+            let revoke = async { Member::connect(url, &self.options).await?.revoke(lease).await };
+            match revoked(revoke.await) {
+                Ok(()) => return Ok(()),
+                Err(failure) => self.rounds.failed(&failure),
             }
-            let reason = self.rounds.lost();
-            if Instant::now() + self.rounds.pause() >= end {
-                return Err(reason);
-            }
-            sleep(self.rounds.pause()).await;
         }
+        Err(self.rounds.lost())
     }
 
     /// Opens a session with the first member that can, or says why none does.
@@ -233,14 +246,13 @@ impl Session {
         let member = Member::connect(url, options).await?;
         let lease = lease(&member, claim).await?;
         let began = Instant::now();
-        let Claim { key, value, .. } = &*claim;
         let claimed = if claim.was_taken {
-            member.claim(key, value, lease).await?
+            member.claim(&claim.key, &claim.value, lease).await?
         } else {
-            member.take(key, value, lease).await?
+            member.take(&claim.key, &claim.value, lease).await?
         };
-        let watch = member.watch_key(key, claimed.revision + 1).await?;
         claim.was_taken = true;
+        let watch = member.watch_key(&claim.key, claimed.revision + 1).await?;
         Ok(Self {
             member,
             watch,
@@ -306,14 +318,20 @@ async fn lease(member: &Member, claim: &mut Claim) -> Result<i64, Failure> {
     Ok(lease)
 }
 
-async fn revoke_at(url: &str, options: &EtcdOptions, lease: i64) -> Result<(), Failure> {
-    revoke(&Member::connect(url, options).await?, lease).await
+/// Whether a lease is over, by what became of revoking it.
+fn revoked(result: Result<(), Failure>) -> Result<(), Failure> {
+    match result {
+        Err(Failure::NoLease) => Ok(()),
+        result => result,
+    }
 }
 
-/// Ends a lease, unless it is over.
-async fn revoke(member: &Member, lease: i64) -> Result<(), Failure> {
-    match member.revoke(lease).await {
-        Ok(()) | Err(Failure::NoLease) => Ok(()),
-        Err(failure) => Err(failure),
+/// Whether balancers can reach an address, as far as its text tells.
+fn reachable(address: &Address) -> Result<(), String> {
+    if let Address::Tcp(TcpTarget { host: Host::Ip(ip), .. }) = address
+        && ip.is_unspecified()
+    {
+        return Err(format!("{address} is no machine's: give the address that balancers reach"));
     }
+    address.validate_target(&[])
 }

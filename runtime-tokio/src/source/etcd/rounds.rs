@@ -14,9 +14,11 @@ pub(super) struct Rounds {
     turn: usize,
     /// Of this round so far.
     failures: Vec<String>,
-    has_leader: bool,
+    /// One of them may be over soon.
+    is_passing: bool,
     backoff: Backoff,
     pause: Duration,
+    pause_max: Duration,
 }
 
 /// A session that has lasted for so long is no sign of a member that ends each at once.
@@ -26,33 +28,35 @@ const SESSION_LONG: Duration = Duration::from_secs(10);
 /// of all balancers at once.
 const FIRST_PAUSE_MAX: Duration = Duration::from_millis(300);
 
-/// The pause before the next round while a member says that it has no leader is the double of this
-/// at most.
-const NO_LEADER_PAUSE: Duration = Duration::from_secs(1);
+/// The pause before the next round while a member is there, and has no leader or doesn't answer, is
+/// the double of this at most.
+const PASSING_PAUSE: Duration = Duration::from_secs(1);
 
 impl Rounds {
-    /// These endpoints, in an order that is drawn: a thousand balancers spread over the members.
-    pub(super) fn new(mut urls: Vec<String>) -> Self {
+    /// These endpoints, in an order that is drawn: a thousand balancers spread over the members. No
+    /// pause is longer than this one, nor than 10 s.
+    pub(super) fn new(mut urls: Vec<String>, pause_max: Duration) -> Self {
         urls.sort_by_cached_key(|_| random());
         Self {
             urls,
             turn: 0,
             failures: Vec::new(),
-            has_leader: true,
+            is_passing: false,
             backoff: Backoff::new(),
             pause: Duration::ZERO,
+            pause_max,
         }
     }
 
     /// How long to wait before a round begins.
     pub(super) fn pause(&self) -> Duration {
-        self.pause
+        self.pause.min(self.pause_max)
     }
 
     /// Begins a round.
     pub(super) fn begin(&mut self) {
         self.failures.clear();
-        self.has_leader = true;
+        self.is_passing = false;
     }
 
     /// Whose turn it is, until all have failed in this round.
@@ -63,7 +67,7 @@ impl Rounds {
 
     /// The one whose turn it is has failed.
     pub(super) fn failed(&mut self, failure: &Failure) {
-        self.has_leader &= !failure.is_no_leader();
+        self.is_passing |= failure.is_passing();
         let url = &self.urls[self.turn % self.urls.len()];
         self.failures.push(format!("{url}: {failure}"));
         self.turn += 1;
@@ -72,15 +76,15 @@ impl Rounds {
     /// All have failed: says why.
     pub(super) fn lost(&mut self) -> Arc<str> {
         self.pause = self.backoff.pause(random());
-        if !self.has_leader {
-            self.pause = self.pause.min(NO_LEADER_PAUSE + spread(NO_LEADER_PAUSE));
+        if self.is_passing {
+            self.pause = self.pause.min(PASSING_PAUSE + spread(PASSING_PAUSE));
         }
         // The same failures give the same reason, whoever was tried first.
         self.failures.sort();
         self.failures.join("; ").into()
     }
 
-    /// A session has ended that had lasted for so long: the next one is with another member.
+    /// A session of this age has ended. The next one is with another member.
     pub(super) fn ended(&mut self, age: Duration) {
         self.turn += 1;
         if age >= SESSION_LONG {
@@ -89,5 +93,56 @@ impl Rounds {
         } else {
             self.pause = self.backoff.pause(random());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pauses after so many rounds that all failed in this way.
+    fn pauses(pause_max: Duration, failure: &Failure) -> Vec<Duration> {
+        let mut rounds = Rounds::new(vec!["a".into(), "b".into()], pause_max);
+        let mut lost = || {
+            rounds.begin();
+            while rounds.next().is_some() {
+                rounds.failed(failure);
+            }
+            rounds.lost();
+            rounds.pause()
+        };
+        (0..50).map(|_| lost()).collect()
+    }
+
+    #[test]
+    fn a_lease_does_not_run_out_in_a_pause() {
+        let max = Duration::from_millis(700);
+        assert!(pauses(max, &Failure::Ended).into_iter().all(|pause| pause <= max));
+        assert!(pauses(Duration::MAX, &Failure::Ended).into_iter().any(|pause| pause > max * 3));
+    }
+
+    #[test]
+    fn a_member_that_is_there_is_asked_again_soon() {
+        let late = Failure::Late(Duration::from_secs(3));
+        let bound = PASSING_PAUSE * 2;
+        assert!(pauses(Duration::MAX, &late).into_iter().all(|pause| pause <= bound));
+        assert!(pauses(Duration::MAX, &Failure::Ended).into_iter().any(|pause| pause > bound));
+    }
+
+    #[test]
+    fn each_member_has_one_turn_in_a_round_and_the_reason_names_all() {
+        let mut rounds = Rounds::new(vec!["b".into(), "a".into()], Duration::MAX);
+        let mut turns = Vec::new();
+        rounds.begin();
+        while let Some(url) = rounds.next() {
+            turns.push(url.to_string());
+            rounds.failed(&Failure::Ended);
+        }
+        turns.sort();
+        assert_eq!(turns, ["a", "b"]);
+        assert_eq!(
+            &*rounds.lost(),
+            "a: it has ended the connection; b: it has ended the connection"
+        );
     }
 }

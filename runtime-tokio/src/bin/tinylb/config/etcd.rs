@@ -21,23 +21,11 @@ use crate::Failure;
 pub(crate) struct Etcd {
     /// Members of an etcd cluster, such as http://10.0.0.1:2379. May be repeated, or be several
     /// with commas.
-    #[arg(
-        long = "etcd",
-        id = "etcd",
-        value_name = "URL",
-        value_delimiter = ',',
-        requires = "prefix"
-    )]
+    #[arg(long = "etcd", id = "etcd", value_name = "URL", value_delimiter = ',')]
     pub(crate) endpoints: Vec<String>,
     /// What the keys of the backends begin with, such as /lb/web/.
-    #[arg(
-        long,
-        value_name = "PREFIX",
-        requires = "etcd",
-        default_value_t,
-        hide_default_value = true
-    )]
-    prefix: String,
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
     /// The user that etcd knows.
     #[arg(long = "etcd-user", value_name = "NAME", requires = "password_file")]
     user: Option<String>,
@@ -50,7 +38,7 @@ pub(crate) struct Etcd {
     )]
     password_file: Option<PathBuf>,
     /// The authority that signs the members' certificates, as PEM.
-    #[arg(long = "etcd-ca", id = "ca", value_name = "FILE", requires = "etcd")]
+    #[arg(long = "etcd-ca", id = "ca", value_name = "FILE")]
     ca: Option<PathBuf>,
     /// A certificate to show to etcd, as PEM.
     #[arg(long = "etcd-certificate", id = "certificate", value_name = "FILE",
@@ -105,17 +93,30 @@ pub(crate) const WITHOUT_ETCD: &str =
     "this tinylb was built without etcd: build it with `--features etcd`";
 
 impl Etcd {
-    /// As arguments say, with the password read.
+    /// As arguments say, with the password read; `None` if they don't.
     ///
     /// # Errors
     /// They are wrong, or the password can't be read.
-    pub(crate) fn read(&self) -> Result<Self, Failure> {
+    pub(crate) fn read(&self) -> Result<Option<Self>, Failure> {
+        if *self == Self::default() {
+            return Ok(None);
+        }
+        let incomplete = match (self.endpoints.is_empty(), &self.prefix) {
+            (true, _) => {
+                Some("`--prefix` and `--etcd-…` are about etcd: give `--etcd`, its members")
+            }
+            (_, None) => Some("`--etcd` needs a prefix: give `--prefix`, for example /lb/web/"),
+            _ => None,
+        };
+        if let Some(message) = incomplete {
+            return Err(Failure::Usage(message.into()));
+        }
         let mut etcd = self.clone();
         etcd.resolve_paths(Path::new(""))
             .map_err(|(path, source)| LoadError::Password { path, source })
             .map_err(|error| Failure::Error(error.to_string()))?;
         etcd.validate().map_err(Failure::Usage)?;
-        Ok(etcd)
+        Ok(Some(etcd))
     }
 
     /// Makes paths relative to a directory, and reads the password.
@@ -138,13 +139,25 @@ impl Etcd {
         Ok(())
     }
 
+    fn prefix(&self) -> &str {
+        self.prefix.as_deref().unwrap_or_default()
+    }
+
+    /// Whether this is the same prefix of the same cluster as that which once was displayed as this
+    /// text. Members come and go: one that is in both is enough.
+    pub(crate) fn was(&self, text: &str) -> bool {
+        let Some((endpoints, prefix)) = text.rsplit_once(' ') else { return false };
+        let stayed = |one: &String| endpoints.split(',').any(|endpoint| endpoint == one);
+        prefix == self.prefix() && self.endpoints.iter().any(stayed)
+    }
+
     /// What the library is to be told.
     ///
     /// # Errors
     /// What is wrong, for people to read.
     #[cfg(feature = "etcd")]
     pub(crate) fn options(&self) -> Result<tinylb_tokio::EtcdOptions, String> {
-        let mut options = tinylb_tokio::EtcdOptions::new(&self.endpoints, &self.prefix);
+        let mut options = tinylb_tokio::EtcdOptions::new(&self.endpoints, self.prefix());
         options.user = self.user.clone().map(|user| {
             let password = self.password.as_ref().map_or("", |password| &password.0);
             (user, password.into())
@@ -158,10 +171,8 @@ impl Etcd {
         });
         options.resync = self.resync.unwrap_or(options.resync);
         options.timeout = self.timeout.unwrap_or(options.timeout);
-        options.validate().map_err(|error| match std::error::Error::source(&error) {
-            Some(cause) => format!("{error}: {cause}"),
-            None => error.to_string(),
-        })?;
+        // Not the cause of a bad endpoint: it would name addresses that are none of etcd's.
+        options.validate().map_err(|error| error.to_string())?;
         Ok(options)
     }
 
@@ -179,7 +190,7 @@ impl Etcd {
 
 impl fmt::Display for Etcd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.endpoints.join(","), self.prefix)
+        write!(f, "{} {}", self.endpoints.join(","), self.prefix())
     }
 }
 
@@ -198,7 +209,7 @@ impl Reader<'_> {
             let read = match name {
                 "endpoints" => list(value, |value| text(value).map(String::from))
                     .map(|endpoints| etcd.endpoints = endpoints),
-                "prefix" => text(value).map(|prefix| etcd.prefix = prefix.into()),
+                "prefix" => text(value).map(|prefix| etcd.prefix = Some(prefix.into())),
                 "user" => text(value).map(|name| etcd.user = Some(name.into())),
                 "password_file" => path().map(|path| etcd.password_file = path),
                 "ca" => path().map(|path| etcd.ca = path),
@@ -241,5 +252,26 @@ impl Reader<'_> {
             is_good = false;
         }
         is_good.then_some(etcd)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_stays_the_same_when_members_come_and_go() {
+        let etcd = |endpoints: &[&str], prefix: &str| Etcd {
+            endpoints: endpoints.iter().map(|endpoint| (*endpoint).into()).collect(),
+            prefix: Some(prefix.into()),
+            ..Etcd::default()
+        };
+        let kept = etcd(&["a:1", "b:1"], "/lb/").to_string();
+        assert!(etcd(&["c:1", "b:1"], "/lb/").was(&kept));
+        assert!(etcd(&["b:1", "a:1"], "/lb/").was(&kept));
+        for other in [etcd(&["c:1"], "/lb/"), etcd(&["a:1"], "/lb/x/"), etcd(&[], "/lb/")] {
+            assert!(!other.was(&kept), "{other}");
+        }
+        assert!(!etcd(&["a:1"], "/lb/").was(""));
     }
 }

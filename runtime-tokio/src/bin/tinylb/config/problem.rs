@@ -86,7 +86,22 @@ fn excerpt(text: &str, at: usize) -> (String, usize) {
         c => c,
     };
     let caret = before.len();
-    (before.into_iter().rev().chain(after).map(show).collect(), caret)
+    let mut line: Vec<char> = before.into_iter().rev().chain(after).map(show).collect();
+    hide_users(&mut line);
+    (line.into_iter().collect(), caret)
+}
+
+/// Hides what stands before the `@` of a URL, as a password may: lines are shown in logs.
+fn hide_users(line: &mut [char]) {
+    let starts: Vec<usize> =
+        (0..line.len()).filter(|at| line[*at..].starts_with(&[':', '/', '/'])).collect();
+    for start in starts {
+        let url = &mut line[start + 3..];
+        let end = url.iter().position(|c| matches!(c, '"' | '\'' | ' ')).unwrap_or(url.len());
+        if let Some(user) = url[..end].iter().rposition(|c| *c == '@') {
+            url[..user].fill('*');
+        }
+    }
 }
 
 /// A message as one line of bounded length, whatever it quotes.

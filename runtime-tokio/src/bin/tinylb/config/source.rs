@@ -212,8 +212,11 @@ impl Reader<'_> {
 }
 
 pub(super) fn text<'v>(value: &'v Value<'_>) -> Result<&'v str, String> {
-    let wrong = || format!("must be a string; this is {}", kind(value.get_ref()));
-    value.get_ref().as_str().filter(|text| !text.is_empty()).ok_or_else(wrong)
+    match value.get_ref().as_str() {
+        Some("") => Err("is empty: give one, or leave it out".into()),
+        Some(text) => Ok(text),
+        None => Err(format!("must be a string; this is {}", kind(value.get_ref()))),
+    }
 }
 
 fn refresh(value: &Value<'_>) -> Result<Duration, String> {
@@ -262,9 +265,7 @@ pub(super) fn list<T>(
     read: impl Fn(&Value<'_>) -> Result<T, String>,
 ) -> Result<Vec<T>, String> {
     match value.get_ref() {
-        DeValue::Array(array) if array.is_empty() => {
-            Err("is empty: give one at least, or leave it out".into())
-        }
+        DeValue::Array(array) if array.is_empty() => Err("is empty: give one at least".into()),
         DeValue::Array(array) => array.iter().map(read).collect(),
         _ => Ok(vec![read(value)?]),
     }

@@ -710,7 +710,8 @@ fn a_source_that_is_no_good_is_told_with_its_remedy() {
         ("{ dn = \"db:1\" }", "3:12: unknown key `dn`"),
         ("{ dns = \"db:1\", file = \"x\" }", "3:10: `source` has several places"),
         ("{ file = \"x\", timeout = \"1s\" }", "`timeout` is for `dns`: remove it"),
-        ("{ file = \"\" }", "3:19: `file` must be a string"),
+        ("{ file = \"\" }", "3:19: `file` is empty: give one"),
+        ("{ file = 5 }", "3:19: `file` must be a string"),
         ("{ file = \"x\", last_known = \"x\" }", "`last_known` is the source itself"),
         ("{ dns = \"db:1\", servers = [] }", "`servers` is empty"),
         ("{ dns = \"db\" }", "3:18: `dns` is no name: "),
@@ -776,7 +777,10 @@ fn every_key_of_etcd_reaches_its_option() {
     let scratch = Scratch::new("etcd", text.as_bytes());
     let directory = scratch.0.parent().unwrap();
     let missing = load(&scratch.0).unwrap_err().to_string();
-    assert!(missing.contains("can't read the password in") && missing.contains("pw"), "{missing}");
+    assert!(
+        missing.contains("can't read a user's password in") && missing.contains("pw"),
+        "{missing}"
+    );
     fs::write(directory.join("pw"), "secret\r\n").unwrap();
     let config = load(&scratch.0).unwrap();
     let Source::Followed(followed) = &config.services["a"].source else { panic!("no source") };
@@ -832,6 +836,10 @@ fn an_etcd_that_is_no_good_is_told_with_its_remedy() {
     ] {
         assert!(told(value).contains(expected), "{value}: {}", told(value));
     }
+    let secret = source("{ etcd = { endpoints = [\"http://lb:secret@a:1\"], prefix = \"/\" } }");
+    let problem = parse_bytes(secret.as_bytes()).unwrap_err().remove(0);
+    let shown = problem.show(Path::new("f"));
+    assert!(!shown.contains("secret") && shown.contains("\"http://*********@a:1\""), "{shown}");
     let several = "{ dns = \"db:1\", etcd = { endpoints = \"a:1\", prefix = \"/\" } }";
     assert!(problems(&source(several)).join("; ").contains("`source` has several places"));
     let foreign = "{ etcd = { endpoints = \"a:1\", prefix = \"/\" }, servers = \"10.0.0.1\" }";

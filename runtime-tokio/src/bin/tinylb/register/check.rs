@@ -18,13 +18,16 @@ pub(super) enum Verdict {
 /// Between two connections.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a connection may take, and how long a backend may be without one.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// The first verdict, and each that differs from the one before.
 ///
 /// That nobody listens counts at once. Whatever else prevents a connection may be this machine's
 /// own trouble, or a backlog that is full for a moment, and to take a backend out cuts its
-/// connections: it counts once it has lasted for this time.
-pub(super) fn verdicts(address: Address, patience: Duration) -> impl Stream<Item = Verdict> + Send {
-    let check = Check { address, patience, accepted: None, last: None };
+/// connections: it counts once it has lasted for [`PATIENCE`].
+pub(super) fn verdicts(address: Address) -> impl Stream<Item = Verdict> + Send {
+    let check = Check { address, accepted: None, last: None };
     stream::unfold(check, |mut check| async move {
         let verdict = check.next().await;
         Some((verdict, check))
@@ -33,7 +36,6 @@ pub(super) fn verdicts(address: Address, patience: Duration) -> impl Stream<Item
 
 struct Check {
     address: Address,
-    patience: Duration,
     /// When it did last.
     accepted: Option<Instant>,
     last: Option<Verdict>,
@@ -61,15 +63,15 @@ impl Check {
     /// `None`: it can't be told.
     async fn ask(&mut self) -> Option<Verdict> {
         let began = Instant::now();
-        let (reason, is_refused) = match timeout(self.patience, connect(&self.address)).await {
+        let (reason, is_refused) = match timeout(PATIENCE, connect(&self.address)).await {
             Ok(Ok(())) => {
                 self.accepted = Some(began);
                 return Some(Verdict::Accepts);
             }
             Ok(Err(error)) => (error.to_string(), is_refused(&error)),
-            Err(_) => (format!("no answer within {:?}", self.patience), false),
+            Err(_) => (format!("no answer within {:?}", PATIENCE), false),
         };
-        let lasts = self.accepted.is_none_or(|at| at.elapsed() >= self.patience);
+        let lasts = self.accepted.is_none_or(|at| at.elapsed() >= PATIENCE);
         (is_refused || lasts).then_some(Verdict::Refuses(reason))
     }
 }
