@@ -1,5 +1,6 @@
-//! The source of sets in etcd, and the registration of backends there, with a real etcd that each test starts for itself, on one member or
-//! three. Where etcd isn't installed, each says so and does nothing.
+//! The source of sets in etcd, the registration of backends there, and balancers that follow it: with
+//! a real etcd that each test starts for itself, on one member or three. Where etcd isn't installed,
+//! each says so and does nothing.
 //!
 //! Every wait is for a condition, with a deadline that only a hang can reach.
 

@@ -11,7 +11,6 @@ use tinylb_tokio::{
 };
 
 /// A balancer whose backends are what etcd says, as the library's documentation has it.
-///
 pub(crate) struct Balancer {
     server: Server<AddressDialer>,
     front: SocketAddr,
