@@ -253,26 +253,45 @@ async fn a_keeper_ends_soon_when_it_is_told_to_though_etcd_is_away() {
 }
 
 #[tokio::test]
+async fn a_keeper_takes_its_key_out_by_another_member_when_its_own_hangs() {
+    let Some(cluster) = Cluster::start(3).await else { return };
+    for round in 0..6 {
+        let place = round % 3;
+        cluster.lead((place + 1) % 3).await;
+        let key = format!("k{round}");
+        let mut keeper = register(&cluster, &key, "127.0.0.1:1", &["--ttl", "1h"]);
+        keeper.line("\"registered\"");
+        // One of three times it is the one that the keeper uses.
+        cluster.freeze(place);
+        keeper.signal(Signal::TERM);
+        assert_eq!(keeper.exit_code(), 0, "{:?}", keeper.log());
+        cluster.thaw(place);
+        cluster.ready(place).await;
+        assert_eq!(cluster.value(&key).await, None);
+    }
+}
+
+#[tokio::test]
 async fn a_command_ends_as_it_would_though_etcd_is_away() {
     let Some(mut cluster) = Cluster::start(1).await else { return };
     let directory = tempfile::tempdir().unwrap();
     let go = directory.path().join("go");
     let script = format!("{WAIT} ! test -e {}; do sleep 0.02; done; exit 4", go.display());
-    let start = |script: &str| {
+    let start = |key: &str, script: &str| {
         let command = ["--ttl", "1h", "--", "sh", "-c", script];
-        let keeper = register(&cluster, "a", "127.0.0.1:1", &command);
+        let keeper = register(&cluster, key, "127.0.0.1:1", &command);
         keeper.line("\"registered\"");
         keeper
     };
-    let mut ends = start(&script);
-    let mut told = start(&format!("trap 'exit 5' TERM; {WAIT} :; do sleep 0.02; done"));
+    let mut ends = start("a", &script);
+    let mut told = start("b", &format!("trap 'exit 5' TERM; {WAIT} :; do sleep 0.02; done"));
     cluster.kill(0);
     fs::write(&go, "").unwrap();
     assert_eq!(ends.exit_code(), 4);
     ends.line("can't take a out of etcd");
     told.signal(Signal::TERM);
     assert_eq!(told.exit_code(), 5);
-    told.line("can't take a out of etcd");
+    told.line("can't take b out of etcd");
 }
 
 #[tokio::test]
@@ -356,7 +375,8 @@ async fn a_backend_is_registered_only_while_it_accepts_connections() {
 #[tokio::test]
 async fn bad_arguments_are_refused_with_a_remedy() {
     for (arguments, remedy) in [
-        (&["--etcd", "a:1", "--prefix", "/lb/", "--ttl", "2.5s"][..], "in whole seconds"),
+        (&["--etcd", "a:1", "--prefix", "/lb/", "--address", "0.0.0.0:1"][..], "no machine's"),
+        (&["--etcd", "a:1", "--prefix", "/lb/", "--ttl", "2.5s"], "in whole seconds"),
         (&["--etcd", "a:1", "--prefix", "/lb/", "--ttl", "2h"], "1s to 1h"),
         (&["--etcd", "a:1", "--prefix", "/lb"], "doesn't end in `/`"),
         (&["--etcd", "a", "--prefix", "/lb/"], "write http://HOST:PORT"),
@@ -366,7 +386,10 @@ async fn bad_arguments_are_refused_with_a_remedy() {
         (&[], "no etcd to register in: give `--etcd` and `--prefix`"),
     ] {
         let mut command = Command::new(binary());
-        command.args(["register", "--key", "a", "--address", "127.0.0.1:1"]).args(arguments);
+        command.args(["register", "--key", "a"]).args(arguments);
+        if !arguments.contains(&"--address") {
+            command.args(["--address", "127.0.0.1:1"]);
+        }
         let output = output(&mut command);
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{said}");

@@ -179,7 +179,7 @@ impl<'a> Keeper<'a> {
                 info!(key, address, "registered");
             }
             EtcdRegistrationEvent::Taken => {
-                self.lost = None;
+                (self.is_registered, self.lost) = (false, None);
                 warn!(
                     key,
                     "another one has registered this key, which is left to it until it ends: give \

@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, error::Elapsed, sleep_until, timeout, timeout_at};
 
 use super::{
     failure::Failure,
@@ -93,7 +93,7 @@ struct Session {
 }
 
 /// Parts of the time of a lease: each is how long a renewal may take, and the pause between two.
-/// So there is time for one member that hangs.
+/// So there is time for one member that hangs. The same when it is ended.
 const PARTS: u32 = 3;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -190,7 +190,7 @@ impl EtcdRegistration {
         let mut reason = format!("no answer within {within:?}").into();
         self.told = None;
         while self.claim.lease.is_some() {
-            match timeout_at(end, self.revoke()).await {
+            match timeout_at(end, self.revoke(within / PARTS)).await {
                 Ok(Ok(())) => self.claim.lease = None,
                 Ok(Err(lost)) => {
                     reason = lost;
@@ -202,18 +202,19 @@ impl EtcdRegistration {
         Ok(())
     }
 
-    /// Ends the lease by the first member that can, or says why none does.
-    async fn revoke(&mut self) -> Result<(), Arc<str>> {
+    /// Ends the lease by the first member that can and does so within this time, or says why none
+    /// does.
+    async fn revoke(&mut self, patience: Duration) -> Result<(), Arc<str>> {
         let Some(lease) = self.claim.lease else { return Ok(()) };
         if let Some(session) = self.session.take()
-            && revoked(session.member.revoke(lease).await).is_ok()
+            && revoked(timeout(patience, session.member.revoke(lease)).await, patience).is_ok()
         {
             return Ok(());
         }
         self.rounds.begin();
         while let Some(url) = self.rounds.next() {
             let revoke = async { Member::connect(url, &self.options).await?.revoke(lease).await };
-            match revoked(revoke.await) {
+            match revoked(timeout(patience, revoke).await, patience) {
                 Ok(()) => return Ok(()),
                 Err(failure) => self.rounds.failed(&failure),
             }
@@ -318,11 +319,15 @@ async fn lease(member: &Member, claim: &mut Claim) -> Result<i64, Failure> {
     Ok(lease)
 }
 
-/// Whether a lease is over, by what became of revoking it.
-fn revoked(result: Result<(), Failure>) -> Result<(), Failure> {
+/// Whether a lease is over, by what became of revoking it within a time.
+fn revoked(
+    result: Result<Result<(), Failure>, Elapsed>,
+    patience: Duration,
+) -> Result<(), Failure> {
     match result {
-        Err(Failure::NoLease) => Ok(()),
-        result => result,
+        Ok(Err(Failure::NoLease)) => Ok(()),
+        Ok(result) => result,
+        Err(_) => Err(Failure::Late(patience)),
     }
 }
 
