@@ -1,5 +1,6 @@
 use std::{
     collections::{BTreeMap, btree_map::Entry},
+    mem,
     path::{Component, Path, PathBuf},
 };
 
@@ -256,47 +257,50 @@ impl Reader<'_> {
 
     /// Two listeners of one address: the second would fail.
     fn check_listens(&mut self) {
-        self.listens.sort_by_key(|(at, ..)| *at);
-        let mut seen: BTreeMap<(&str, &Address), (usize, &str)> = BTreeMap::new();
-        for (at, service, address) in &self.listens {
+        let listens = mem::take(&mut self.listens).into_iter().map(|(at, service, address)| {
             // Port 0 is another port for each service.
-            let takes_any_port = matches!(address, Address::Tcp(TcpTarget { port: 0, .. }));
-            let scope = if takes_any_port { service.as_str() } else { "" };
-            match seen.entry((scope, address)) {
-                Entry::Vacant(entry) => {
-                    entry.insert((*at, service));
-                }
-                Entry::Occupied(entry) => {
-                    let (first, other) = *entry.get();
-                    let line = self.text[..first].matches('\n').count() + 1;
-                    let message = format!(
-                        "`{other}` listens at {address} already, line {line}: give each listener \
-                         an address of its own"
-                    );
-                    self.found.push((*at, message));
-                }
-            }
-        }
+            let takes_any_port = matches!(&address, Address::Tcp(TcpTarget { port: 0, .. }));
+            let scope = takes_any_port.then(|| service.clone());
+            (at, service, (scope, address))
+        });
+        self.check_own(listens.collect(), |other, line, (_, address)| {
+            format!(
+                "`{other}` listens at {address} already, line {line}: give each listener an \
+                 address of its own"
+            )
+        });
     }
 
     /// Two services with one file: each would write over what the other has kept.
     fn check_kept(&mut self) {
-        self.kept.sort_by_key(|(at, ..)| *at);
-        let mut seen: BTreeMap<&Path, (usize, &str)> = BTreeMap::new();
-        for (at, service, path) in &self.kept {
-            match seen.entry(path) {
+        let kept = mem::take(&mut self.kept);
+        self.check_own(kept, |other, line, path| {
+            let path = path.display();
+            format!(
+                "`{other}` keeps its backends in {path} already, line {line}: give each service a \
+                 file of its own"
+            )
+        });
+    }
+
+    /// What services must have of their own: offset in bytes, service, and what. `message` is given
+    /// which service had the same before, and in which line.
+    fn check_own<T: Ord>(
+        &mut self,
+        mut all: Vec<(usize, String, T)>,
+        message: impl Fn(&str, usize, &T) -> String,
+    ) {
+        all.sort_by_key(|(at, ..)| *at);
+        let mut seen = BTreeMap::new();
+        for (at, service, own) in &all {
+            match seen.entry(own) {
                 Entry::Vacant(entry) => {
                     entry.insert((*at, service));
                 }
                 Entry::Occupied(entry) => {
                     let (first, other) = *entry.get();
                     let line = self.text[..first].matches('\n').count() + 1;
-                    let message = format!(
-                        "`{other}` keeps its backends in {} already, line {line}: give each \
-                         service a file of its own",
-                        path.display()
-                    );
-                    self.found.push((*at, message));
+                    self.found.push((*at, message(other, line, own)));
                 }
             }
         }
