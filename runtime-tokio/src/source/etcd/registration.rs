@@ -168,6 +168,7 @@ impl EtcdRegistration {
             }
             if let Err(failure) = session.step(&self.claim).await {
                 if let Failure::NoLease = failure {
+                    // Not left to the next renewal: etcd before 3.4.38 may renew what it revoked.
                     self.claim.lease = None;
                 }
                 self.rounds.ended(session.began.elapsed());
