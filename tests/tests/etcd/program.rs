@@ -62,8 +62,9 @@ async fn a_backend_whose_machine_dies_is_cut_within_a_second_after_its_lease() {
     const TTL: Duration = Duration::from_secs(3);
     let Some(cluster) = Cluster::start(1).await else { return };
     let [a, b] = ["a", "b"].map(Backend::echo);
-    let tinylb = balancer(&cluster);
     cluster.put("b", &b.address).await;
+    let tinylb = balancer(&cluster);
+    tinylb.line("backends replaced");
     let mut took = Vec::new();
     // The middle one of three: a machine that is busy may hold up any one.
     for round in 0..3 {
