@@ -6,16 +6,16 @@ mod cluster;
 #[path = "../../tests/etcd/harness/process.rs"]
 #[allow(clippy::unwrap_used, dead_code)]
 mod process;
+#[path = "../../tests/etcd/harness/wait.rs"]
+mod wait;
 
-use std::{io, net::SocketAddr, process::Command, time::Duration};
+use std::{io, net::SocketAddr, process::Command};
 
 use etcd_client::Client;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, sleep},
-};
+use tokio::net::TcpStream;
 
-use self::{cluster::Cluster, process::Process};
+pub(crate) use self::wait::{DEADLINE, PREFIX, eventually};
+use self::{cluster::Cluster, process::Process, wait::say};
 use crate::usage::Usage;
 
 /// All that there is of etcd. It ends when this is dropped.
@@ -26,12 +26,6 @@ pub struct Etcd {
 }
 
 const PROXY_PORT: u16 = 2378;
-
-/// What all keys begin with.
-pub(crate) const PREFIX: &str = "/lb/web/";
-
-/// Whatever takes longer hangs.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The version of the etcd that is installed.
 pub fn version() -> io::Result<String> {
@@ -82,20 +76,4 @@ impl Etcd {
         let ids = processes.map(|process| process.id().as_raw_nonzero().get() as u32);
         Usage::of(&ids.collect::<Vec<_>>())
     }
-}
-
-/// Looks until there is something to see.
-pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(seen) = look().await {
-            return seen;
-        }
-        assert!(began.elapsed() < DEADLINE, "this never came: {what}");
-        sleep(Duration::from_millis(5)).await;
-    }
-}
-
-fn say(text: &str) {
-    eprintln!("{text}");
 }

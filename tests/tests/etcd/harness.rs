@@ -6,14 +6,8 @@ mod process;
 mod relay;
 mod told;
 mod traffic;
+mod wait;
 mod writer;
-
-use std::{
-    io::{Write, stderr},
-    time::Duration,
-};
-
-use tokio::time::{Instant, sleep};
 
 pub(crate) use self::{
     balancer::Balancer,
@@ -22,29 +16,6 @@ pub(crate) use self::{
     relay::Relay,
     told::Told,
     traffic::{Backends, Client, Talker},
+    wait::{DEADLINE, PREFIX, eventually, say},
     writer::Writer,
 };
-
-/// What the keys of all tests begin with.
-pub(crate) const PREFIX: &str = "/lb/web/";
-
-/// Whatever takes longer hangs.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
-
-/// Looks until there is something to see.
-pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(seen) = look().await {
-            return seen;
-        }
-        assert!(began.elapsed() < DEADLINE, "this never came: {what}");
-        sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// Tells whoever runs the tests, though the test passes. (Of what is printed the other way, the test
-/// runner shows only what belongs to a failure.)
-pub(crate) fn say(text: &str) {
-    let _ = writeln!(stderr(), "{text}");
-}

@@ -10,6 +10,7 @@ mod balancers;
 mod failover;
 mod harness;
 mod history;
+mod keeper;
 mod login;
 mod program;
 mod register;
