@@ -35,7 +35,13 @@ pub(crate) enum Command {
 }
 
 #[derive(Args)]
-#[command(group(ArgGroup::new("backends").args(["backend", "dns", "etcd"]).requires("listen").conflicts_with("config").multiple(true)))]
+#[command(group(
+    ArgGroup::new("backends")
+        .args(["backend", "dns", "etcd"])
+        .requires("listen")
+        .conflicts_with("config")
+        .multiple(true)
+))]
 pub(crate) struct Run {
     /// The configuration file; read again when it changes, and on SIGHUP.
     #[arg(long, value_name = "FILE", required_unless_present = "listen")]

@@ -71,6 +71,18 @@ fn failed(code: u8, message: &str) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Does on this thread what mostly waits.
+fn block_on<T>(main: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Error(format!("can't start the runtime: {error}")))?;
+    let result = runtime.block_on(main);
+    // A name that is still being looked up would hold the program up.
+    runtime.shutdown_background();
+    result
+}
+
 /// `tinylb check`: prints every problem of a file.
 fn check(path: &Path) -> Result<(), Failure> {
     let problems = match config::load(path) {

@@ -16,11 +16,16 @@ use std::{
 
 use futures::{Stream, StreamExt, stream};
 use tinylb_tokio::{EtcdRegistration, EtcdRegistrationEvent};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 use tracing::{info, warn};
 
 use self::{check::Verdict, command::Command};
-use crate::{Failure, args::Register, log, stop::Stop};
+use crate::{
+    Failure,
+    args::Register,
+    block_on, log,
+    stop::{Stop, hear},
+};
 
 /// Keeps a backend registered until a signal says to stop, or until its command has ended.
 pub(crate) fn register(args: &Register) -> Result<ExitCode, Failure> {
@@ -30,21 +35,13 @@ pub(crate) fn register(args: &Register) -> Result<ExitCode, Failure> {
     let registration = EtcdRegistration::new(options, &args.key, &args.address, args.ttl)
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let _log = log::start(&args.log);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Error(format!("can't start the runtime: {error}")))?;
-    let result = runtime.block_on(serve(args, registration));
-    // A name that is still being looked up would hold the program up.
-    runtime.shutdown_background();
-    result
+    block_on(serve(args, registration))
 }
 
 async fn serve(args: &Register, registration: EtcdRegistration) -> Result<ExitCode, Failure> {
-    let no_signals = |error| Failure::Error(format!("can't listen to signals: {error}"));
-    let mut stop = Stop::new().map_err(no_signals)?;
+    let mut stop = Stop::new()?;
     // It doesn't end by a hangup, just as `tinylb run` doesn't: nothing would take the key out.
-    let _hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
+    let _hangup = hear(SignalKind::hangup())?;
     let mut command = match args.command.split_first() {
         Some((program, arguments)) => {
             let started = Command::start(program, arguments);

@@ -1,19 +1,16 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-    time::sleep,
-};
+use tokio::{signal::unix::SignalKind, sync::mpsc, time::sleep};
 use tracing::{error, info};
 
 use crate::{
     Failure, admin,
     args::Run,
+    block_on,
     config::{self, Config, LoadError},
     descriptors, log,
     program::Program,
-    stop::Stop,
+    stop::{Stop, hear},
     watch,
 };
 
@@ -28,14 +25,7 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     descriptors::raise_limit();
     let _log = log::start(&args.log);
     // Connections are the workers' affair.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Error(format!("can't start the runtime: {error}")))?;
-    let result = runtime.block_on(serve(args, config, read));
-    // A name that is still being looked up would hold the program up.
-    runtime.shutdown_background();
-    result
+    block_on(serve(args, config, read))
 }
 
 fn configuration(args: &Run) -> Result<Config, Failure> {
@@ -53,9 +43,8 @@ fn configuration(args: &Run) -> Result<Config, Failure> {
 }
 
 async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Result<(), Failure> {
-    let no_signals = |error| Failure::Error(format!("can't listen to signals: {error}"));
-    let mut stop = Stop::new().map_err(no_signals)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
+    let mut stop = Stop::new()?;
+    let mut hangup = hear(SignalKind::hangup())?;
     let (fatal, mut deaths) = mpsc::unbounded_channel();
     let program = Arc::new(Program::new(args.workers, args.splice.into(), fatal));
     let _admin_file = match &args.admin {

@@ -1,6 +1,6 @@
-use std::io;
-
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::Failure;
 
 /// Signals that say that somebody wants the program to end.
 pub(crate) struct Stop {
@@ -9,10 +9,10 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> Result<Self, Failure> {
         Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
+            terminate: hear(SignalKind::terminate())?,
+            interrupt: hear(SignalKind::interrupt())?,
         })
     }
 
@@ -24,4 +24,9 @@ impl Stop {
             _ = self.interrupt.recv() => {}
         }
     }
+}
+
+/// Signals of this kind: from now on they don't end the program by themselves.
+pub(crate) fn hear(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::Error(format!("can't listen to signals: {error}")))
 }

@@ -96,6 +96,8 @@ struct Draft {
     options: DnsOptions,
     settings: SourceSettings,
     last_known: Option<PathBuf>,
+    /// A key is most likely one that isn't there now.
+    is_misspelt: bool,
 }
 
 impl Reader<'_> {
@@ -105,37 +107,9 @@ impl Reader<'_> {
             self.wrong(value, format!("`source` must be a table; this is {kind}: {PLACE_REMEDY}"));
             return None;
         };
-        let (mut draft, mut is_misspelt) = (Draft::default(), false);
+        let mut draft = Draft::default();
         for (key, value) in table.iter() {
-            let name: &str = key.get_ref();
-            let read = match name {
-                "dns" => text(value)
-                    .and_then(|text| text.parse().map_err(|error| format!("is no name: {error}")))
-                    .map(|name| draft.dns = Some(name)),
-                "etcd" => {
-                    draft.etcd = self.etcd(value);
-                    Ok(())
-                }
-                "file" => text(value).map(|path| draft.file = Some(path.into())),
-                "servers" => servers(value).map(|servers| draft.options.servers = servers),
-                "refresh_min" => refresh(value).map(|time| draft.options.refresh_min = time),
-                "refresh_max" => refresh(value).map(|time| draft.options.refresh_max = time),
-                "timeout" => timeout(value).map(|time| draft.options.timeout = time),
-                "bad_entries" => {
-                    bad_entries(value).map(|entries| draft.settings.bad_entries = entries)
-                }
-                "max_stale" => time_or_off(value).map(|time| draft.settings.max_stale = time),
-                "last_known" => text(value).map(|path| draft.last_known = Some(path.into())),
-                "floor" => {
-                    draft.settings.floor = self.floor(value);
-                    Ok(())
-                }
-                _ => {
-                    is_misspelt |= self.unknown(key, "in `source`", &KEYS).is_some();
-                    Ok(())
-                }
-            };
-            let read = read.map_err(|cause| format!("`{name}` {cause}"));
+            let read = self.source_key(key, value, &mut draft);
             let checked = read.and_then(|()| {
                 draft.settings.validate().map_err(|error| {
                     // The next key isn't to be blamed for it.
@@ -155,7 +129,7 @@ impl Reader<'_> {
                 self.wrong(key, format!("`{}` is for `dns`: remove it", key.get_ref()));
             }
         }
-        let Draft { dns, etcd, file, options, settings, last_known } = draft;
+        let Draft { dns, etcd, file, options, settings, last_known, is_misspelt } = draft;
         if options.refresh_min > options.refresh_max {
             let message = "`refresh_min` is above `refresh_max`: raise the one or lower the other";
             self.wrong(at, message);
@@ -176,6 +150,43 @@ impl Reader<'_> {
             self.wrong(value, "`last_known` is the source itself: give another file");
         }
         Some(Source::Followed(Box::new(Followed { place, settings, last_known })))
+    }
+
+    /// Takes one key of a source over, or says what is wrong with it.
+    fn source_key(
+        &mut self,
+        key: &Key<'_>,
+        value: &Value<'_>,
+        draft: &mut Draft,
+    ) -> Result<(), String> {
+        let name: &str = key.get_ref();
+        let read = match name {
+            "dns" => text(value)
+                .and_then(|text| text.parse().map_err(|error| format!("is no name: {error}")))
+                .map(|name| draft.dns = Some(name)),
+            "file" => text(value).map(|path| draft.file = Some(path.into())),
+            "servers" => servers(value).map(|servers| draft.options.servers = servers),
+            "refresh_min" => refresh(value).map(|time| draft.options.refresh_min = time),
+            "refresh_max" => refresh(value).map(|time| draft.options.refresh_max = time),
+            "timeout" => timeout(value).map(|time| draft.options.timeout = time),
+            "bad_entries" => bad_entries(value).map(|entries| draft.settings.bad_entries = entries),
+            "max_stale" => time_or_off(value).map(|time| draft.settings.max_stale = time),
+            "last_known" => text(value).map(|path| draft.last_known = Some(path.into())),
+            // These say themselves what is wrong.
+            "etcd" => {
+                draft.etcd = self.etcd(value);
+                Ok(())
+            }
+            "floor" => {
+                draft.settings.floor = self.floor(value);
+                Ok(())
+            }
+            _ => {
+                draft.is_misspelt |= self.unknown(key, "in `source`", &KEYS).is_some();
+                Ok(())
+            }
+        };
+        read.map_err(|cause| format!("`{name}` {cause}"))
     }
 
     fn floor(&mut self, value: &Value<'_>) -> Option<Floor> {
