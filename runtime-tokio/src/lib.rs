@@ -36,7 +36,7 @@
 //! # Ok(())
 //! # }
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod conn;
 mod dialer;
@@ -50,6 +50,9 @@ mod runtime;
 mod source;
 mod stream;
 mod target;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[allow(dead_code)] // Used by what comes next.
+mod tcp_info;
 
 #[cfg(feature = "file")]
 pub use self::source::FileSource;

@@ -1,0 +1,107 @@
+//! What the system knows of a TCP connection (Linux).
+//!
+//! The only place with `unsafe`: no well-kept crate has a safe function for these two calls
+//! (`tcp-info-sys` generates its bindings with libclang in every build; rustix, socket2 and nix have
+//! none).
+#![allow(unsafe_code, reason = "no well-kept crate wraps these two calls")]
+
+use std::{
+    io, mem,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+/// A part of `struct tcp_info` (linux/tcp.h).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TcpInfo {
+    /// Times that the oldest unacknowledged data was sent again since the last acknowledgement.
+    pub(crate) retransmits: u8,
+    /// Keepalive or zero-window probes that have no answer yet.
+    pub(crate) probes: u8,
+    /// Segments in flight.
+    pub(crate) unacked: u32,
+    /// Milliseconds since the peer's last acknowledgement, of anything.
+    pub(crate) last_ack_recv: u32,
+}
+
+/// What the system knows of a connection.
+///
+/// # Errors
+/// The socket isn't TCP.
+pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
+    // SAFETY: every field is an integer, for which zero is a value.
+    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+    let mut length = mem::size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the descriptor is open while it is borrowed; the system writes at most `length` bytes
+    // to `info`, and an older one, which knows fewer fields, leaves the others zero.
+    let failed = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    if failed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(TcpInfo {
+        retransmits: info.tcpi_retransmits,
+        probes: info.tcpi_probes,
+        unacked: info.tcpi_unacked,
+        last_ack_recv: info.tcpi_last_ack_recv,
+    })
+}
+
+/// Bytes that were written to a socket and that its peer's system has not acknowledged
+/// (`SIOCOUTQ`, tcp(7)).
+///
+/// # Errors
+/// The socket isn't TCP.
+pub(crate) fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open while it is borrowed; the system writes one `int`. TIOCOUTQ is
+    // the number of SIOCOUTQ.
+    let failed = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if failed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::{TcpListener, TcpStream},
+        os::fd::AsFd,
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_a_peer_has_not_taken_is_counted_until_it_takes_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut writer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut reader = listener.accept().unwrap().0;
+        assert_eq!(unacknowledged(writer.as_fd()).unwrap(), 0);
+        writer.set_nonblocking(true).unwrap();
+        let chunk = [0; 64 << 10];
+        let mut written = 0;
+        while let Ok(length) = writer.write(&chunk) {
+            written += length;
+        }
+        let waiting = unacknowledged(writer.as_fd()).unwrap();
+        assert!(0 < waiting && waiting < written, "{waiting} of {written}");
+        let info = tcp_info(writer.as_fd()).unwrap();
+        assert!(info.last_ack_recv < 10_000, "{info:?}");
+        drop(writer);
+        assert_eq!(reader.read_to_end(&mut Vec::new()).unwrap(), written);
+    }
+
+    #[test]
+    fn other_sockets_have_none() {
+        let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(tcp_info(one.as_fd()).is_err());
+    }
+}
