@@ -4,6 +4,7 @@
 //!   [`UnixConn`]; [`AddressDialer`] for backends of both kinds.
 //! - [`SocketRelay`], which moves the bytes between them, and [`Splice`] for when within the kernel.
 //! - [`TokioRuntime`], and [`TcpOptions`] for what every TCP connection is set to.
+//! - [`run_blocking`], for work that may hang.
 #![cfg_attr(feature = "dns", doc = "- [`DnsSource`]: sets from DNS (feature `dns`).")]
 #![cfg_attr(
     feature = "etcd",
@@ -38,6 +39,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+mod blocking;
 mod conn;
 mod dialer;
 mod error;
@@ -63,6 +65,7 @@ pub use self::source::{
     EtcdOptions, EtcdOptionsError, EtcdRegistration, EtcdRegistrationEvent, EtcdSource, EtcdTls,
 };
 pub use self::{
+    blocking::run_blocking,
     conn::{AddressConn, TcpConn, UnixConn},
     dialer::{AddressDialer, TcpDialer, UnixDialer},
     error::AddressError,
