@@ -320,6 +320,12 @@ impl Reader<'_> {
             self.wrong(value, message);
             return BackendSet::empty();
         };
+        // A header might have lost its lines: only braces say that there are none.
+        let is_explicit = self.text.get(value.span()).is_some_and(|text| text.starts_with('{'));
+        if table.is_empty() && !is_explicit {
+            let message = "`backends` is empty: write backends = {} if there shall be none";
+            self.missing(at.span().start, message);
+        }
         let max = service.settings.backends_max;
         // The tree is in key order, as the set is.
         if let Some(key) = table.keys().nth(max) {

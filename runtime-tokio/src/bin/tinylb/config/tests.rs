@@ -466,6 +466,15 @@ fn an_error_of_syntax_hides_nothing_but_what_it_may_have_distorted() {
 }
 
 #[test]
+fn a_header_without_backends_is_no_empty_set() {
+    let text = |rest: &str| format!("[services.a]\nlisten = \"127.0.0.1:1\"\n{rest}");
+    let message = "`backends` is empty: write backends = {} if there shall be none";
+    assert_eq!(problems(&text("[services.a.backends]\n")), [format!("3:13: {message}")]);
+    assert_eq!(problems(&text("[services.a.backends]\na = \"127.0.0.1:2\"\n")).len(), 0);
+    assert_eq!(problems(&text("backends = { }\n")).len(), 0);
+}
+
+#[test]
 fn problems_come_in_order_with_columns_in_characters() {
     let text = "[services.\"é\"]\nbackends = { \"ü€\" = 5 }\r\n\tlisten = 6\r\n[services.a]\n";
     let problems = parse(text).unwrap_err();
