@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use futures::channel::oneshot;
+use futures::{TryFutureExt, channel::oneshot};
 
 /// Runs work that may block on a thread of its own, or says why it can't: what
 /// [`tokio::task::spawn_blocking`] does, which panics when the system has no thread for it, and
@@ -25,17 +25,22 @@ use futures::channel::oneshot;
 pub fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> impl Future<Output = io::Result<T>> + Send + 'static {
+    let started = start_blocking(work);
+    async move { started?.await }
+}
+
+/// As [`run_blocking`], with the first of its errors at once.
+pub(crate) fn start_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<impl Future<Output = io::Result<T>> + Send + Unpin + 'static> {
     let (result, done) = oneshot::channel();
-    let started = POOL.run(Box::new(move || {
-        // Who waits learns of a panic by the sender's end.
+    POOL.run(Box::new(move || {
+        // A panic drops the sender, which ends the wait.
         if let Ok(value) = catch_unwind(AssertUnwindSafe(work)) {
             let _ = result.send(value);
         }
-    }));
-    async move {
-        started?;
-        done.await.map_err(|_| io::Error::other("the work on a thread panicked"))
-    }
+    }))?;
+    Ok(done.map_err(|_| io::Error::other("the work on a thread panicked")))
 }
 
 /// How long a thread without work stays.
@@ -70,8 +75,9 @@ impl Pool {
         };
         let serve = move || self.serve(work);
         thread::Builder::new().name("blocking".into()).spawn(serve).map(drop).map_err(|error| {
-            let cause = "raise the limit of threads or processes";
-            io::Error::new(error.kind(), format!("the system has no thread ({error}): {cause}"))
+            let remedy = "raise the limit of threads (ulimit -u, systemd's TasksMax, a container's \
+                          pids limit)";
+            io::Error::new(error.kind(), format!("the system has no thread ({error}): {remedy}"))
         })
     }
 

@@ -44,9 +44,11 @@ mod conn;
 mod dialer;
 mod error;
 mod listener;
+mod lookup;
 mod nonblocking;
 mod options;
 mod pipe;
+mod race;
 mod relay;
 mod runtime;
 mod source;
@@ -71,6 +73,7 @@ pub use self::{
     error::AddressError,
     listener::{TcpListener, UnixListener, UnixSocketFile},
     options::TcpOptions,
+    race::AddressFailure,
     relay::{SocketRelay, Splice},
     runtime::TokioRuntime,
     target::{Address, Host, TcpTarget, UnixTarget},
