@@ -9,10 +9,10 @@ use std::{
 
 use futures::{Stream, stream};
 use tinylb_core::{BackendSet, BadEntry, Update};
-use tokio::{task::spawn_blocking, time::sleep};
+use tokio::time::sleep;
 use toml::de::DeTable;
 
-use crate::Address;
+use crate::{Address, read_file, run_blocking};
 
 /// A source of backends in a file: TOML with a line `KEY = "ADDRESS"` for each, as in a table of
 /// `backends`. The line `backends = {}`, and no other, says that there are none.
@@ -25,9 +25,13 @@ use crate::Address;
 /// The file is read again when it has changed and has then stood unchanged for 0.1 s. A writer that
 /// may be slower, or may fail halfway, should write another file and rename it: then a part of a file
 /// is never seen.
+#[derive(Clone)]
 pub struct FileSource {
     path: Arc<Path>,
 }
+
+/// The largest file that is read, in bytes: room for ten million backends.
+const FILE_BYTES_MAX: u64 = 1 << 30;
 
 /// Time between two looks at the file.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -41,8 +45,8 @@ impl FileSource {
     /// The sets and losses, an update for each change of the file, without end.
     ///
     /// It runs on the tokio runtime that polls it, whose time must be enabled. Nothing happens unless
-    /// it is polled. A file system that hangs holds up this source and one of the runtime's threads
-    /// for what blocks.
+    /// it is polled. A file system that hangs holds up this source and a thread of
+    /// [`run_blocking`](crate::run_blocking). That there is no thread is a loss.
     pub fn updates(self) -> impl Stream<Item = Update<Address>> + Send + 'static {
         stream::unfold(watch(self.path), async |mut watch| Some((watch.next().await, watch)))
     }
@@ -128,7 +132,7 @@ impl Watch {
         look: impl FnOnce(&Path) -> T + Send + 'static,
     ) -> Result<T, String> {
         let path = Arc::clone(&self.path);
-        spawn_blocking(move || look(&path)).await.map_err(|error| error.to_string())
+        run_blocking(move || look(&path)).await.map_err(|error| error.to_string())
     }
 }
 
@@ -145,13 +149,8 @@ fn signature(path: &Path) -> Signature {
 /// Why it can't be read.
 fn read(path: &Path) -> Result<String, String> {
     let named = |cause: String| format!("{}: {cause}", path.display());
-    // Opening anything else, such as a pipe, may wait for ever.
-    let is_file = fs::metadata(path).map(|file| file.is_file());
-    match is_file {
-        Ok(true) => fs::read_to_string(path).map_err(|error| named(error.to_string())),
-        Ok(false) => Err(named("it is no regular file".into())),
-        Err(error) => Err(named(error.to_string())),
-    }
+    let bytes = read_file(path, FILE_BYTES_MAX).map_err(|error| named(error.to_string()))?;
+    String::from_utf8(bytes).map_err(|_| named("it is not UTF-8: save it as UTF-8".into()))
 }
 
 const NONE_REMEDY: &str = "write `backends = {}` if there shall be none";
