@@ -8,6 +8,7 @@ mod knot;
 mod output;
 mod process;
 mod socket;
+mod strace;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
@@ -25,6 +26,7 @@ pub(crate) use self::{
     output::{Kill, output},
     process::{Line, Tinylb, binary},
     socket::{Hung, Socket},
+    strace::Strace,
 };
 
 /// Whatever takes longer hangs.
