@@ -97,8 +97,11 @@ impl TcpDialer {
         }
         let mut stream = Stream::new(socket, Kind::Tcp)?;
         stream.holds_handshake = holds_handshake;
-        let dialling = Dialling(Some(stream));
-        let local = dialling.connected().await?;
+        // A dial that is given up may have come through by then: dropping it sends a reset, so the
+        // backend doesn't take it for a stream without bytes.
+        stream.connected().await?;
+        let local = SockRef::from(&stream.fd()?).local_addr()?.as_socket();
+        let local = local.ok_or(io::ErrorKind::AddrNotAvailable)?;
         if local.ip() == address.ip() {
             // Where nobody listens on a port of this machine's ephemeral range, a socket may get
             // that port for its own and connect to itself (TCP's simultaneous open, RFC 9293,
@@ -112,7 +115,6 @@ impl TcpDialer {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
             }
         }
-        let stream = dialling.done()?;
         if let Some(limit) = options.limit() {
             stream.look_after(Some(limit));
         }
@@ -218,32 +220,6 @@ impl Dialer for AddressDialer {
     }
 }
 
-/// A socket that connects. A dial that is given up may have come through by then: it ends with a
-/// reset, so that the backend doesn't take it for a stream without bytes.
-struct Dialling(Option<Stream>);
-
-impl Dialling {
-    /// Its own address, once it is connected.
-    async fn connected(&self) -> io::Result<SocketAddr> {
-        let stream = self.0.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-        stream.connected().await?;
-        let local = SockRef::from(&stream.fd()?).local_addr()?;
-        local.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
-    }
-
-    fn done(mut self) -> io::Result<Stream> {
-        self.0.take().ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-}
-
-impl Drop for Dialling {
-    fn drop(&mut self) {
-        if let Some(stream) = &mut self.0 {
-            stream.reset();
-        }
-    }
-}
-
 fn check(own: &RwLock<Vec<Address>>, target: &Address) -> Result<(), String> {
     target.validate_target(&own.read().unwrap_or_else(PoisonError::into_inner))
 }
@@ -270,7 +246,7 @@ fn set<T>(shared: &RwLock<T>, value: T) {
 #[cfg(test)]
 mod tests {
     use futures::{AsyncReadExt, AsyncWriteExt, poll};
-    use tinylb_core::Listener;
+    use tinylb_core::{Conn, Listener};
 
     use super::*;
     use crate::TcpListener;
@@ -303,7 +279,7 @@ mod tests {
         let error = conn.read(&mut [0]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         // A dial that came through, and ends.
-        drop(dialer.dial(&target, within).await.unwrap());
+        dialer.dial(&target, within).await.unwrap().finish();
         let mut conn = listener.accept().await.unwrap();
         assert_eq!(conn.read(&mut [0]).await.unwrap(), 0);
     }

@@ -3,6 +3,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     pin::pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use rustix::{
@@ -17,7 +18,7 @@ use tokio::io::{
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use crate::upkeep;
-use crate::{limit::Limit, nonblocking::watch};
+use crate::{limit::Limit, nonblocking::watch, options::RESETS_ON_CLOSE};
 
 /// A connected socket that doesn't block, on tokio's reactor.
 pub struct Stream {
@@ -29,6 +30,8 @@ pub struct Stream {
     may_be_writable: bool,
     /// See [`hold_handshake`].
     pub(crate) holds_handshake: bool,
+    /// The system resets the connection when it is closed.
+    pub(crate) resets: bool,
 }
 
 /// What kind of socket it is.
@@ -47,13 +50,16 @@ const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT;
 type Guard<'a> = AsyncFdReadyGuard<'a, OwnedFd>;
 
 impl Stream {
-    /// Watches a socket. To be called in a tokio runtime.
+    /// Watches a socket; one of TCP is reset when it is closed, unless `resets` is taken back. To
+    /// be called in a tokio runtime.
     pub(crate) fn new(socket: OwnedFd, kind: Kind) -> io::Result<Self> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let interest = interest | Interest::PRIORITY;
         let socket = watch(socket, interest)?;
-        Ok(Self { socket: Some(socket), kind, may_be_writable: false, holds_handshake: false })
+        let resets = kind == Kind::Tcp && RESETS_ON_CLOSE;
+        let (may_be_writable, holds_handshake) = (false, false);
+        Ok(Self { socket: Some(socket), kind, may_be_writable, holds_handshake, resets })
     }
 
     /// Ends a handshake that waits for its end.
@@ -100,8 +106,20 @@ impl Stream {
 
     /// Gives a TCP connection up: closing it without lingering sends a reset.
     pub(crate) fn reset(&mut self) {
-        if let Some(socket) = self.take() {
-            let _ = SockRef::from(socket.get_ref()).set_linger(Some(std::time::Duration::ZERO));
+        if let Some(socket) = self.take()
+            && !self.resets
+        {
+            let _ = SockRef::from(socket.get_ref()).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// Closing it resets it no more: what was written is sent, and then an end of stream. A system
+    /// that doesn't allow that has it reset, which nobody takes for an end.
+    pub(crate) fn finish(&mut self) {
+        if let Some(socket) = &self.socket
+            && self.resets
+        {
+            self.resets = SockRef::from(socket.get_ref()).set_linger(None).is_err();
         }
     }
 
