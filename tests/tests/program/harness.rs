@@ -5,6 +5,8 @@ mod client;
 mod file;
 mod http;
 mod knot;
+#[cfg(target_os = "linux")]
+mod network;
 mod output;
 mod process;
 mod socket;
@@ -16,6 +18,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(target_os = "linux")]
+pub(crate) use self::network::{BACKENDS, BALANCER, Host, Network};
 pub(crate) use self::{
     backend::Backend,
     client::{Client, End, Load},

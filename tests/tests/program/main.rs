@@ -20,4 +20,6 @@ mod shutdown;
 mod source;
 mod tools;
 mod unix_socket;
+#[cfg(target_os = "linux")]
+mod upkeep;
 mod workers;
