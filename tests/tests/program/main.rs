@@ -11,6 +11,7 @@ mod dns;
 mod exit;
 mod harness;
 mod leaving;
+mod names;
 mod output;
 mod put;
 mod relay;

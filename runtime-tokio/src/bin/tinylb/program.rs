@@ -202,20 +202,24 @@ impl Program {
     pub(crate) async fn stopped(&self) -> Ends {
         loop {
             let gone = self.gone.notified();
-            let state = self.lock();
-            if let Some(all) = &state.stopping
-                && state.services.is_empty()
-                && state.succeeded.is_empty()
-            {
-                let mut ends = Ends::default();
-                for (service, before) in all {
-                    ends += Ends::between(before, &service.handle().snapshot().ended);
-                }
+            if let Some(ends) = self.ends() {
                 return ends;
             }
-            drop(state);
             gone.await;
         }
+    }
+
+    /// How sessions ended since the program was stopped, once none is left.
+    fn ends(&self) -> Option<Ends> {
+        let state = self.lock();
+        if !state.services.is_empty() || !state.succeeded.is_empty() {
+            return None;
+        }
+        let mut ends = Ends::default();
+        for (service, before) in state.stopping.as_ref()? {
+            ends += Ends::between(before, &service.handle().snapshot().ended);
+        }
+        Some(ends)
     }
 
     /// Has a service leave, and forgets it when it has.

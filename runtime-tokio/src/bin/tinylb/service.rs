@@ -70,7 +70,10 @@ impl Service {
         fatal: mpsc::UnboundedSender<String>,
     ) -> Result<Self, String> {
         let events = Arc::new(EventLog::new(name));
-        let dialer = AddressDialer::new(tcp_options(&config));
+        let dialer = AddressDialer::new(tcp_options(&config)).on_address_failure({
+            let events = Arc::clone(&events);
+            move |failure| events.address_failed(&failure)
+        });
         let (replaced, leaving) = (Arc::new(Notify::new()), Arc::new(Leaving::default()));
         let observer = {
             let (events, replaced) = (Arc::clone(&events), Arc::clone(&replaced));
@@ -319,6 +322,6 @@ impl Leaving {
 /// The socket options that a service is configured to have.
 pub(crate) fn tcp_options(config: &config::Service) -> TcpOptions {
     let mut options = TcpOptions::default();
-    options.user_timeout = config.tcp_user_timeout;
+    options.peer_timeout = config.peer_timeout;
     options
 }
