@@ -11,6 +11,7 @@ mod dns;
 mod exit;
 mod harness;
 mod killed;
+mod leaving;
 mod names;
 mod output;
 mod put;

@@ -302,7 +302,7 @@ fn show(service: &Service) -> Value {
         "bytes_to_backends": snapshot.bytes_to_backends,
         "bytes_to_clients": snapshot.bytes_to_clients,
         "listeners": snapshot.listeners,
-        "shutting_down": snapshot.is_shutting_down,
+        "shutting_down": service.is_leaving(),
     })
 }
 

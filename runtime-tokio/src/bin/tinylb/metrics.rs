@@ -16,6 +16,13 @@ pub(crate) fn text(services: &[std::sync::Arc<Service>]) -> String {
         let snapshot = service.handle().snapshot();
         let name = service.name.as_str();
         totals(&mut page, name, &snapshot);
+        page.add(
+            "tinylb_shutting_down",
+            "gauge",
+            "Whether the service accepts no more, while its sessions finish.",
+            &[("service", name)],
+            u8::from(service.is_leaving()),
+        );
         backends(&mut page, name, &snapshot);
         let failures = [
             (

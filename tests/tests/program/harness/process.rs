@@ -216,7 +216,17 @@ impl Tinylb {
         self.stop_after_signal();
     }
 
-    /// The same; hands over all that it logged.
+    /// The same, while clients have sessions, which finish.
+    pub(crate) fn stop_and_finish(self, clients: impl IntoIterator<Item = super::Client>) {
+        self.signal(Signal::TERM);
+        self.line("shutting down");
+        for client in clients {
+            assert_eq!(client.finish(), super::End::Clean);
+        }
+        self.stop_after_signal();
+    }
+
+    /// The same as [`Self::stop`]; hands over all that it logged.
     pub(crate) fn stop_and_log(mut self, look: impl FnOnce(&[Line])) {
         self.signal(Signal::TERM);
         assert_eq!(self.exit_code(), 0, "{:?}", self.log());
