@@ -28,6 +28,11 @@ pub(crate) fn text(services: &[std::sync::Arc<Service>]) -> String {
                 "Accepts that failed.",
                 &service.events.accept_failures,
             ),
+            (
+                "tinylb_source_restarts_total",
+                "Times that the source panicked or ended, and began anew.",
+                &*service.source_restarts,
+            ),
         ];
         for (metric, help, counter) in failures {
             let labels = [("service", name)];

@@ -1,6 +1,6 @@
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -27,6 +27,8 @@ pub(crate) struct Service {
     fatal: mpsc::UnboundedSender<String>,
     /// Notified when the set was replaced, or the source is back.
     replaced: Arc<Notify>,
+    /// How often a source panicked or ended, and began anew.
+    pub(crate) source_restarts: Arc<AtomicU64>,
 }
 
 struct State {
@@ -69,7 +71,17 @@ impl Service {
         events.ask(&handle);
         let state = State { config, source: None, listeners: BTreeMap::new(), finishing: None };
         let (name, state) = (name.into(), Mutex::new(state));
-        Ok(Self { name, events, server, handle, relay, state, fatal, replaced })
+        Ok(Self {
+            name,
+            events,
+            server,
+            handle,
+            relay,
+            state,
+            fatal,
+            replaced,
+            source_restarts: Arc::default(),
+        })
     }
 
     pub(crate) fn handle(&self) -> Handle<Address> {
@@ -106,7 +118,13 @@ impl Service {
                     drop(replaced.map_err(|e| in_service(e.to_string()))?);
                 }
                 config::Source::Followed(followed) => {
-                    let source = Source::follow(&self.name, followed, &handle, &self.replaced);
+                    let source = Source::follow(
+                        &self.name,
+                        followed,
+                        &handle,
+                        &self.replaced,
+                        &self.source_restarts,
+                    );
                     state.source = Some(source?);
                 }
             }
