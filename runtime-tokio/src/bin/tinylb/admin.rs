@@ -1,4 +1,9 @@
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
@@ -286,6 +291,7 @@ fn show(service: &Service) -> Value {
         "set_age_seconds": snapshot.set_age.map(|age| age.as_secs_f64()),
         "source": service.source(),
         "source_lost": snapshot.source_lost.as_deref(),
+        "source_restarts": service.source_restarts.load(Ordering::Relaxed),
         "set_held": snapshot.set_held.map(|held| {
             json!({
                 "removed": held.removed,

@@ -40,6 +40,11 @@ pub(crate) fn text(services: &[std::sync::Arc<Service>]) -> String {
                 "Addresses of backends' names that failed in a dial, whether or not another served.",
                 &service.events.address_failures,
             ),
+            (
+                "tinylb_source_restarts_total",
+                "Times that the source panicked or ended, and began anew.",
+                &*service.source_restarts,
+            ),
         ];
         for (metric, help, counter) in failures {
             let labels = [("service", name)];

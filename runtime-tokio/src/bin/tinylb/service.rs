@@ -2,7 +2,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -37,6 +37,8 @@ pub(crate) struct Service {
     /// Notified when the set was replaced, or the source is back.
     replaced: Arc<Notify>,
     leaving: Arc<Leaving>,
+    /// How often a source panicked or ended, and began anew.
+    pub(crate) source_restarts: Arc<AtomicU64>,
 }
 
 /// Tells a service that leaves when less is left of it. While it serves, that would be told for
@@ -100,7 +102,18 @@ impl Service {
             listeners: BTreeMap::new(),
         };
         let (name, state) = (name.into(), Mutex::new(state));
-        Ok(Self { name, events, server, handle, relay, state, fatal, replaced, leaving })
+        Ok(Self {
+            name,
+            events,
+            server,
+            handle,
+            relay,
+            state,
+            fatal,
+            replaced,
+            leaving,
+            source_restarts: Arc::default(),
+        })
     }
 
     pub(crate) fn handle(&self) -> Handle<Address> {
@@ -188,7 +201,9 @@ impl Service {
                 drop(replaced.map_err(|e| in_service(e.to_string()))?);
             }
             config::Source::Followed(followed) => {
-                let source = Source::follow(&self.name, followed, &self.handle, &self.replaced);
+                let restarts = &self.source_restarts;
+                let source =
+                    Source::follow(&self.name, followed, &self.handle, &self.replaced, restarts);
                 state.source = Some(source?);
             }
         }
