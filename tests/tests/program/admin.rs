@@ -199,6 +199,23 @@ fn unknown_paths_and_wrong_methods_are_refused() {
 }
 
 #[test]
+fn head_is_answered_as_get_is_but_without_a_body() {
+    let a = Backend::echo("a");
+    let tinylb = Tinylb::balance([&a], &ADMIN);
+    let admin = tinylb.admin();
+    tinylb.address();
+    for path in ["/healthz", "/readyz", "/metrics", "/services", "/x"] {
+        let (shown, head) = (get(&admin, path), http(&admin, "HEAD", path, b""));
+        assert_eq!((head.status, head.body.as_str()), (shown.status, ""), "{path}: {head:?}");
+        let length = format!("content-length: {}\r\n", shown.body.len());
+        // A set's age grows.
+        assert!(head.head.contains(&length) || path == "/services", "{path}: {head:?}");
+        assert!(head.head.contains("content-length: "), "{path}: {head:?}");
+    }
+    assert_eq!(http(&admin, "HEAD", "/services/default/backends", b"").status, 405);
+}
+
+#[test]
 fn nonsense_is_refused_and_does_no_harm() {
     let a = Backend::echo("a");
     let tinylb = Tinylb::balance([&a], &ADMIN);

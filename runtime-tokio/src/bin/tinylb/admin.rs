@@ -1,3 +1,4 @@
+mod door;
 mod guests;
 
 use std::{
@@ -60,7 +61,8 @@ pub(crate) fn start(
     let failed = |error: io::Error| format!("can't listen at {address}: {error}");
     info!("admin on {}", socket.local_address().map_err(failed)?);
     let (listener, file) = Listener::new(socket).map_err(failed)?;
-    let admin = Admin { program, can_write, guests: Guests::new() };
+    let is_local = matches!(listener, Listener::Unix(_));
+    let admin = Admin { program, can_write, is_local, guests: Guests::new() };
     tokio::spawn(async move {
         loop {
             match listener.accept().await {
@@ -127,6 +129,8 @@ impl Listener {
 struct Admin {
     program: Arc<Program>,
     can_write: bool,
+    /// No browser gets to a Unix socket.
+    is_local: bool,
     guests: Guests,
 }
 
@@ -162,15 +166,18 @@ impl Admin {
 
     async fn answer(&self, guest: &Arc<Guest>, request: Request<Incoming>) -> Answer {
         let path: Vec<&str> = request.uri().path().split('/').skip(1).collect();
-        let allowed = match path[..] {
-            ["healthz" | "readyz" | "metrics" | "services"] => Method::GET,
-            ["services", _, "backends"] => Method::PUT,
+        // What answers a HEAD leaves the body out.
+        let (allowed, listed) = match path[..] {
+            ["healthz" | "readyz" | "metrics" | "services"] => {
+                (&[Method::GET, Method::HEAD][..], "GET, HEAD")
+            }
+            ["services", _, "backends"] => (&[Method::PUT][..], "PUT"),
             _ => return error(StatusCode::NOT_FOUND, "no such path"),
         };
-        if request.method() != allowed {
-            let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, &format!("use {allowed}"));
-            let allowed = HeaderValue::from_str(allowed.as_str());
-            answer.headers_mut().extend(allowed.ok().map(|allowed| (ALLOW, allowed)));
+        if !allowed.contains(request.method()) {
+            let cause = format!("use {}", allowed[0]);
+            let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, &cause);
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static(listed));
             return answer;
         }
         // These cost nothing, and are answered whatever else is asked.
@@ -183,7 +190,7 @@ impl Admin {
         work.hold(match path[..] {
             ["metrics"] => text(StatusCode::OK, metrics::text(&self.program.services())),
             ["services"] => self.show_services(),
-            ["services", name, "backends"] => match self.program.service(name) {
+            ["services", name, "backends"] => match self.program.service(&plain(name)) {
                 Some(service) => self.put_backends(&service, guest, request).await,
                 None => error(StatusCode::NOT_FOUND, "no service of this name"),
             },
@@ -220,6 +227,11 @@ impl Admin {
             let cause = "this address only shows: start with --admin-write to change backends";
             return error(StatusCode::FORBIDDEN, cause);
         }
+        if !self.is_local
+            && let Err(cause) = door::refuse_strangers(&request)
+        {
+            return error(StatusCode::FORBIDDEN, &cause);
+        }
         let body = Limited::new(request.into_body(), BODY_MAX).collect();
         let body = tokio::select! {
             biased;
@@ -232,7 +244,10 @@ impl Admin {
                 let cause = format!("the body has more than {BODY_MAX} bytes");
                 return error(StatusCode::PAYLOAD_TOO_LARGE, &cause);
             }
-            Some(Err(cause)) => return error(StatusCode::BAD_REQUEST, &cause.to_string()),
+            Some(Err(_)) => {
+                let cause = "the body broke off, or its chunks are malformed: send it again";
+                return error(StatusCode::BAD_REQUEST, cause);
+            }
             None => return error(StatusCode::REQUEST_TIMEOUT, "the body didn't come in time"),
         };
         let set = match backends(&body) {
@@ -254,6 +269,26 @@ impl Admin {
             Err(cause) => error(StatusCode::BAD_REQUEST, &cause.to_string()),
         }
     }
+}
+
+/// A part of a path, without percent-encoding. What can't be decoded stays, and is no service's name.
+fn plain(part: &str) -> String {
+    let mut pieces = part.split('%');
+    let mut plain = pieces.next().unwrap_or_default().to_string();
+    for piece in pieces {
+        let byte = piece.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte.filter(u8::is_ascii) {
+            Some(byte) => {
+                plain.push(char::from(byte));
+                plain.push_str(&piece[2..]);
+            }
+            None => {
+                plain.push('%');
+                plain.push_str(piece);
+            }
+        }
+    }
+    plain
 }
 
 /// The set that a JSON object of keys and addresses says.
@@ -391,6 +426,21 @@ fn answer(status: StatusCode, kind: &'static str, body: String) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_in_a_path_may_be_percent_encoded() {
+        for (part, name) in [
+            ("a.b-c", "a.b-c"),
+            ("%61%2Eb%2dc", "a.b-c"),
+            ("a%2", "a%2"),
+            ("%", "%"),
+            ("%zz", "%zz"),
+            ("%é", "%é"),
+            ("%C3%A9", "%C3%A9"),
+        ] {
+            assert_eq!(plain(part), name);
+        }
+    }
 
     #[test]
     fn a_body_is_a_set_or_says_what_is_wrong_with_it() {
