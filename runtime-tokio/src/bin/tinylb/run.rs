@@ -21,6 +21,7 @@ const READ_PAUSE: Duration = Duration::from_secs(1);
 
 /// `tinylb run`: balances until told to stop.
 pub(crate) fn run(args: &Run) -> Result<(), Failure> {
+    args.check()?;
     // Before the file is read, so that a change in between counts.
     let read = args.config.as_deref().and_then(|path| watch::signature(path).ok());
     let config = configuration(args)?;
