@@ -1,35 +1,40 @@
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{PoisonError, RwLock},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use futures::future::BoxFuture;
 use rustix::{
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, connect},
 };
 use socket2::SockRef;
 use tinylb_core::Dialer;
-use tokio::{
-    net::lookup_host,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep};
 
 use crate::{
-    Address, AddressConn, Host, TcpConn, TcpOptions, TcpTarget, UnixConn, UnixTarget,
+    Address, AddressConn, AddressFailure, Host, TcpConn, TcpOptions, TcpTarget, UnixConn,
+    UnixTarget,
+    lookup::Lookups,
     nonblocking::socket,
+    race::Races,
     stream::{Kind, Stream, hold_handshake},
 };
 
-/// Connects over TCP. Names are resolved at each dial by the system's resolver, and every address
-/// of a name is tried in its order, each for its share of the time that is left.
+/// Connects over TCP.
+///
+/// Names are resolved at each dial by the system's resolver, on a thread of their own: dials of one
+/// name at the same time share a lookup, and one that hangs holds up no other name. Of several
+/// addresses, the next is tried when one has failed or has not answered for 250 ms, and the first
+/// that answers wins (RFC 8305). One that has failed comes last for a minute.
 #[derive(Default)]
 pub struct TcpDialer {
     options: RwLock<TcpOptions>,
     own: RwLock<Vec<Address>>,
+    lookups: Lookups,
+    races: Races,
 }
 
 /// Connects to Unix sockets.
@@ -51,7 +56,18 @@ const FULL_PAUSE: Duration = Duration::from_millis(5);
 impl TcpDialer {
     /// A dialer whose connections have these options.
     pub fn new(options: TcpOptions) -> Self {
-        Self { options: RwLock::new(options), own: RwLock::default() }
+        Self { options: RwLock::new(options), ..Self::default() }
+    }
+
+    /// Has this called for each address of a name that fails in a dial, whether or not another one
+    /// serves. It must not block.
+    #[must_use]
+    pub fn on_address_failure(
+        mut self,
+        observe: impl Fn(AddressFailure<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        self.races.observe(observe);
+        self
     }
 
     /// Gives connections that are dialled from now on these options.
@@ -110,15 +126,10 @@ impl Dialer for TcpDialer {
             Host::Name(name) => name,
         };
         let began = Instant::now();
-        let mut addresses: Vec<IpAddr> = Vec::new();
-        for address in lookup_host((&**name, target.port)).await? {
-            if !addresses.contains(&address.ip()) {
-                addresses.push(address.ip());
-            }
-        }
+        let mut addresses = self.lookups.lookup(name).await?.to_vec();
+        addresses.iter_mut().for_each(|address| address.set_port(target.port));
         let left = within.saturating_sub(began.elapsed());
-        try_each(&addresses, left, |ip| Box::pin(self.connect(SocketAddr::new(ip, target.port))))
-            .await
+        self.races.run(target, &addresses, left, |address| Box::pin(self.connect(address))).await
     }
 
     fn validate(&self, target: &TcpTarget) -> Result<(), String> {
@@ -161,6 +172,16 @@ impl AddressDialer {
     /// A dialer whose TCP connections have these options.
     pub fn new(options: TcpOptions) -> Self {
         Self { tcp: TcpDialer::new(options), unix: UnixDialer::default() }
+    }
+
+    /// Reports addresses of names that fail, see [`TcpDialer::on_address_failure`].
+    #[must_use]
+    pub fn on_address_failure(
+        mut self,
+        observe: impl Fn(AddressFailure<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        self.tcp = self.tcp.on_address_failure(observe);
+        self
     }
 
     /// Gives TCP connections that are dialled from now on these options.
@@ -218,26 +239,6 @@ impl Drop for Dialling {
     }
 }
 
-/// Connects to the first address that answers; each has its share of the time that is left.
-async fn try_each<'a, C>(
-    addresses: &[IpAddr],
-    within: Duration,
-    connect: impl Fn(IpAddr) -> BoxFuture<'a, io::Result<C>>,
-) -> io::Result<C> {
-    let deadline = Instant::now() + within;
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for (place, &ip) in addresses.iter().enumerate() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let share = left / (addresses.len() - place) as u32;
-        failure = match timeout(share, connect(ip)).await {
-            Ok(Ok(conn)) => return Ok(conn),
-            Ok(Err(error)) => io::Error::new(error.kind(), format!("{ip}: {error}")),
-            Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("{ip}: timed out")),
-        };
-    }
-    Err(failure)
-}
-
 fn check(own: &RwLock<Vec<Address>>, target: &Address) -> Result<(), String> {
     target.validate_target(&own.read().unwrap_or_else(PoisonError::into_inner))
 }
@@ -263,43 +264,11 @@ fn set<T>(shared: &RwLock<T>, value: T) {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::pending, sync::Mutex};
-
     use futures::{AsyncReadExt, AsyncWriteExt, poll};
     use tinylb_core::Listener;
 
     use super::*;
     use crate::TcpListener;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_dead_address_of_a_name_costs_its_share_of_the_time_only() {
-        let addresses = [1, 2, 3, 4].map(|last| IpAddr::from([192, 0, 2, last]));
-        let began = Instant::now();
-        let tries = Mutex::new(Vec::new());
-        // The first hangs, the second refuses, the third hangs, the fourth answers.
-        let answer = try_each(&addresses, Duration::from_secs(12), |ip| {
-            tries.lock().unwrap().push((ip, began.elapsed().as_secs()));
-            let refused = Err(io::ErrorKind::ConnectionRefused.into());
-            match tries.lock().unwrap().len() {
-                1 | 3 => Box::pin(pending()),
-                2 => Box::pin(async { refused }),
-                _ => Box::pin(async move { Ok(ip) }),
-            }
-        });
-        assert_eq!(answer.await.unwrap(), addresses[3]);
-        let [a, b, c, d] = addresses;
-        assert_eq!(*tries.lock().unwrap(), [(a, 0), (b, 3), (c, 3), (d, 7)]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_name_whose_addresses_all_fail_says_how_the_last_one_did() {
-        let addresses = [IpAddr::from([192, 0, 2, 1])];
-        let hang = |_| -> BoxFuture<'_, io::Result<()>> { Box::pin(pending()) };
-        let error = try_each(&addresses, Duration::from_secs(3), hang).await.unwrap_err();
-        assert_eq!(error.to_string(), "192.0.2.1: timed out");
-        let none = try_each(&[], Duration::from_secs(3), hang).await.unwrap_err();
-        assert!(none.to_string().contains("no address"));
-    }
 
     #[tokio::test]
     async fn a_name_that_leads_to_the_balancer_itself_is_not_dialled() {

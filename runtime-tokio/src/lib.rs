@@ -38,13 +38,16 @@
 //! ```
 #![deny(unsafe_code)]
 
+mod blocking;
 mod conn;
 mod dialer;
 mod error;
 mod listener;
+mod lookup;
 mod nonblocking;
 mod options;
 mod pipe;
+mod race;
 mod relay;
 mod runtime;
 mod source;
@@ -68,6 +71,7 @@ pub use self::{
     error::AddressError,
     listener::{TcpListener, UnixListener, UnixSocketFile},
     options::TcpOptions,
+    race::AddressFailure,
     relay::{SocketRelay, Splice},
     runtime::TokioRuntime,
     target::{Address, Host, TcpTarget, UnixTarget},

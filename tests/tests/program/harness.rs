@@ -5,6 +5,7 @@ mod client;
 mod file;
 mod http;
 mod knot;
+pub(crate) mod namespace;
 mod output;
 mod process;
 mod socket;

@@ -10,6 +10,7 @@ mod dial;
 mod dns;
 mod exit;
 mod harness;
+mod names;
 mod output;
 mod put;
 mod relay;

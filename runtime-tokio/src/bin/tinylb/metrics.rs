@@ -28,6 +28,11 @@ pub(crate) fn text(services: &[std::sync::Arc<Service>]) -> String {
                 "Accepts that failed.",
                 &service.events.accept_failures,
             ),
+            (
+                "tinylb_address_failures_total",
+                "Addresses of backends' names that failed in a dial, whether or not another served.",
+                &service.events.address_failures,
+            ),
         ];
         for (metric, help, counter) in failures {
             let labels = [("service", name)];

@@ -51,7 +51,10 @@ impl Service {
         fatal: mpsc::UnboundedSender<String>,
     ) -> Result<Self, String> {
         let events = Arc::new(EventLog::new(name));
-        let dialer = AddressDialer::new(tcp_options(&config));
+        let dialer = AddressDialer::new(tcp_options(&config)).on_address_failure({
+            let events = Arc::clone(&events);
+            move |failure| events.address_failed(&failure)
+        });
         let replaced = Arc::new(Notify::new());
         let observer = {
             let (events, replaced) = (Arc::clone(&events), Arc::clone(&replaced));
