@@ -25,8 +25,6 @@ pub struct Stream {
     /// The reactor's note that the socket can be written to was taken back, though it may be so:
     /// nothing will say it again before a write has failed.
     may_be_writable: bool,
-    /// See [`hold_handshake`].
-    pub(crate) holds_handshake: bool,
 }
 
 /// What kind of socket it is.
@@ -51,17 +49,7 @@ impl Stream {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let interest = interest | Interest::PRIORITY;
         let socket = watch(socket, interest)?;
-        Ok(Self { socket: Some(socket), kind, may_be_writable: false, holds_handshake: false })
-    }
-
-    /// Ends a handshake that waits for its end.
-    fn end_handshake(&mut self) {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        if std::mem::take(&mut self.holds_handshake)
-            && let Ok(socket) = self.fd()
-        {
-            let _ = rustix::net::sockopt::set_tcp_quickack(socket, true);
-        }
+        Ok(Self { socket: Some(socket), kind, may_be_writable: false })
     }
 
     pub(crate) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
@@ -97,7 +85,6 @@ impl Stream {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.end_handshake();
         loop {
             let socket = self.socket()?;
             let mut guard = ready!(socket.poll_read_ready(cx))?;
@@ -152,16 +139,12 @@ impl Stream {
                 Ok(given) if given < length && given > 0 => {
                     // So the next poll saves a call in vain.
                     self.may_be_writable = false;
-                    self.holds_handshake = false;
                     if let Some(guard) = &mut guard {
                         guard.clear_ready();
                     }
                     return Poll::Ready(Ok(given));
                 }
-                Ok(given) => {
-                    self.holds_handshake &= given == 0;
-                    return Poll::Ready(Ok(given));
-                }
+                Ok(given) => return Poll::Ready(Ok(given)),
                 Err(error) => {
                     self.may_be_writable &= error != Errno::AGAIN;
                     try_again(error, guard.as_mut())?;
@@ -176,7 +159,6 @@ impl Stream {
         cx: &mut Context<'_>,
         take: impl Fn(&OwnedFd) -> rustix::io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        self.end_handshake();
         loop {
             let socket = self.socket()?;
             let mut guard = ready!(socket.poll_read_ready(cx))?;
@@ -213,17 +195,6 @@ impl Stream {
     fn socket(&self) -> io::Result<&AsyncFd<OwnedFd>> {
         self.socket.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
-}
-
-/// Has the last packet of the handshake wait, so that it goes with the first bytes that are
-/// written: one packet less. (Linux's `TCP_QUICKACK`, tcp(7).) Who reads before he has written ends
-/// the handshake without, lest he wait for a server that waits for that packet in order to speak
-/// first; if nobody does either, the system sends it after a while.
-pub(crate) fn hold_handshake(socket: &OwnedFd) -> bool {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    return rustix::net::sockopt::set_tcp_quickack(socket, false).is_ok();
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    false
 }
 
 /// An operation has failed: whether it is to be tried again, and if so, whether the socket has to
