@@ -10,7 +10,6 @@ use rustix::{
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, connect},
 };
-use socket2::SockRef;
 use tinylb_core::Dialer;
 use tokio::time::{Instant, sleep};
 
@@ -19,6 +18,7 @@ use crate::{
     UnixTarget,
     lookup::Lookups,
     nonblocking::socket,
+    ports::EphemeralPorts,
     race::Races,
     stream::{Kind, Stream},
 };
@@ -33,6 +33,8 @@ use crate::{
 pub struct TcpDialer {
     options: RwLock<TcpOptions>,
     own: RwLock<Vec<Address>>,
+    /// As they were when the dialer was made.
+    ephemeral_ports: EphemeralPorts,
     lookups: Lookups,
     races: Races,
 }
@@ -94,19 +96,18 @@ impl TcpDialer {
             Err(error) => return Err(error.into()),
         }
         let dialling = Dialling(Some(Stream::new(socket, Kind::Tcp)?));
-        let local = dialling.connected().await?;
-        if local.ip() == address.ip() {
-            // Where nobody listens on a port of this machine's ephemeral range, a socket may get
-            // that port for its own and connect to itself (TCP's simultaneous open, RFC 9293,
-            // section 3.5).
-            if local.port() == address.port() {
-                return Err(io::ErrorKind::ConnectionRefused.into());
-            }
-            // One of this machine's addresses: who listens at all of them listens there.
-            if listens_everywhere(&self.own, address) {
-                let error = format!("the balancer itself listens at port {}", address.port());
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
-            }
+        dialling.connected().await?;
+        // Where nobody listens on a port of this machine's ephemeral range, a socket may get that
+        // port for its own and connect to itself (TCP's simultaneous open, RFC 9293, section 3.5).
+        let is_itself =
+            |local: SocketAddr| (local.ip(), local.port()) == (address.ip(), address.port());
+        if self.ephemeral_ports.may_include(address.port()) && is_itself(dialling.local()?) {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        // If it is one of this machine's addresses, the balancer listens there as well.
+        if listens_everywhere(&self.own, address) && dialling.local()?.ip() == address.ip() {
+            let error = format!("the balancer itself listens at port {}", address.port());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }
         Ok(TcpConn::new(dialling.done()?, address))
     }
@@ -215,12 +216,16 @@ impl Dialer for AddressDialer {
 struct Dialling(Option<Stream>);
 
 impl Dialling {
-    /// Its own address, once it is connected.
-    async fn connected(&self) -> io::Result<SocketAddr> {
-        let stream = self.0.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-        stream.connected().await?;
-        let local = SockRef::from(&stream.fd()?).local_addr()?;
-        local.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    async fn connected(&self) -> io::Result<()> {
+        self.stream()?.connected().await
+    }
+
+    fn local(&self) -> io::Result<SocketAddr> {
+        self.stream()?.local_address()
+    }
+
+    fn stream(&self) -> io::Result<&Stream> {
+        self.0.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     fn done(mut self) -> io::Result<Stream> {

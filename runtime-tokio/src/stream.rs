@@ -1,5 +1,6 @@
 use std::{
     io,
+    net::SocketAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     pin::pin,
     task::{Context, Poll, ready},
@@ -67,6 +68,12 @@ impl Stream {
             SockRef::from(guard.get_inner()).take_error()?.map_or(Ok(()), Err)?;
         }
         Ok(())
+    }
+
+    /// A TCP connection's own address, once it is connected.
+    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
+        let local = SockRef::from(&self.fd()?).local_addr()?;
+        local.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
     pub(crate) fn close(&mut self) {
