@@ -95,21 +95,23 @@ impl TcpDialer {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
-        let dialling = Dialling(Some(Stream::new(socket, Kind::Tcp)?));
-        dialling.connected().await?;
+        let stream = Stream::new(socket, Kind::Tcp)?;
+        // A dial that is given up may have come through by then: dropping it sends a reset, so the
+        // backend doesn't take it for a stream without bytes.
+        stream.connected().await?;
         // Where nobody listens on a port of this machine's ephemeral range, a socket may get that
         // port for its own and connect to itself (TCP's simultaneous open, RFC 9293, section 3.5).
         let is_itself =
             |local: SocketAddr| (local.ip(), local.port()) == (address.ip(), address.port());
-        if self.ephemeral_ports.may_include(address.port()) && is_itself(dialling.local()?) {
+        if self.ephemeral_ports.may_include(address.port()) && is_itself(stream.local_address()?) {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         // If it is one of this machine's addresses, the balancer listens there as well.
-        if listens_everywhere(&self.own, address) && dialling.local()?.ip() == address.ip() {
+        if listens_everywhere(&self.own, address) && stream.local_address()?.ip() == address.ip() {
             let error = format!("the balancer itself listens at port {}", address.port());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }
-        Ok(TcpConn::new(dialling.done()?, address))
+        Ok(TcpConn::new(stream, address))
     }
 }
 
@@ -211,36 +213,6 @@ impl Dialer for AddressDialer {
     }
 }
 
-/// A socket that connects. A dial that is given up may have come through by then: it ends with a
-/// reset, so that the backend doesn't take it for a stream without bytes.
-struct Dialling(Option<Stream>);
-
-impl Dialling {
-    async fn connected(&self) -> io::Result<()> {
-        self.stream()?.connected().await
-    }
-
-    fn local(&self) -> io::Result<SocketAddr> {
-        self.stream()?.local_address()
-    }
-
-    fn stream(&self) -> io::Result<&Stream> {
-        self.0.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-
-    fn done(mut self) -> io::Result<Stream> {
-        self.0.take().ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-}
-
-impl Drop for Dialling {
-    fn drop(&mut self) {
-        if let Some(stream) = &mut self.0 {
-            stream.reset();
-        }
-    }
-}
-
 fn check(own: &RwLock<Vec<Address>>, target: &Address) -> Result<(), String> {
     target.validate_target(&own.read().unwrap_or_else(PoisonError::into_inner))
 }
@@ -267,7 +239,7 @@ fn set<T>(shared: &RwLock<T>, value: T) {
 #[cfg(test)]
 mod tests {
     use futures::{AsyncReadExt, AsyncWriteExt, poll};
-    use tinylb_core::Listener;
+    use tinylb_core::{Conn, Listener};
 
     use super::*;
     use crate::{TcpListener, conn::Socket};
@@ -300,7 +272,7 @@ mod tests {
         let error = conn.read(&mut [0]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         // A dial that came through, and ends.
-        drop(dialer.dial(&target, within).await.unwrap());
+        dialer.dial(&target, within).await.unwrap().finish();
         let mut conn = listener.accept().await.unwrap();
         assert_eq!(conn.read(&mut [0]).await.unwrap(), 0);
     }

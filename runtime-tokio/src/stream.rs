@@ -4,6 +4,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     pin::pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use rustix::{
@@ -16,7 +17,7 @@ use tokio::io::{
     unix::{AsyncFd, AsyncFdReadyGuard},
 };
 
-use crate::nonblocking::watch;
+use crate::{nonblocking::watch, options::RESETS_ON_CLOSE};
 
 /// A connected socket that doesn't block, on tokio's reactor.
 pub struct Stream {
@@ -26,6 +27,8 @@ pub struct Stream {
     /// The reactor's note that the socket can be written to was taken back, though it may be so:
     /// nothing will say it again before a write has failed.
     may_be_writable: bool,
+    /// The system resets the connection when it is closed.
+    pub(crate) resets: bool,
 }
 
 /// What kind of socket it is.
@@ -44,13 +47,15 @@ const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT;
 type Guard<'a> = AsyncFdReadyGuard<'a, OwnedFd>;
 
 impl Stream {
-    /// Watches a socket. To be called in a tokio runtime.
+    /// Watches a socket; one of TCP is reset when it is closed, unless `resets` is taken back. To
+    /// be called in a tokio runtime.
     pub(crate) fn new(socket: OwnedFd, kind: Kind) -> io::Result<Self> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let interest = interest | Interest::PRIORITY;
         let socket = watch(socket, interest)?;
-        Ok(Self { socket: Some(socket), kind, may_be_writable: false })
+        let resets = kind == Kind::Tcp && RESETS_ON_CLOSE;
+        Ok(Self { socket: Some(socket), kind, may_be_writable: false, resets })
     }
 
     pub(crate) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
@@ -82,8 +87,20 @@ impl Stream {
 
     /// Gives a TCP connection up: closing it without lingering sends a reset.
     pub(crate) fn reset(&mut self) {
-        if let Some(socket) = self.socket.take() {
-            let _ = SockRef::from(socket.get_ref()).set_linger(Some(std::time::Duration::ZERO));
+        if let Some(socket) = self.socket.take()
+            && !self.resets
+        {
+            let _ = SockRef::from(socket.get_ref()).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// Closing it resets it no more: what was written is sent, and then an end of stream. A system
+    /// that doesn't allow that has it reset, which nobody takes for an end.
+    pub(crate) fn finish(&mut self) {
+        if let Some(socket) = &self.socket
+            && self.resets
+        {
+            self.resets = SockRef::from(socket.get_ref()).set_linger(None).is_err();
         }
     }
 

@@ -9,6 +9,7 @@ pub(crate) mod namespace;
 mod output;
 mod process;
 mod socket;
+mod strace;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
@@ -26,6 +27,7 @@ pub(crate) use self::{
     output::{Kill, output},
     process::{Line, Tinylb, binary},
     socket::{Hung, Socket},
+    strace::Strace,
 };
 
 /// Whatever takes longer hangs.

@@ -10,6 +10,7 @@ mod dial;
 mod dns;
 mod exit;
 mod harness;
+mod killed;
 mod names;
 mod output;
 mod put;
