@@ -90,7 +90,8 @@ impl TcpDialer {
             SocketAddr::V4(_) => AddressFamily::INET,
             SocketAddr::V6(_) => AddressFamily::INET6,
         })?;
-        get(&self.options).apply(&socket)?;
+        let options = get(&self.options);
+        options.apply_dialled(&socket)?;
         match connect(&socket, &address) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
@@ -110,6 +111,9 @@ impl TcpDialer {
         if listens_everywhere(&self.own, address) && stream.local_address()?.ip() == address.ip() {
             let error = format!("the balancer itself listens at port {}", address.port());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        }
+        if let Some(limit) = options.limit() {
+            stream.look_after(Some(limit));
         }
         Ok(TcpConn::new(stream, address))
     }

@@ -42,6 +42,7 @@ mod blocking;
 mod conn;
 mod dialer;
 mod error;
+mod limit;
 mod listener;
 mod lookup;
 mod nonblocking;
@@ -55,8 +56,9 @@ mod source;
 mod stream;
 mod target;
 #[cfg(any(target_os = "linux", target_os = "android"))]
-#[allow(dead_code)] // Used by what comes next.
 mod tcp_info;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod upkeep;
 
 #[cfg(feature = "file")]
 pub use self::source::FileSource;

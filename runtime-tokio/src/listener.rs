@@ -167,6 +167,7 @@ impl Listener for TcpListener {
         let resets = self.resets || reset_on_close(&socket).is_ok();
         let mut stream = Stream::new(socket, Kind::Tcp)?;
         stream.resets &= resets;
+        stream.look_after(None);
         Ok(TcpConn::new(stream, peer))
     }
 

@@ -6,6 +6,8 @@ mod file;
 mod http;
 mod knot;
 pub(crate) mod namespace;
+#[cfg(target_os = "linux")]
+mod network;
 mod output;
 mod process;
 mod socket;
@@ -18,6 +20,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(target_os = "linux")]
+pub(crate) use self::network::{BACKENDS, BALANCER, Host, Network};
 pub(crate) use self::{
     backend::Backend,
     client::{Client, End, Load},

@@ -22,4 +22,6 @@ mod shutdown;
 mod source;
 mod tools;
 mod unix_socket;
+#[cfg(target_os = "linux")]
+mod upkeep;
 mod workers;

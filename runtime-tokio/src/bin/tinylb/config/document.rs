@@ -194,6 +194,15 @@ impl Reader<'_> {
         value: &Value<'_>,
         service: &Key<'_>,
     ) -> Option<&'static str> {
+        if let Some(name) = fields::renamed(key.get_ref()) {
+            let message = format!(
+                "`{}` is now `{name}`, the time after which a peer that doesn't answer counts as \
+                 dead (\"60s\"): rename it",
+                key.get_ref()
+            );
+            self.wrong(key, message);
+            return Some(name);
+        }
         let known = fields::known();
         if value.get_ref().is_table() && fields::nearest(key.get_ref(), &known).is_none() {
             let (service, key_text) = (service.get_ref(), key.get_ref());
