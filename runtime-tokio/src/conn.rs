@@ -7,7 +7,6 @@ use std::{
 };
 
 use futures::io::{AsyncRead, AsyncWrite};
-use socket2::SockRef;
 use tinylb_core::Conn;
 
 use crate::stream::Stream;
@@ -59,8 +58,7 @@ impl TcpConn {
     /// # Errors
     /// The system's; or the connection was aborted.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
-        let local = SockRef::from(&self.stream.fd()?).local_addr()?;
-        local.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+        self.stream.local_address()
     }
 }
 
@@ -198,6 +196,7 @@ byte_streams!(AddressConn);
 mod tests {
     use std::time::Duration;
 
+    use socket2::SockRef;
     use tinylb_core::{Dialer, Listener};
 
     use super::*;

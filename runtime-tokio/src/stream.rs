@@ -1,5 +1,6 @@
 use std::{
     io,
+    net::SocketAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     pin::pin,
     task::{Context, Poll, ready},
@@ -28,8 +29,6 @@ pub struct Stream {
     /// The reactor's note that the socket can be written to was taken back, though it may be so:
     /// nothing will say it again before a write has failed.
     may_be_writable: bool,
-    /// See [`hold_handshake`].
-    pub(crate) holds_handshake: bool,
     /// The system resets the connection when it is closed.
     pub(crate) resets: bool,
 }
@@ -58,18 +57,7 @@ impl Stream {
         let interest = interest | Interest::PRIORITY;
         let socket = watch(socket, interest)?;
         let resets = kind == Kind::Tcp && RESETS_ON_CLOSE;
-        let (may_be_writable, holds_handshake) = (false, false);
-        Ok(Self { socket: Some(socket), kind, may_be_writable, holds_handshake, resets })
-    }
-
-    /// Ends a handshake that waits for its end.
-    fn end_handshake(&mut self) {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        if std::mem::take(&mut self.holds_handshake)
-            && let Ok(socket) = self.fd()
-        {
-            let _ = rustix::net::sockopt::set_tcp_quickack(socket, true);
-        }
+        Ok(Self { socket: Some(socket), kind, may_be_writable: false, resets })
     }
 
     pub(crate) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
@@ -87,6 +75,12 @@ impl Stream {
             SockRef::from(guard.get_inner()).take_error()?.map_or(Ok(()), Err)?;
         }
         Ok(())
+    }
+
+    /// A TCP connection's own address, once it is connected.
+    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
+        let local = SockRef::from(&self.fd()?).local_addr()?;
+        local.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
     /// Has a TCP connection looked after, once it is there. `None`: by the limit that its listener
@@ -138,7 +132,6 @@ impl Stream {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.end_handshake();
         loop {
             let socket = self.socket()?;
             let mut guard = ready!(socket.poll_read_ready(cx))?;
@@ -193,16 +186,12 @@ impl Stream {
                 Ok(given) if given < length && given > 0 => {
                     // So the next poll saves a call in vain.
                     self.may_be_writable = false;
-                    self.holds_handshake = false;
                     if let Some(guard) = &mut guard {
                         guard.clear_ready();
                     }
                     return Poll::Ready(Ok(given));
                 }
-                Ok(given) => {
-                    self.holds_handshake &= given == 0;
-                    return Poll::Ready(Ok(given));
-                }
+                Ok(given) => return Poll::Ready(Ok(given)),
                 Err(error) => {
                     self.may_be_writable &= error != Errno::AGAIN;
                     try_again(error, guard.as_mut())?;
@@ -217,7 +206,6 @@ impl Stream {
         cx: &mut Context<'_>,
         take: impl Fn(&OwnedFd) -> rustix::io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        self.end_handshake();
         loop {
             let socket = self.socket()?;
             let mut guard = ready!(socket.poll_read_ready(cx))?;
@@ -260,17 +248,6 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-/// Has the last packet of the handshake wait, so that it goes with the first bytes that are
-/// written: one packet less. (Linux's `TCP_QUICKACK`, tcp(7).) Who reads before he has written ends
-/// the handshake without, lest he wait for a server that waits for that packet in order to speak
-/// first; if nobody does either, the system sends it after a while.
-pub(crate) fn hold_handshake(socket: &OwnedFd) -> bool {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    return rustix::net::sockopt::set_tcp_quickack(socket, false).is_ok();
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    false
 }
 
 /// An operation has failed: whether it is to be tried again, and if so, whether the socket has to
