@@ -32,6 +32,8 @@ pub(crate) struct Program {
     workers_fixed: Option<usize>,
     /// Shared by all listeners, and so are its pipes.
     relay: SocketRelay,
+    /// Where the program answers requests: no service can listen there.
+    admin: Option<Address>,
     fatal: mpsc::UnboundedSender<String>,
     /// Where the rotations of this process begin, where the configuration doesn't say: anywhere.
     start: u64,
@@ -68,6 +70,7 @@ impl Program {
     pub(crate) fn new(
         workers_fixed: Option<usize>,
         splice: Splice,
+        admin: Option<Address>,
         fatal: mpsc::UnboundedSender<String>,
     ) -> Self {
         Self {
@@ -75,6 +78,7 @@ impl Program {
             workers: Workers::new(fatal.clone()),
             workers_fixed,
             relay: SocketRelay::new(splice, descriptors::pipes_max()),
+            admin,
             fatal,
             start: RandomState::new().hash_one(()),
             gone: Notify::new(),
@@ -106,7 +110,7 @@ impl Program {
             }
             return Ok(Applied::ToTheRest { reached, passed_over });
         }
-        let bound = bind_new(&state.sockets, &config, workers)?;
+        let bound = bind_new(&state.sockets, self.admin.as_ref(), &config, workers)?;
         let workers = self.workers.first(workers)?;
         let mut changes = Vec::new();
         for (name, service) in config {
@@ -300,6 +304,7 @@ impl State {
 /// Listens at the addresses that nothing listens at yet.
 fn bind_new(
     sockets: &BTreeMap<SocketKey, Socket>,
+    admin: Option<&Address>,
     config: &BTreeMap<String, config::Service>,
     workers: usize,
 ) -> Result<BTreeMap<SocketKey, Socket>, String> {
@@ -309,7 +314,10 @@ fn bind_new(
             let key = socket_key(name, address);
             if !sockets.contains_key(&key) && !bound.contains_key(&key) {
                 let socket = Socket::bind(address, &tcp_options(service), workers);
-                bound.insert(key, socket.map_err(|error| hint(error, sockets, address))?);
+                let own = sockets.keys().chain(bound.keys()).map(|(_, own)| own);
+                let socket =
+                    socket.map_err(|error| in_the_way(own, admin, address).unwrap_or(error));
+                bound.insert(key, socket?);
             }
         }
     }
@@ -362,16 +370,22 @@ fn open(
     Ok(opened)
 }
 
-/// Adds what may be in the way: a socket of this program, which is closed only later.
-fn hint(error: String, sockets: &BTreeMap<SocketKey, Socket>, wanted: &Address) -> String {
-    let Address::Tcp(wanted) = wanted else { return error };
-    let is_in_the_way = |own: &Address| matches!(own, Address::Tcp(own) if own.port == wanted.port);
-    match sockets.keys().find(|(_, own)| is_in_the_way(own)) {
-        Some((_, own)) => {
-            format!("{error}; tinylb itself listens at {own}: change it in two steps")
-        }
-        None => error,
+/// Why nothing can listen at an address, if a socket of this program is in its way.
+fn in_the_way<'a>(
+    mut own: impl Iterator<Item = &'a Address>,
+    admin: Option<&Address>,
+    wanted: &Address,
+) -> Option<String> {
+    let is_in_the_way = |own: &Address| own.takes_in(wanted) || wanted.takes_in(own);
+    if admin.is_some_and(is_in_the_way) {
+        let cause = "requests are answered there (--admin): choose another address";
+        return Some(format!("can't listen at {wanted}: {cause}"));
     }
+    // It may be closed by the same change, but only when the new one listens.
+    let own = own.find(|own| is_in_the_way(own))?;
+    let cause =
+        format!("tinylb itself listens at {own}: take that out first, in a step of its own");
+    Some(format!("can't listen at {wanted}: {cause}"))
 }
 
 fn cores() -> usize {

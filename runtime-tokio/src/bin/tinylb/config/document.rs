@@ -264,8 +264,10 @@ impl Reader<'_> {
         addresses
     }
 
-    /// Two listeners of one address: the second would fail.
+    /// Two listeners of one address, or of which one takes in the other: the second would fail.
     fn check_listens(&mut self) {
+        self.listens.sort_by_key(|(at, ..)| *at);
+        self.check_taken_in();
         let listens = mem::take(&mut self.listens).into_iter().map(|(at, service, address)| {
             // Port 0 is another port for each service.
             let takes_any_port = matches!(&address, Address::Tcp(TcpTarget { port: 0, .. }));
@@ -278,6 +280,31 @@ impl Reader<'_> {
                  address of its own"
             )
         });
+    }
+
+    /// Listeners that take in another one's address, which the system lets nobody else have.
+    fn check_taken_in(&mut self) {
+        let mut by_port: BTreeMap<u16, Vec<&(usize, String, Address)>> = BTreeMap::new();
+        let mut found = Vec::new();
+        for listen in &self.listens {
+            let (at, _, address) = listen;
+            let Address::Tcp(TcpTarget { port, .. }) = address else { continue };
+            let before = by_port.entry(*port).or_default();
+            let taken = before.iter().find_map(|(first, service, other)| {
+                let pairs = [(other, address), (address, other)];
+                let (wide, narrow) = pairs
+                    .into_iter()
+                    .find(|(wide, narrow)| wide != narrow && wide.takes_in(narrow))?;
+                let line = self.text[..*first].matches('\n').count() + 1;
+                Some(format!(
+                    "`{service}` listens at {other} already, line {line}, and {wide} takes in \
+                     {narrow}: keep one of them"
+                ))
+            });
+            found.extend(taken.map(|message| (*at, message)));
+            before.push(listen);
+        }
+        self.found.extend(found);
     }
 
     /// Two services with one file: each would write over what the other has kept.

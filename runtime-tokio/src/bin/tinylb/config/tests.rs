@@ -412,6 +412,22 @@ fn two_listeners_never_share_an_address() {
 }
 
 #[test]
+fn an_address_that_another_takes_in_is_told_before_the_program_starts() {
+    let text = "[services.b]\nlisten = [\"0.0.0.0:80\", \"[::]:81\", \"[::1]:80\"]\nbackends = {}\n\
+                [services.a]\nlisten = [\"[::]:80\", \"127.0.0.1:81\", \"[::]:82\"]\nbackends = {}\n";
+    let taken = |other, wide, narrow| {
+        format!(
+            "`b` listens at {other} already, line 2, and {wide} takes in {narrow}: keep one of them"
+        )
+    };
+    let expected = [
+        format!("5:11: {}", taken("0.0.0.0:80", "[::]:80", "0.0.0.0:80")),
+        format!("5:22: {}", taken("[::]:81", "[::]:81", "127.0.0.1:81")),
+    ];
+    assert_eq!(problems(text), expected);
+}
+
+#[test]
 fn an_error_of_syntax_is_told_with_a_remedy() {
     for (line, expected) in [
         ("dial_timeout = 3s", "3:16: `3s` is no TOML value: put text in quotes, \"3s\""),
