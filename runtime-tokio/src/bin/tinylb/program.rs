@@ -5,7 +5,7 @@ use std::{
     thread,
 };
 
-use tinylb_core::Totals;
+use tinylb_core::{BackendSet, Totals};
 use tinylb_tokio::{Address, SocketRelay, Splice};
 use tokio::{
     runtime::Handle,
@@ -14,6 +14,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    circle::{Fronts, Ways},
     config::{self, Config},
     descriptors,
     life::{Ends, Life, Plan, Step, Why},
@@ -39,6 +40,8 @@ pub(crate) struct Program {
     start: u64,
     /// Notified when a service has gone.
     gone: Notify,
+    /// Notified when the set of a service was replaced.
+    sets: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -48,6 +51,10 @@ struct State {
     sockets: BTreeMap<SocketKey, Socket>,
     /// Services that are being closed, and whose name another has by now.
     succeeded: Vec<Arc<Service>>,
+    /// Where services lead, as far as their addresses tell, and where they listened when that was
+    /// found out.
+    ways: Ways,
+    fronts: BTreeMap<String, Vec<Address>>,
     /// Once the program stops: all that lived then, and how sessions had ended until then.
     stopping: Option<Vec<(Arc<Service>, Totals)>>,
 }
@@ -82,6 +89,7 @@ impl Program {
             fatal,
             start: RandomState::new().hash_one(()),
             gone: Notify::new(),
+            sets: Arc::default(),
         }
     }
 
@@ -121,7 +129,7 @@ impl Program {
                 Some(lives) => Arc::clone(lives),
                 None => {
                     let (relay, fatal) = (self.relay.clone(), self.fatal.clone());
-                    Arc::new(Service::new(&name, service.clone(), relay, fatal)?)
+                    Arc::new(Service::new(&name, service.clone(), relay, fatal, &self.sets)?)
                 }
             };
             changes.push((lives, service, opened, step));
@@ -159,6 +167,7 @@ impl Program {
             self.see_off(&service, Why::Removed);
         }
         state.close_unused_sockets();
+        state.find_ways();
         Ok(Applied::Whole)
     }
 
@@ -172,6 +181,27 @@ impl Program {
     /// Every service that lives, by name. The configuration may have it no more.
     pub(crate) fn services(&self) -> Vec<Arc<Service>> {
         self.lock().services.values().cloned().collect()
+    }
+
+    /// Looks where sets lead, whenever one was replaced, and keeps connections from going round in
+    /// circles.
+    pub(crate) async fn watch_sets(&self) {
+        loop {
+            self.sets.notified().await;
+            self.lock().find_ways();
+        }
+    }
+
+    /// Why a service can't have a set: by a backend of it, connections would come back.
+    pub(crate) fn circle(&self, service: &str, set: &BackendSet<Address>) -> Option<String> {
+        let mut state = self.lock();
+        state.find_ways();
+        let reached = state.fronts().reached(set);
+        let (other, key) =
+            reached.iter().find(|(other, _)| state.ways.would_close(service, other))?;
+        Some(format!(
+            "{key} leads to the service {other}, which leads back to {service}: give another address"
+        ))
     }
 
     /// Stops accepting. Sessions may finish, those of each service for as long as it is set to.
@@ -286,6 +316,45 @@ impl Program {
 impl State {
     fn lives(&self) -> impl Iterator<Item = (String, Life)> {
         self.services.iter().map(|(name, service)| (name.clone(), service.life()))
+    }
+
+    fn fronts(&self) -> Fronts<'_> {
+        let all = self.fronts.iter();
+        Fronts::new(all.flat_map(|(name, own)| own.iter().map(|own| (name.as_str(), own))))
+    }
+
+    /// Finds out where services lead, as far as that may have changed, and has each refuse to dial
+    /// those from which connections come back to it.
+    fn find_ways(&mut self) {
+        let own: BTreeMap<_, _> = self.services.iter().map(|(n, s)| (n.clone(), s.own())).collect();
+        let have_moved = own != self.fronts;
+        self.fronts = own;
+        let mut ways = self.ways.clone();
+        let fronts = self.fronts();
+        for (name, service) in &self.services {
+            let new = service.new_set();
+            let set = if have_moved { service.handle().snapshot().set } else { new };
+            if let Some(set) = set {
+                ways.set(name, fronts.reached(&set).into_keys());
+            }
+        }
+        ways.retain(|name| self.services.contains_key(name));
+        if ways == self.ways && !have_moved {
+            return;
+        }
+        for (name, service) in &self.services {
+            let behind = ways.behind(name);
+            let back = behind.into_iter().filter_map(|name| self.fronts.get(name)).flatten();
+            service.set_back(back.cloned().collect());
+        }
+        for (service, other) in ways.closing().difference(self.ways.closing()) {
+            warn!(
+                service,
+                "backends lead to the service {other}, which leads back to {service}: dials there \
+                 are refused until that changes"
+            );
+        }
+        self.ways = ways;
     }
 
     /// Closes the sockets that nobody accepts from.

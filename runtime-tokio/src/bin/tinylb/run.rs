@@ -89,6 +89,7 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
                 );
                 return result;
             }
+            () = program.watch_sets() => {}
             _ = hangup.recv() => try_again = reload(&program, path.as_ref(), Reading::AsItIs),
             Some(()) = changes.recv() => {
                 try_again = reload(&program, path.as_ref(), Reading::Settled);

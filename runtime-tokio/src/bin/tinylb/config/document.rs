@@ -11,6 +11,8 @@ use toml::{
     de::{DeString, DeTable, DeValue},
 };
 
+use crate::circle::{Fronts, Ways};
+
 use super::{
     Config, Service, Source, WORKERS_MAX, fields,
     problem::{self, Problem},
@@ -31,6 +33,7 @@ pub(super) fn read(text: &str) -> Result<Config, Vec<Problem>> {
         let mut reader =
             Reader { text, syntax, found: Vec::new(), listens: Vec::new(), kept: Vec::new() };
         let config = Config { workers: reader.workers(tree), services: reader.root(tree) };
+        reader.check_circles(tree, &config.services);
         reader.check_listens();
         reader.check_kept();
         (config, reader)
@@ -307,6 +310,33 @@ impl Reader<'_> {
         self.found.extend(found);
     }
 
+    /// Services whose backends lead to each other in a circle, by which a connection would go round
+    /// until nothing is left of the descriptors.
+    fn check_circles(&mut self, tree: &DeTable<'_>, services: &BTreeMap<String, Service>) {
+        // Of a port that isn't taken yet nobody knows.
+        let has_port = |own: &Address| !matches!(own, Address::Tcp(TcpTarget { port: 0, .. }));
+        let own = services.iter().flat_map(|(name, service)| {
+            let own = service.listen.iter().filter(|own| has_port(own));
+            own.map(|own| (name.as_str(), own))
+        });
+        let (fronts, mut ways) = (Fronts::new(own), Ways::default());
+        for (name, service) in services {
+            if let Source::Given(backends) = &service.source {
+                ways.set(name, fronts.reached(backends).into_keys());
+            }
+        }
+        for (from, to) in ways.closing() {
+            let Source::Given(backends) = &services[from].source else { continue };
+            let key = &fronts.reached(backends)[to];
+            let Some(at) = backend_at(tree, from, key.as_str()) else { continue };
+            let message = format!(
+                "{key} leads to the service `{to}`, which leads back to `{from}`: give another \
+                 address"
+            );
+            self.found.push((at, message));
+        }
+    }
+
     /// Two services with one file: each would write over what the other has kept.
     fn check_kept(&mut self) {
         let kept = mem::take(&mut self.kept);
@@ -403,4 +433,10 @@ impl Reader<'_> {
         };
         text.parse().map_err(|error: AddressError| self.wrong(value, error.to_string())).ok()
     }
+}
+
+/// Where the address of a service's backend stands.
+fn backend_at(tree: &DeTable<'_>, service: &str, key: &str) -> Option<usize> {
+    let service = tree.get("services")?.get_ref().get(service)?;
+    Some(service.get_ref().get("backends")?.get_ref().get(key)?.span().start)
 }
