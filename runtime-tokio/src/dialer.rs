@@ -35,6 +35,7 @@ pub struct TcpDialer {
     own: RwLock<Vec<Address>>,
     /// As they were when the dialer was made.
     ephemeral_ports: EphemeralPorts,
+    back: RwLock<Vec<Address>>,
     lookups: Lookups,
     races: Races,
 }
@@ -43,6 +44,7 @@ pub struct TcpDialer {
 #[derive(Default)]
 pub struct UnixDialer {
     own: RwLock<Vec<Address>>,
+    back: RwLock<Vec<Address>>,
 }
 
 /// Connects to any [`Address`].
@@ -83,9 +85,17 @@ impl TcpDialer {
         set(&self.own, own);
     }
 
+    /// Where others listen from which connections come back to the balancer: dials that lead there
+    /// are refused, those of names included. Sets may have such targets, since what leads back may
+    /// change.
+    pub fn set_back(&self, back: Vec<Address>) {
+        set(&self.back, back);
+    }
+
     async fn connect(&self, address: SocketAddr) -> io::Result<TcpConn> {
         check(&self.own, &address.into())
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        refuse_back(&self.back, &address.into())?;
         let socket = socket(match address {
             SocketAddr::V4(_) => AddressFamily::INET,
             SocketAddr::V6(_) => AddressFamily::INET6,
@@ -108,7 +118,9 @@ impl TcpDialer {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         // If it is one of this machine's addresses, the balancer listens there as well.
-        if listens_everywhere(&self.own, address) && stream.local_address()?.ip() == address.ip() {
+        let may_lead_back =
+            listens_everywhere(&self.own, address) || listens_everywhere(&self.back, address);
+        if may_lead_back && stream.local_address()?.ip() == address.ip() {
             let error = format!("the balancer itself listens at port {}", address.port());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }
@@ -142,6 +154,11 @@ impl Dialer for TcpDialer {
 }
 
 impl UnixDialer {
+    /// Where others listen from which connections come back, see [`TcpDialer::set_back`].
+    pub fn set_back(&self, back: Vec<Address>) {
+        set(&self.back, back);
+    }
+
     /// Where the balancer itself listens: such targets are refused in a set.
     pub fn set_own(&self, own: Vec<Address>) {
         set(&self.own, own);
@@ -154,6 +171,7 @@ impl Dialer for UnixDialer {
     type Conn = UnixConn;
 
     async fn dial(&self, target: &UnixTarget, _within: Duration) -> io::Result<UnixConn> {
+        refuse_back(&self.back, &Address::Unix(target.clone()))?;
         loop {
             let socket = socket(AddressFamily::UNIX)?;
             match connect(&socket, &SocketAddrUnix::new(target.path())?) {
@@ -193,6 +211,12 @@ impl AddressDialer {
         self.tcp.set_options(options);
     }
 
+    /// Where others listen from which connections come back, see [`TcpDialer::set_back`].
+    pub fn set_back(&self, back: Vec<Address>) {
+        self.tcp.set_back(back.clone());
+        self.unix.set_back(back);
+    }
+
     /// Where the balancer itself listens, see [`TcpDialer::set_own`].
     pub fn set_own(&self, own: Vec<Address>) {
         self.tcp.set_own(own.clone());
@@ -219,6 +243,17 @@ impl Dialer for AddressDialer {
 
 fn check(own: &RwLock<Vec<Address>>, target: &Address) -> Result<(), String> {
     target.validate_target(&own.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn refuse_back(back: &RwLock<Vec<Address>>, address: &Address) -> io::Result<()> {
+    let back = back.read().unwrap_or_else(PoisonError::into_inner);
+    match back.iter().find(|back| back.leads_to(address)) {
+        Some(back) => {
+            let error = format!("it leads back to the balancer, by way of {back}");
+            Err(io::Error::new(io::ErrorKind::InvalidInput, error))
+        }
+        None => Ok(()),
+    }
 }
 
 fn listens_everywhere(own: &RwLock<Vec<Address>>, address: SocketAddr) -> bool {

@@ -196,6 +196,11 @@ fn open(address: SocketAddr, options: &TcpOptions) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for connections of the run before (TIME-WAIT).
     socket.set_reuse_address(true)?;
+    // `[::]` takes in IPv4 on every system, whatever is preset there (ipv6(7)). One that can't
+    // leaves it out.
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        let _ = socket.set_only_v6(false);
+    }
     options.apply(&socket)?;
     Ok(socket)
 }

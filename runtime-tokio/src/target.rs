@@ -89,13 +89,32 @@ impl Address {
         }
     }
 
-    /// Whether who dials `target` reaches who listens here.
-    fn leads_to(&self, target: &Self) -> bool {
+    /// Whether nobody else can listen at `other` while somebody listens here: they are one address,
+    /// or this one takes in the other. `0.0.0.0` takes in every IPv4 address, and `[::]` every
+    /// address, since this adapter's listeners at `[::]` take IPv4 as well. Port 0 is any port that
+    /// is free, and so in nobody's way.
+    pub fn takes_in(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(TcpTarget { port: 0, .. }), _) => false,
+            (
+                Self::Tcp(TcpTarget { host: Host::Ip(own), port }),
+                Self::Tcp(TcpTarget { host: Host::Ip(ip), port: other }),
+            ) => {
+                let (own, ip) = (own.to_canonical(), ip.to_canonical());
+                let is_wide = own.is_unspecified() && (own.is_ipv6() || ip.is_ipv4());
+                port == other && (own == ip || is_wide)
+            }
+            _ => self == other,
+        }
+    }
+
+    /// Whether who dials `target` reaches who listens here, as far as the text tells.
+    pub fn leads_to(&self, target: &Self) -> bool {
         let (Self::Tcp(own), Self::Tcp(target)) = (self, target) else { return self == target };
         let is_here = match (&own.host, &target.host) {
             (Host::Ip(own), Host::Ip(to)) => {
                 let (own, to) = (own.to_canonical(), to.to_canonical());
-                // Listening at `::` takes in IPv4 as well, unless the system is set otherwise.
+                // Listening at `::` takes in IPv4 as well.
                 let takes_in = own.is_unspecified() && (own.is_ipv6() || to.is_ipv4());
                 own == to
                     || takes_in && (to.is_loopback() || to.is_unspecified())
@@ -254,6 +273,36 @@ mod tests {
             assert_eq!(check(own, target), Ok(()), "{own} {target}");
         }
         assert!(check("127.0.0.1:80", "127.0.0.1:0").unwrap_err().contains("port 0"));
+    }
+
+    #[test]
+    fn an_address_takes_in_those_that_cannot_be_listened_at_beside_it() {
+        let takes_in = |own: &str, other: &str| {
+            let [own, other] = [own, other].map(|text| text.parse::<Address>().unwrap());
+            own.takes_in(&other)
+        };
+        for (own, other) in [
+            ("[::]:80", "0.0.0.0:80"),
+            ("[::]:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("0.0.0.0:80", "127.0.0.1:80"),
+        ] {
+            assert!(takes_in(own, other), "{own} {other}");
+            assert!(!takes_in(other, own), "{other} {own}");
+        }
+        for same in ["127.0.0.1:80", "[::]:80", "unix:/a"] {
+            assert!(takes_in(same, same), "{same}");
+        }
+        assert!(takes_in("[::ffff:127.0.0.1]:80", "127.0.0.1:80"));
+        for (own, other) in [
+            ("0.0.0.0:80", "[::1]:80"),
+            ("0.0.0.0:80", "127.0.0.1:81"),
+            ("127.0.0.1:80", "127.0.0.2:80"),
+            ("[::]:0", "[::]:0"),
+            ("unix:/a", "unix:/b"),
+        ] {
+            assert!(!takes_in(own, other), "{own} {other}");
+        }
     }
 
     #[test]

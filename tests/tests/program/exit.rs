@@ -7,7 +7,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::harness::{Backend, ConfigFile, binary, output, service};
+use crate::harness::{Backend, ConfigFile, binary, free_address, output, service};
 
 fn run(args: &[&str]) -> Output {
     output(Command::new(binary()).args(args))
@@ -58,6 +58,10 @@ fn wrong_arguments_are_told_apart_by_exit_code_2() {
         (with(&["--backend", "a=127.0.0.1:1", "--log-level", "loud"]), "loud"),
         (with(&["--backend", "a=127.0.0.1:1", "--log-format", "xml"]), "xml"),
         (with(&["--backend", "a=127.0.0.1:1", "--listen", "127.0.0.1:0"]), "there twice"),
+        (
+            with(&["--backend", "a=127.0.0.1:2", "--listen", "0.0.0.0:1", "--listen", "[::]:1"]),
+            "[::]:1 takes in 0.0.0.0:1",
+        ),
         (vec!["run", "--listen", "localhost:1", "--backend", "a=127.0.0.1:1"], "is a name"),
         (vec!["run", "--listen", "127.0.0.1:1", "--backend", "a=127.0.0.1:1"], "127.0.0.1:1"),
         (vec!["run", "--listen", "::1:80", "--backend", "a=127.0.0.1:1"], "--listen"),
@@ -157,4 +161,35 @@ fn help_and_version_are_no_errors() {
         assert_eq!(output.status.code(), Some(0), "{args:?}");
         assert!(output.stderr.is_empty() && !output.stdout.is_empty(), "{args:?}");
     }
+}
+
+#[test]
+fn an_address_that_tinylb_itself_has_is_blamed_on_nobody_else() {
+    let address = free_address();
+    let port = address.rsplit(':').next().unwrap();
+    let wide = format!("0.0.0.0:{port}");
+    let file = |listen: &str| ConfigFile::new(&service("s", listen, [], ""));
+
+    let both = file(&format!("{wide} [::]:{port}"));
+    let path = both.path().to_str().unwrap();
+    for command in ["check", "run"] {
+        let output = run(&[command, "--config", path]);
+        let all = [output.stdout, output.stderr].concat();
+        let all = String::from_utf8(all).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{all}");
+        assert!(all.contains(&format!("[::]:{port} takes in {wide}: keep one of them")), "{all}");
+    }
+    let path = file(&wide);
+    let args = ["run", "--config", path.path().to_str().unwrap(), "--admin", &address];
+    let error = String::from_utf8(run(&args).stderr).unwrap();
+    assert!(error.contains("requests are answered there (--admin)"), "{error}");
+    assert!(!error.contains("end the program"), "{error}");
+
+    let narrow = file(&address);
+    let tinylb = narrow.run();
+    tinylb.address();
+    narrow.edit(&service("s", &wide, [], ""));
+    let line = tinylb.line("configuration not taken");
+    assert!(line.says(&format!("tinylb itself listens at {address}")), "{line:?}");
+    tinylb.stop();
 }

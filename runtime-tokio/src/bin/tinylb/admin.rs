@@ -264,6 +264,9 @@ impl Admin {
             let cause = format!("the backends come from {source}: change them there");
             return error(StatusCode::CONFLICT, &cause);
         }
+        if let Some(cause) = self.program.circle(&service.name, &set) {
+            return error(StatusCode::BAD_REQUEST, &cause);
+        }
         match service.handle().replace(set) {
             Ok(mut replacement) => {
                 let is_applied = timeout(APPLY_TIME_MAX, &mut replacement).await.is_ok();

@@ -198,6 +198,15 @@ impl Run {
                 let message = format!("--listen {address} is there twice: once is enough");
                 return Err(Failure::Usage(message));
             }
+            for other in &self.listen[..place] {
+                for (wide, narrow) in [(other, address), (address, other)] {
+                    if wide.takes_in(narrow) {
+                        let message =
+                            format!("--listen {wide} takes in {narrow}: keep one of them");
+                        return Err(Failure::Usage(message));
+                    }
+                }
+            }
         }
         let place = match (&self.dns, self.etcd.read()?) {
             (Some(name), _) => Place::Dns(name.clone(), DnsOptions::default()),

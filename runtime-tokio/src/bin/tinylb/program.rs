@@ -5,7 +5,7 @@ use std::{
     thread,
 };
 
-use tinylb_core::Totals;
+use tinylb_core::{BackendSet, Totals};
 use tinylb_tokio::{Address, SocketRelay, Splice};
 use tokio::{
     runtime::Handle,
@@ -14,6 +14,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    circle::{Fronts, Ways},
     config::{self, Config},
     descriptors,
     life::{Ends, Life, Plan, Step, Why},
@@ -32,11 +33,15 @@ pub(crate) struct Program {
     workers_fixed: Option<usize>,
     /// Shared by all listeners, and so are its pipes.
     relay: SocketRelay,
+    /// Where the program answers requests: no service can listen there.
+    admin: Option<Address>,
     fatal: mpsc::UnboundedSender<String>,
     /// Where the rotations of this process begin, where the configuration doesn't say: anywhere.
     start: u64,
     /// Notified when a service has gone.
     gone: Notify,
+    /// Notified when the set of a service was replaced.
+    sets: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -46,6 +51,10 @@ struct State {
     sockets: BTreeMap<SocketKey, Socket>,
     /// Services that are being closed, and whose name another has by now.
     succeeded: Vec<Arc<Service>>,
+    /// Where services lead, as far as their addresses tell, and where they listened when that was
+    /// found out.
+    ways: Ways,
+    fronts: BTreeMap<String, Vec<Address>>,
     /// Once the program stops: all that lived then, and how sessions had ended until then.
     stopping: Option<Vec<(Arc<Service>, Totals)>>,
 }
@@ -68,6 +77,7 @@ impl Program {
     pub(crate) fn new(
         workers_fixed: Option<usize>,
         splice: Splice,
+        admin: Option<Address>,
         fatal: mpsc::UnboundedSender<String>,
     ) -> Self {
         Self {
@@ -75,9 +85,11 @@ impl Program {
             workers: Workers::new(fatal.clone()),
             workers_fixed,
             relay: SocketRelay::new(splice, descriptors::pipes_max()),
+            admin,
             fatal,
             start: RandomState::new().hash_one(()),
             gone: Notify::new(),
+            sets: Arc::default(),
         }
     }
 
@@ -106,7 +118,7 @@ impl Program {
             }
             return Ok(Applied::ToTheRest { reached, passed_over });
         }
-        let bound = bind_new(&state.sockets, &config, workers)?;
+        let bound = bind_new(&state.sockets, self.admin.as_ref(), &config, workers)?;
         let workers = self.workers.first(workers)?;
         let mut changes = Vec::new();
         for (name, service) in config {
@@ -117,7 +129,7 @@ impl Program {
                 Some(lives) => Arc::clone(lives),
                 None => {
                     let (relay, fatal) = (self.relay.clone(), self.fatal.clone());
-                    Arc::new(Service::new(&name, service.clone(), relay, fatal)?)
+                    Arc::new(Service::new(&name, service.clone(), relay, fatal, &self.sets)?)
                 }
             };
             changes.push((lives, service, opened, step));
@@ -155,6 +167,7 @@ impl Program {
             self.see_off(&service, Why::Removed);
         }
         state.close_unused_sockets();
+        state.find_ways();
         Ok(Applied::Whole)
     }
 
@@ -168,6 +181,27 @@ impl Program {
     /// Every service that lives, by name. The configuration may have it no more.
     pub(crate) fn services(&self) -> Vec<Arc<Service>> {
         self.lock().services.values().cloned().collect()
+    }
+
+    /// Looks where sets lead, whenever one was replaced, and keeps connections from going round in
+    /// circles.
+    pub(crate) async fn watch_sets(&self) {
+        loop {
+            self.sets.notified().await;
+            self.lock().find_ways();
+        }
+    }
+
+    /// Why a service can't have a set: by a backend of it, connections would come back.
+    pub(crate) fn circle(&self, service: &str, set: &BackendSet<Address>) -> Option<String> {
+        let mut state = self.lock();
+        state.find_ways();
+        let reached = state.fronts().reached(set);
+        let (other, key) =
+            reached.iter().find(|(other, _)| state.ways.would_close(service, other))?;
+        Some(format!(
+            "{key} leads to the service {other}, which leads back to {service}: give another address"
+        ))
     }
 
     /// Stops accepting. Sessions may finish, those of each service for as long as it is set to.
@@ -284,6 +318,45 @@ impl State {
         self.services.iter().map(|(name, service)| (name.clone(), service.life()))
     }
 
+    fn fronts(&self) -> Fronts<'_> {
+        let all = self.fronts.iter();
+        Fronts::new(all.flat_map(|(name, own)| own.iter().map(|own| (name.as_str(), own))))
+    }
+
+    /// Finds out where services lead, as far as that may have changed, and has each refuse to dial
+    /// those from which connections come back to it.
+    fn find_ways(&mut self) {
+        let own: BTreeMap<_, _> = self.services.iter().map(|(n, s)| (n.clone(), s.own())).collect();
+        let have_moved = own != self.fronts;
+        self.fronts = own;
+        let mut ways = self.ways.clone();
+        let fronts = self.fronts();
+        for (name, service) in &self.services {
+            let new = service.new_set();
+            let set = if have_moved { service.handle().snapshot().set } else { new };
+            if let Some(set) = set {
+                ways.set(name, fronts.reached(&set).into_keys());
+            }
+        }
+        ways.retain(|name| self.services.contains_key(name));
+        if ways == self.ways && !have_moved {
+            return;
+        }
+        for (name, service) in &self.services {
+            let behind = ways.behind(name);
+            let back = behind.into_iter().filter_map(|name| self.fronts.get(name)).flatten();
+            service.set_back(back.cloned().collect());
+        }
+        for (service, other) in ways.closing().difference(self.ways.closing()) {
+            warn!(
+                service,
+                "backends lead to the service {other}, which leads back to {service}: dials there \
+                 are refused until that changes"
+            );
+        }
+        self.ways = ways;
+    }
+
     /// Closes the sockets that nobody accepts from.
     fn close_unused_sockets(&mut self) {
         let services = self.services.values();
@@ -300,6 +373,7 @@ impl State {
 /// Listens at the addresses that nothing listens at yet.
 fn bind_new(
     sockets: &BTreeMap<SocketKey, Socket>,
+    admin: Option<&Address>,
     config: &BTreeMap<String, config::Service>,
     workers: usize,
 ) -> Result<BTreeMap<SocketKey, Socket>, String> {
@@ -309,7 +383,10 @@ fn bind_new(
             let key = socket_key(name, address);
             if !sockets.contains_key(&key) && !bound.contains_key(&key) {
                 let socket = Socket::bind(address, &tcp_options(service), workers);
-                bound.insert(key, socket.map_err(|error| hint(error, sockets, address))?);
+                let own = sockets.keys().chain(bound.keys()).map(|(_, own)| own);
+                let socket =
+                    socket.map_err(|error| in_the_way(own, admin, address).unwrap_or(error));
+                bound.insert(key, socket?);
             }
         }
     }
@@ -362,16 +439,22 @@ fn open(
     Ok(opened)
 }
 
-/// Adds what may be in the way: a socket of this program, which is closed only later.
-fn hint(error: String, sockets: &BTreeMap<SocketKey, Socket>, wanted: &Address) -> String {
-    let Address::Tcp(wanted) = wanted else { return error };
-    let is_in_the_way = |own: &Address| matches!(own, Address::Tcp(own) if own.port == wanted.port);
-    match sockets.keys().find(|(_, own)| is_in_the_way(own)) {
-        Some((_, own)) => {
-            format!("{error}; tinylb itself listens at {own}: change it in two steps")
-        }
-        None => error,
+/// Why nothing can listen at an address, if a socket of this program is in its way.
+fn in_the_way<'a>(
+    mut own: impl Iterator<Item = &'a Address>,
+    admin: Option<&Address>,
+    wanted: &Address,
+) -> Option<String> {
+    let is_in_the_way = |own: &Address| own.takes_in(wanted) || wanted.takes_in(own);
+    if admin.is_some_and(is_in_the_way) {
+        let cause = "requests are answered there (--admin): choose another address";
+        return Some(format!("can't listen at {wanted}: {cause}"));
     }
+    // It may be closed by the same change, but only when the new one listens.
+    let own = own.find(|own| is_in_the_way(own))?;
+    let cause =
+        format!("tinylb itself listens at {own}: take that out first, in a step of its own");
+    Some(format!("can't listen at {wanted}: {cause}"))
 }
 
 fn cores() -> usize {

@@ -49,7 +49,8 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
     let mut stop = Stop::new()?;
     let mut hangup = hear(SignalKind::hangup())?;
     let (fatal, mut deaths) = mpsc::unbounded_channel();
-    let program = Arc::new(Program::new(args.workers, args.splice.into(), fatal));
+    let program =
+        Arc::new(Program::new(args.workers, args.splice.into(), args.admin.clone(), fatal));
     let _admin_file = match &args.admin {
         Some(address) => admin::start(address, args.admin_write, Arc::clone(&program)),
         None => Ok(None),
@@ -89,6 +90,7 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
                 );
                 return result;
             }
+            () = program.watch_sets() => {}
             _ = hangup.recv() => try_again = reload(&program, path.as_ref(), Reading::AsItIs),
             Some(()) = changes.recv() => {
                 try_again = reload(&program, path.as_ref(), Reading::Settled);

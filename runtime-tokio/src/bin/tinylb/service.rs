@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tinylb_core::{Event, Handle, ListenerHandle, Server, StopHandle};
+use tinylb_core::{BackendSet, Event, Handle, ListenerHandle, Server, StopHandle};
 use tinylb_tokio::{Address, AddressDialer, SocketRelay, TcpOptions, TokioRuntime};
 use tokio::{
     sync::{Notify, mpsc},
@@ -39,6 +39,8 @@ pub(crate) struct Service {
     leaving: Arc<Leaving>,
     /// How often a source panicked or ended, and began anew.
     pub(crate) source_restarts: Arc<AtomicU64>,
+    /// The set has been replaced since somebody looked where it leads.
+    has_new_set: Arc<AtomicBool>,
 }
 
 /// Tells a service that leaves when less is left of it. While it serves, that would be told for
@@ -51,6 +53,8 @@ struct Leaving {
 
 struct State {
     life: Life,
+    /// Where it listens, with the ports that were taken.
+    own: Vec<Address>,
     /// Waits for the end of a service that leaves.
     seeing_off: Option<AbortHandle>,
     config: config::Service,
@@ -70,6 +74,7 @@ impl Service {
         config: config::Service,
         relay: SocketRelay,
         fatal: mpsc::UnboundedSender<String>,
+        sets: &Arc<Notify>,
     ) -> Result<Self, String> {
         let events = Arc::new(EventLog::new(name));
         let dialer = AddressDialer::new(tcp_options(&config)).on_address_failure({
@@ -77,13 +82,20 @@ impl Service {
             move |failure| events.address_failed(&failure)
         });
         let (replaced, leaving) = (Arc::new(Notify::new()), Arc::new(Leaving::default()));
+        let has_new_set = Arc::new(AtomicBool::new(false));
         let observer = {
             let (events, replaced) = (Arc::clone(&events), Arc::clone(&replaced));
-            let leaving = Arc::clone(&leaving);
+            let (leaving, sets) = (Arc::clone(&leaving), Arc::clone(sets));
+            let has_new_set = Arc::clone(&has_new_set);
             move |_, event: &_| {
                 events.observe(event);
                 match event {
-                    Event::SetReplaced(_) | Event::SourceBack { .. } => replaced.notify_one(),
+                    Event::SetReplaced(_) => {
+                        replaced.notify_one();
+                        has_new_set.store(true, Ordering::Relaxed);
+                        sets.notify_one();
+                    }
+                    Event::SourceBack { .. } => replaced.notify_one(),
                     Event::Ended { .. } => leaving.note(),
                     _ => {}
                 }
@@ -96,6 +108,7 @@ impl Service {
         events.ask(&handle);
         let state = State {
             life: Life::Serving,
+            own: Vec::new(),
             seeing_off: None,
             config,
             source: None,
@@ -113,6 +126,7 @@ impl Service {
             replaced,
             leaving,
             source_restarts: Arc::default(),
+            has_new_set,
         })
     }
 
@@ -140,7 +154,8 @@ impl Service {
         step: Step,
     ) -> Result<(), String> {
         let mut state = self.lock();
-        self.server.dialer().set_own(opened.own);
+        self.server.dialer().set_own(opened.own.clone());
+        state.own = opened.own;
         self.take(&mut state, &config, step)?;
         state.life = Life::Serving;
         self.leaving.is_watched.store(false, Ordering::Relaxed);
@@ -215,6 +230,23 @@ impl Service {
         self.lock().listeners.keys().cloned().collect()
     }
 
+    /// Where it listens, with the ports that were taken; nowhere if it leaves.
+    pub(crate) fn own(&self) -> Vec<Address> {
+        self.lock().own.clone()
+    }
+
+    /// Refuses to dial what leads to these addresses, from which connections come back here.
+    pub(crate) fn set_back(&self, back: Vec<Address>) {
+        self.server.dialer().set_back(back);
+    }
+
+    /// The set, if it has been replaced since the last call.
+    pub(crate) fn new_set(&self) -> Option<BackendSet<Address>> {
+        // Before the set: one that comes after it counts the next time.
+        let is_new = self.has_new_set.swap(false, Ordering::Relaxed);
+        is_new.then(|| self.handle.snapshot().set).flatten()
+    }
+
     /// Why the service isn't ready, if it isn't.
     /// One that was removed isn't missed.
     pub(crate) fn unready(&self) -> Option<&'static str> {
@@ -259,6 +291,8 @@ impl Service {
         std::mem::take(&mut state.listeners).values().for_each(StopHandle::stop);
         // Nobody comes here by now, so these addresses may be another's and a backend here.
         self.server.dialer().set_own(Vec::new());
+        self.server.dialer().set_back(Vec::new());
+        state.own = Vec::new();
     }
 
     /// Has a service that leaves do so at once.

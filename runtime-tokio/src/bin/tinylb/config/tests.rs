@@ -413,6 +413,36 @@ fn two_listeners_never_share_an_address() {
 }
 
 #[test]
+fn services_that_lead_to_each_other_in_a_circle_are_told_and_a_chain_is_none() {
+    let text = |last: &str| {
+        format!(
+            "[services.x]\nlisten = \"127.0.0.1:80\"\nbackends = {{ k = \"127.0.0.1:81\" }}\n\
+             [services.y]\nlisten = \"0.0.0.0:81\"\nbackends = {{ l = \"unix:/run/z\" }}\n\
+             [services.z]\nlisten = \"unix:/run/z\"\nbackends = {{ a = \"10.0.0.1:80\", m = {last:?} }}\n"
+        )
+    };
+    let message = "m leads to the service `x`, which leads back to `z`: give another address";
+    assert_eq!(problems(&text("localhost:80")), [format!("9:37: {message}")]);
+    assert!(problems(&text("127.0.0.1:82")).is_empty());
+}
+
+#[test]
+fn an_address_that_another_takes_in_is_told_before_the_program_starts() {
+    let text = "[services.b]\nlisten = [\"0.0.0.0:80\", \"[::]:81\", \"[::1]:80\"]\nbackends = {}\n\
+                [services.a]\nlisten = [\"[::]:80\", \"127.0.0.1:81\", \"[::]:82\"]\nbackends = {}\n";
+    let taken = |other, wide, narrow| {
+        format!(
+            "`b` listens at {other} already, line 2, and {wide} takes in {narrow}: keep one of them"
+        )
+    };
+    let expected = [
+        format!("5:11: {}", taken("0.0.0.0:80", "[::]:80", "0.0.0.0:80")),
+        format!("5:22: {}", taken("[::]:81", "[::]:81", "127.0.0.1:81")),
+    ];
+    assert_eq!(problems(text), expected);
+}
+
+#[test]
 fn an_error_of_syntax_is_told_with_a_remedy() {
     for (line, expected) in [
         ("dial_timeout = 3s", "3:16: `3s` is no TOML value: put text in quotes, \"3s\""),
