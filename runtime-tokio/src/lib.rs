@@ -60,7 +60,7 @@ mod tcp_info;
 #[cfg(feature = "file")]
 pub use self::source::FileSource;
 #[cfg(feature = "dns")]
-pub use self::source::{DnsName, DnsOptions, DnsSource};
+pub use self::source::{DnsFamily, DnsName, DnsOptions, DnsSource};
 #[cfg(feature = "etcd")]
 pub use self::source::{
     EtcdOptions, EtcdOptionsError, EtcdRegistration, EtcdRegistrationEvent, EtcdSource, EtcdTls,

@@ -16,7 +16,7 @@ mod etcd;
 mod file;
 
 #[cfg(feature = "dns")]
-pub use self::dns::{DnsName, DnsOptions, DnsSource};
+pub use self::dns::{DnsFamily, DnsName, DnsOptions, DnsSource};
 #[cfg(feature = "etcd")]
 pub use self::etcd::{
     EtcdOptions, EtcdOptionsError, EtcdRegistration, EtcdRegistrationEvent, EtcdSource, EtcdTls,

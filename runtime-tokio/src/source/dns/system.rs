@@ -4,7 +4,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::time::timeout;
+
+use crate::blocking::on_thread;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -16,10 +18,12 @@ const DNS_PORT: u16 = 53;
 /// Why they can't be told.
 pub(super) async fn servers(within: Duration) -> Result<Vec<SocketAddr>, String> {
     // A file can hang as well as a server, and this thread carries connections.
-    let file = match timeout(within, spawn_blocking(|| fs::read(RESOLV_CONF))).await {
-        Ok(Ok(Ok(file))) => file,
-        Ok(Ok(Err(error))) => return Err(format!("{RESOLV_CONF}: {error}")),
-        Ok(Err(_)) | Err(_) => return Err(format!("{RESOLV_CONF} can't be read in time")),
+    let reading = on_thread("resolv.conf", || fs::read(RESOLV_CONF));
+    let reading = reading.map_err(|error| format!("{RESOLV_CONF}: {error}"))?;
+    let file = match timeout(within, reading).await {
+        Ok(Some(Ok(file))) => file,
+        Ok(Some(Err(error))) => return Err(format!("{RESOLV_CONF}: {error}")),
+        Ok(None) | Err(_) => return Err(format!("{RESOLV_CONF} can't be read in time")),
     };
     match servers_in(&String::from_utf8_lossy(&file)) {
         servers if servers.is_empty() => Err(format!("{RESOLV_CONF} names no server")),
