@@ -6,6 +6,7 @@ mod args;
 mod config;
 mod demo;
 mod descriptors;
+mod flapping;
 mod log;
 mod metrics;
 mod program;
