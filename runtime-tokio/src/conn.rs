@@ -191,25 +191,40 @@ mod tests {
     use crate::{TcpDialer, TcpListener, TcpOptions, TcpTarget};
 
     #[tokio::test]
-    async fn both_ends_of_a_session_have_the_options_they_are_set_to() {
-        for user_timeout in [Some(Duration::from_secs(120)), None] {
-            let options = TcpOptions { user_timeout, keepalive: true };
+    async fn both_ends_of_a_session_are_probed_once_they_are_older_than_a_second_and_not_before() {
+        for peer_timeout in [Some(Duration::from_secs(120)), None] {
+            let options = TcpOptions { peer_timeout };
             let mut listener = TcpListener::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap();
             let target = TcpTarget::from(listener.local_address().unwrap());
             let dialer = TcpDialer::new(options);
+            let began = std::time::Instant::now();
             let (accepted, dialled) =
                 tokio::join!(listener.accept(), dialer.dial(&target, Duration::from_secs(10)));
-            for conn in [accepted.unwrap(), dialled.unwrap()] {
+            let mut is_probed = [false; 2];
+            for (conn, is_probed) in
+                [accepted.unwrap(), dialled.unwrap()].iter().zip(&mut is_probed)
+            {
                 let socket = conn.stream.fd().unwrap();
                 let socket = SockRef::from(&socket);
                 assert!(socket.tcp_nodelay().unwrap());
-                assert!(socket.keepalive().unwrap());
-                let idle = socket.tcp_keepalive_time().unwrap();
-                let probing = socket.tcp_keepalive_interval().unwrap()
-                    * socket.tcp_keepalive_retries().unwrap();
-                assert_eq!(idle + probing, Duration::from_secs(60));
-                assert_eq!(socket.tcp_user_timeout().unwrap(), user_timeout);
+                assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+                let is_young = || began.elapsed() < Duration::from_secs(1);
+                assert!(!socket.keepalive().unwrap() || !is_young());
+                // Without a limit, as long as it would have taken with one.
+                let patience = Duration::from_secs(if peer_timeout.is_some() { 60 } else { 4 });
+                while !*is_probed && began.elapsed() < patience {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    *is_probed = socket.keepalive().unwrap();
+                }
+                assert!(!*is_probed || !is_young());
+                if let Some(peer_timeout) = peer_timeout {
+                    let idle = socket.tcp_keepalive_time().unwrap();
+                    let probing = socket.tcp_keepalive_interval().unwrap()
+                        * socket.tcp_keepalive_retries().unwrap();
+                    assert_eq!(idle + probing, peer_timeout);
+                }
             }
+            assert_eq!(is_probed, [peer_timeout.is_some(); 2]);
         }
     }
 

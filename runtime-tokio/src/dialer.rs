@@ -88,7 +88,8 @@ impl TcpDialer {
             SocketAddr::V4(_) => AddressFamily::INET,
             SocketAddr::V6(_) => AddressFamily::INET6,
         })?;
-        get(&self.options).apply(&socket)?;
+        let options = get(&self.options);
+        options.apply_dialled(&socket)?;
         let holds_handshake = hold_handshake(&socket);
         match connect(&socket, &address) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
@@ -111,7 +112,11 @@ impl TcpDialer {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
             }
         }
-        Ok(TcpConn::new(dialling.done()?, address))
+        let stream = dialling.done()?;
+        if let Some(limit) = options.limit() {
+            stream.look_after(Some(limit));
+        }
+        Ok(TcpConn::new(stream, address))
     }
 }
 

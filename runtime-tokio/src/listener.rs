@@ -157,7 +157,9 @@ impl Listener for TcpListener {
     async fn accept(&mut self) -> io::Result<TcpConn> {
         let (socket, peer) = self.listener.async_io(Interest::READABLE, accept).await?;
         let peer = peer.and_then(|peer| peer.try_into().ok()).ok_or(Errno::PROTO)?;
-        Ok(TcpConn::new(Stream::new(socket, Kind::Tcp)?, peer))
+        let stream = Stream::new(socket, Kind::Tcp)?;
+        stream.look_after(None);
+        Ok(TcpConn::new(stream, peer))
     }
 
     fn classify(&self, error: &io::Error) -> AcceptFailure {

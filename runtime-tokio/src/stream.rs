@@ -15,7 +15,9 @@ use tokio::io::{
     unix::{AsyncFd, AsyncFdReadyGuard},
 };
 
-use crate::nonblocking::watch;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use crate::upkeep;
+use crate::{limit::Limit, nonblocking::watch};
 
 /// A connected socket that doesn't block, on tokio's reactor.
 pub struct Stream {
@@ -81,15 +83,36 @@ impl Stream {
         Ok(())
     }
 
+    /// Has a TCP connection looked after, once it is there. `None`: by the limit that its listener
+    /// has.
+    pub(crate) fn look_after(&self, limit: Option<Limit>) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Ok(socket) = self.fd() {
+            upkeep::look_after(socket, limit);
+        }
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let _ = limit;
+    }
+
     pub(crate) fn close(&mut self) {
-        self.socket = None;
+        drop(self.take());
     }
 
     /// Gives a TCP connection up: closing it without lingering sends a reset.
     pub(crate) fn reset(&mut self) {
-        if let Some(socket) = self.socket.take() {
+        if let Some(socket) = self.take() {
             let _ = SockRef::from(socket.get_ref()).set_linger(Some(std::time::Duration::ZERO));
         }
+    }
+
+    /// Takes the socket out, to be closed.
+    fn take(&mut self) -> Option<AsyncFd<OwnedFd>> {
+        let socket = self.socket.take()?;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if self.kind == Kind::Tcp {
+            upkeep::leave(socket.get_ref());
+        }
+        Some(socket)
     }
 
     pub(crate) fn poll_read(
@@ -212,6 +235,12 @@ impl Stream {
 
     fn socket(&self) -> io::Result<&AsyncFd<OwnedFd>> {
         self.socket.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

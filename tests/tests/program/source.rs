@@ -39,6 +39,41 @@ fn the_set_follows_a_file_and_damage_to_it_closes_nothing() {
 }
 
 #[test]
+fn a_file_that_is_emptied_closes_nothing_and_one_that_says_so_closes_all() {
+    let a = Backend::echo("a");
+    let line = format!("a = {:?}\n", a.address);
+    let file = ConfigFile::new(
+        "[services.s]\nlisten = \"127.0.0.1:0\"\nsource = { file = \"backends.toml\" }\n",
+    );
+    let backends = file.in_dir("backends.toml");
+    fs::write(&backends, &line).unwrap();
+    let tinylb = file.run_with(&["--admin", "127.0.0.1:0"]);
+    let mut client = Client::connect(&tinylb.address());
+    let lost = |text: &str| {
+        until(text, || {
+            let services = get(&tinylb.admin(), "/services").json();
+            services["s"]["source_lost"].as_str().is_some_and(|reason| reason.contains(text))
+        });
+    };
+    for (place, nothing) in ["", "# a = \"127.0.0.1:1\"\n", "\n\n"].iter().enumerate() {
+        fs::write(&backends, nothing).unwrap();
+        lost("it has no entry: write `backends = {}` if there shall be none");
+        assert!(client.is_served(), "{nothing:?}");
+        fs::write(&backends, &line).unwrap();
+        tinylb.lines(place + 1, "source of backends is back");
+    }
+    // As a writer leaves it that failed in the middle.
+    fs::write(&backends, format!("{line}b = {:?}\n", a.address)).unwrap();
+    tinylb.lines(2, "backends replaced");
+    fs::write(&backends, line.trim_end()).unwrap();
+    lost("it lacks b, which it had before, and may have been cut off");
+    assert!(client.is_served());
+    fs::write(&backends, "backends = {}\n").unwrap();
+    assert_eq!(client.end(), End::Reset);
+    tinylb.stop();
+}
+
+#[test]
 fn a_set_that_was_given_up_does_not_come_back_with_a_restart() {
     let [a, b] = ["a", "b"].map(Backend::echo);
     let line = |backend: &Backend| format!("{} = {:?}\n", backend.key, backend.address);

@@ -19,7 +19,7 @@ use std::{
 };
 
 use tinylb_core::{Settings, SettingsError};
-use tinylb_tokio::Address;
+use tinylb_tokio::{Address, TcpOptions};
 
 pub(crate) use etcd::Etcd;
 #[cfg(not(feature = "etcd"))]
@@ -57,8 +57,8 @@ pub(crate) struct Service {
     pub(crate) max_connections: Option<usize>,
     /// Where the rotation begins. `None`: the program chooses, for each process another.
     pub(crate) start: Option<u64>,
-    /// How long sent bytes may go without an answer, 1 s to 24 h. `None`: as the system says.
-    pub(crate) tcp_user_timeout: Option<Duration>,
+    /// How long a peer may leave something unanswered, 5 s to 24 h. `None`: as the system says.
+    pub(crate) peer_timeout: Option<Duration>,
     /// How long sessions may finish at shutdown, 0 s to 24 h.
     pub(crate) shutdown_timeout: Duration,
 }
@@ -72,7 +72,7 @@ impl Service {
             settings: Settings::default(),
             max_connections: None,
             start: None,
-            tcp_user_timeout: Some(Duration::from_secs(120)),
+            peer_timeout: TcpOptions::default().peer_timeout,
             shutdown_timeout: Duration::from_secs(30),
         }
     }
@@ -81,12 +81,7 @@ impl Service {
     pub(crate) fn check_ranges(&self) -> Result<(), SettingsError> {
         self.settings.validate()?;
         let own = [
-            (
-                "tcp_user_timeout",
-                self.tcp_user_timeout,
-                Duration::from_secs(1),
-                "1s to 24h, or off",
-            ),
+            ("peer_timeout", self.peer_timeout, TcpOptions::PEER_TIMEOUT_MIN, "5s to 24h, or off"),
             ("shutdown_timeout", Some(self.shutdown_timeout), Duration::ZERO, "0s to 24h"),
         ];
         for (name, value, min, range) in own {

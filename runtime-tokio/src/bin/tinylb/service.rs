@@ -186,6 +186,6 @@ impl Service {
 /// The socket options that a service is configured to have.
 pub(crate) fn tcp_options(config: &config::Service) -> TcpOptions {
     let mut options = TcpOptions::default();
-    options.user_timeout = config.tcp_user_timeout;
+    options.peer_timeout = config.peer_timeout;
     options
 }
