@@ -11,8 +11,8 @@ use std::{
 /// configuration.
 ///
 /// It must be a regular file: a pipe might never be opened, and a device never end. Links are
-/// followed, but for those that somebody else has put in a directory where anybody can write, by
-/// the rule of Linux's `fs.protected_symlinks`.
+/// followed, but for those that another user has put in a directory where anybody can write, much
+/// as Linux has it with `fs.protected_symlinks`.
 ///
 /// It blocks as long as the file system does; see [`run_blocking`](crate::run_blocking).
 ///
@@ -99,21 +99,25 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
 
 /// Whether a link may be followed.
 fn trusted(link: &Path, directory: &Metadata) -> io::Result<()> {
-    const STICKY: u32 = 0o1000;
-    const ANYBODY_WRITES: u32 = 0o002;
-    if directory.mode() & ANYBODY_WRITES == 0 {
-        return Ok(());
-    }
     let owner = fs::symlink_metadata(link)?.uid();
-    let is_own = owner == rustix::process::geteuid().as_raw() || owner == directory.uid();
-    if directory.mode() & STICKY != 0 && is_own {
+    let own = rustix::process::geteuid().as_raw();
+    if is_trusted(owner, own, directory.uid(), directory.mode()) {
         return Ok(());
     }
     let link = link.display();
     let cause = format!(
-        "{link} is a link in a directory where anybody can write: give the path that it points to"
+        "{link} is somebody else's link in a directory where anybody can write: give the path that \
+         it points to"
     );
     Err(io::Error::new(io::ErrorKind::PermissionDenied, cause))
+}
+
+/// The same by the users that own the link, this process and the directory, and by its mode. (A
+/// config map of Kubernetes is links of root's in a directory of root's where anybody could write.)
+fn is_trusted(link: u32, own: u32, directory: u32, mode: u32) -> bool {
+    const ANYBODY_WRITES: u32 = 0o002;
+    const ROOT: u32 = 0;
+    mode & ANYBODY_WRITES == 0 || [own, directory, ROOT].contains(&link)
 }
 
 /// The path without links of a file that is there or will be.
@@ -227,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_followed_unless_anybody_might_have_put_it_there() {
+    fn a_link_is_followed_unless_somebody_else_might_have_put_it_there() {
         let scratch = Scratch::new("links", 0o755);
         fs::create_dir(scratch.of("real")).unwrap();
         fs::write(scratch.of("real/file"), "1").unwrap();
@@ -245,22 +249,30 @@ mod tests {
         remove_file(&scratch.of("link")).unwrap();
         assert!(!scratch.of("real/file").exists());
 
-        let open = Scratch::new("open", 0o777);
+        let open = Scratch::new("open", 0o1777);
         fs::write(open.of("file"), "1").unwrap();
         symlink("file", open.of("link")).unwrap();
-        let error = read_file(&open.of("link"), 10).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
-        assert!(error.to_string().contains("give the path that it points to"), "{error}");
-        assert!(replace_file(&open.of("link"), b"2").is_err());
-        assert_eq!(read_file(&open.of("file"), 10).unwrap(), b"1");
-        // In a sticky one, such as /tmp, nobody else can have put one's own link there.
-        fs::set_permissions(&open.0, fs::Permissions::from_mode(0o1777)).unwrap();
-        assert_eq!(read_file(&open.of("link"), 10).unwrap(), b"1");
+        assert_eq!(read_file(&open.of("link"), 10).unwrap(), b"1", "it is one's own");
         if rustix::process::geteuid().is_root() {
-            let somebody = Some(12_345);
-            std::os::unix::fs::lchown(open.of("link"), somebody, None).unwrap();
-            assert!(read_file(&open.of("link"), 10).is_err(), "somebody else's");
+            std::os::unix::fs::lchown(open.of("link"), Some(12_345), None).unwrap();
+            let error = read_file(&open.of("link"), 10).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+            assert!(error.to_string().contains("give the path that it points to"), "{error}");
+            assert!(replace_file(&open.of("link"), b"2").is_err());
+            assert_eq!(read_file(&open.of("file"), 10).unwrap(), b"1");
         }
+    }
+
+    #[test]
+    fn whose_link_it_is_matters_where_anybody_can_write() {
+        let (own, directory, other) = (1, 2, 3);
+        for mode in [0o777, 0o1777] {
+            for trusted in [0, own, directory] {
+                assert!(is_trusted(trusted, own, directory, mode));
+            }
+            assert!(!is_trusted(other, own, directory, mode));
+        }
+        assert!(is_trusted(other, own, directory, 0o775));
     }
 
     #[test]

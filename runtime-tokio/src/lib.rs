@@ -52,6 +52,7 @@ mod lookup;
 mod nonblocking;
 mod options;
 mod pipe;
+mod ports;
 mod race;
 mod relay;
 mod runtime;

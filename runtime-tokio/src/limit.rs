@@ -28,16 +28,7 @@ impl Limit {
         Self(limit.as_secs() as u32 + u32::from(limit.subsec_nanos() > 0))
     }
 
-    /// A limit as it was stored. 0: none.
-    pub(crate) fn from_seconds(seconds: u32) -> Option<Self> {
-        (seconds > 0).then_some(Self(seconds))
-    }
-
-    pub(crate) fn seconds(self) -> u32 {
-        self.0
-    }
-
-    /// Half of the time goes by before the first probe of an idle peer; the third that stays
+    /// About half of the time goes by before the first probe of an idle peer; the third that stays
     /// unanswered ends the connection.
     pub(crate) fn keepalive(self) -> TcpKeepalive {
         let (idle, interval) = self.probing();
@@ -49,8 +40,20 @@ impl Limit {
     }
 
     fn probing(self) -> (u32, u32) {
-        let interval = (self.0 - (self.0 / 2).min(IDLE_MAX)) / PROBES;
+        let interval = (self.0 - (self.0 / 2).min(IDLE_MAX)).div_ceil(PROBES);
         (self.0 - PROBES * interval, interval)
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl Limit {
+    /// A limit as it was stored. 0: none.
+    pub(crate) fn from_seconds(seconds: u32) -> Option<Self> {
+        (seconds > 0).then_some(Self(seconds))
+    }
+
+    pub(crate) fn seconds(self) -> u32 {
+        self.0
     }
 
     /// The longest time between two tries to have something answered: data that is sent again, or
@@ -61,7 +64,7 @@ impl Limit {
 
     /// Turns between two looks at a connection that is well.
     pub(crate) fn look_every(self) -> u32 {
-        self.0 / 6
+        (self.0 / 6).clamp(1, 60)
     }
 
     /// Turns for which something has to be seen unanswered before a peer may be dead.
@@ -78,7 +81,6 @@ impl Limit {
     /// Gives a socket that listens a limit, which what it accepts inherits: as the times of
     /// keepalive (tcp(7)), which do nothing before that is switched on. So the limit is where the
     /// other options are, whoever accepts from whichever clone of the socket.
-    #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(crate) fn set_inherited(limit: Option<Self>, listener: impl AsFd) -> io::Result<()> {
         // Without a limit, as the system has them unless it is told otherwise.
         let (idle, interval) = limit.map_or((7200, 75), Self::probing);
@@ -91,7 +93,6 @@ impl Limit {
     }
 
     /// What [`Self::set_inherited`] had given to the listener that accepted this.
-    #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(crate) fn inherited(socket: impl AsFd) -> Option<Self> {
         let seconds = |time: Duration| u32::try_from(time.as_secs()).ok();
         let idle = seconds(sockopt::tcp_keepidle(&socket).ok()?)?;
@@ -109,7 +110,7 @@ mod tests {
 
     #[test]
     fn an_idle_peer_that_is_dead_is_found_by_its_probes_when_the_limit_has_passed() {
-        for (seconds, expected) in [(5, (2, 1)), (10, (7, 1)), (60, (30, 10)), (120, (60, 20))] {
+        for (seconds, expected) in [(5, (2, 1)), (10, (4, 2)), (60, (30, 10)), (120, (60, 20))] {
             assert_eq!(Limit(seconds).probing(), expected);
         }
         for limit in [Limit::MIN, Duration::from_secs(61), Limit::MAX].map(Limit::new) {

@@ -6,7 +6,10 @@ use crate::limit::Limit;
 
 /// What every TCP connection is set to, accepted or dialled. Besides this, `TCP_NODELAY` is always
 /// on: a relay writes what it has read at once. So is `SO_OOBINLINE`: urgent data stays in its
-/// place in the stream, and passes as any other.
+/// place in the stream, and passes as any other. And `SO_LINGER` is on with a time of 0, until a
+/// connection is finished: if it is closed before, or its process dies in any way, the system
+/// resets it. (Not on Apple's systems, where it can't be cleared once both directions have ended:
+/// there a process that is killed looks like an end.)
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TcpOptions {
@@ -55,6 +58,7 @@ impl TcpOptions {
 
     /// Sets the options of a socket that is to connect.
     pub(crate) fn apply_dialled(&self, socket: &impl AsFd) -> io::Result<()> {
+        reset_on_close(socket)?;
         let socket = SockRef::from(socket);
         socket.set_tcp_nodelay(true)?;
         socket.set_out_of_band_inline(true)?;
@@ -69,4 +73,16 @@ impl TcpOptions {
     pub(crate) fn limit(&self) -> Option<Limit> {
         self.peer_timeout.map(Limit::new)
     }
+}
+
+/// Whether connections are reset when they are closed, from the first moment on.
+pub(crate) const RESETS_ON_CLOSE: bool = !cfg!(target_vendor = "apple");
+
+/// Has the system reset a connection that is closed, and one that a listener has accepted, where
+/// that is inherited.
+pub(crate) fn reset_on_close(socket: &impl AsFd) -> io::Result<()> {
+    if RESETS_ON_CLOSE {
+        SockRef::from(socket).set_linger(Some(Duration::ZERO))?;
+    }
+    Ok(())
 }

@@ -14,6 +14,8 @@ use std::{
 /// A part of `struct tcp_info` (linux/tcp.h).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TcpInfo {
+    /// The connection is no more: it has failed, or was never made.
+    pub(crate) is_closed: bool,
     /// Times that the oldest unacknowledged data was sent again since the last acknowledgement.
     pub(crate) retransmits: u8,
     /// Keepalive or zero-window probes that have no answer yet.
@@ -49,7 +51,10 @@ pub(crate) fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     if failed != 0 {
         return Err(io::Error::last_os_error());
     }
+    /// linux/net/tcp_states.h; libc has it for some systems only.
+    const TCP_CLOSE: u8 = 7;
     Ok(TcpInfo {
+        is_closed: info.tcpi_state == TCP_CLOSE,
         retransmits: info.tcpi_retransmits,
         probes: info.tcpi_probes,
         unacked: info.tcpi_unacked,
@@ -128,9 +133,21 @@ mod tests {
         let waiting = unacknowledged(writer.as_fd()).unwrap();
         assert!(0 < waiting && waiting < written, "{waiting} of {written}");
         let info = tcp_info(writer.as_fd()).unwrap();
+        assert!(!info.is_closed);
         assert!(info.last_ack_recv < 10_000, "{info:?}");
         drop(writer);
         assert_eq!(reader.read_to_end(&mut Vec::new()).unwrap(), written);
+    }
+
+    #[test]
+    fn a_connection_that_was_reset_is_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let other = listener.accept().unwrap().0;
+        socket2::SockRef::from(&other).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(other);
+        assert!((&one).read(&mut [0]).is_err());
+        assert!(tcp_info(one.as_fd()).unwrap().is_closed);
     }
 
     #[test]

@@ -145,16 +145,17 @@ fn tend(socket: BorrowedFd<'_>, limit: Limit) {
 }
 
 fn see(socket: BorrowedFd<'_>) -> Seen {
-    // The cheaper question first: of most connections nothing is under way. A socket that failed
-    // meanwhile is not for upkeep to judge.
+    // The cheaper question first: of most connections nothing is under way.
     if unacknowledged(socket).unwrap_or(0) == 0 {
         return Seen::default();
     }
-    let Ok(info) = tcp_info(socket) else { return Seen::default() };
-    let silence = info.last_ack_recv.min(info.last_data_recv);
-    Seen {
-        // A single probe may have been lost, and a shut window has few of them.
-        is_unanswered: info.retransmits > 0 || info.probes > 1,
-        silence: Duration::from_millis(silence.into()),
+    match tcp_info(socket) {
+        Ok(info) if !info.is_closed => Seen {
+            // A single probe may have been lost, and a shut window may have few of them.
+            is_unanswered: info.retransmits > 0 || info.probes > 1,
+            silence: Duration::from_millis(info.last_ack_recv.min(info.last_data_recv).into()),
+        },
+        // Failed already: what is left to read of it is its owner's.
+        _ => Seen::default(),
     }
 }

@@ -150,7 +150,7 @@ impl Entry {
             Peer::Heard => {
                 // Connections that came together are not all looked at together.
                 let turn = now.wrapping_add(number as u32);
-                self.limit.is_none_or(|limit| turn.is_multiple_of(limit.look_every().max(1)))
+                self.limit.is_none_or(|limit| turn.is_multiple_of(limit.look_every()))
             }
             Peer::Silent { .. } | Peer::Condemned { .. } | Peer::Dead => true,
         }

@@ -6,9 +6,12 @@ mod file;
 mod http;
 mod knot;
 pub(crate) mod namespace;
+#[cfg(target_os = "linux")]
+mod network;
 mod output;
 mod process;
 mod socket;
+mod strace;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
@@ -17,15 +20,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(target_os = "linux")]
+pub(crate) use self::network::{BACKENDS, BALANCER, Host, Network};
 pub(crate) use self::{
     backend::Backend,
     client::{Client, End, Load},
     file::{ConfigFile, service},
-    http::{Answer, get, http, put},
+    http::{Answer, get, http, http_with, put},
     knot::Knot,
     output::{Kill, output},
     process::{Line, Tinylb, binary},
     socket::{Hung, Socket},
+    strace::Strace,
 };
 
 /// Whatever takes longer hangs.

@@ -34,23 +34,33 @@ pub(crate) enum Command {
     Demo,
 }
 
+impl Command {
+    /// How it logs, if it does.
+    pub(crate) fn log(&self) -> Option<&Log> {
+        match self {
+            Self::Run(args) => Some(&args.log),
+            Self::Register(args) => Some(&args.log),
+            Self::Check { .. } | Self::Demo => None,
+        }
+    }
+}
+
+// What goes with what is up to `Run::check`: clap would ask for two things that exclude each other.
 #[derive(Args)]
 #[command(group(
     ArgGroup::new("backends")
         .args(["backend", "dns", "etcd"])
-        .requires("listen")
         .conflicts_with("config")
         .multiple(true)
 ))]
 pub(crate) struct Run {
     /// The configuration file; read again when it changes, and on SIGHUP.
-    #[arg(long, value_name = "FILE", required_unless_present = "listen")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     // As text, since the documentation would take the brackets for a link.
     #[arg(help = "Listen here, for a service named `default`: HOST:PORT, [IPV6]:PORT or \
                   unix:/PATH. Port 0 takes a free one. May be repeated")]
-    #[arg(long, value_name = "ADDRESS", value_parser = listen_address, conflicts_with = "config",
-          requires = "backends")]
+    #[arg(long, value_name = "ADDRESS", value_parser = listen_address, conflicts_with = "config")]
     pub(crate) listen: Vec<Address>,
     /// A backend of that service. May be repeated.
     #[arg(long, value_name = "KEY=ADDRESS", value_parser = backend,
@@ -156,6 +166,28 @@ pub(crate) enum LogLevel {
 }
 
 impl Run {
+    /// Checks that there is something to balance.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        let has_etcd = self.etcd != Etcd::default();
+        let has_backends = !self.backend.is_empty() || self.dns.is_some() || has_etcd;
+        let missing = match (&self.config, self.listen.is_empty(), has_backends) {
+            (Some(_), ..) | (None, false, true) => return Ok(()),
+            (None, true, true) => "there is no `--listen ADDRESS`, where clients connect",
+            (None, false, false) => {
+                "there are no backends: give `--backend KEY=ADDRESS`, `--dns NAME:PORT`, or `--etcd \
+                 URL` with `--prefix`"
+            }
+            (None, true, false) => {
+                "something to balance is required: `--config FILE`; or `--listen ADDRESS` with \
+                 `--backend KEY=ADDRESS`, `--dns NAME:PORT` or `--etcd URL`"
+            }
+        };
+        Err(Failure::Usage(missing.into()))
+    }
+
     /// Where the backends come from by the arguments.
     ///
     /// # Errors

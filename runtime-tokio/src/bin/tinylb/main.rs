@@ -7,6 +7,7 @@ mod config;
 mod demo;
 mod descriptors;
 mod flapping;
+mod life;
 mod log;
 mod metrics;
 mod program;
@@ -101,7 +102,7 @@ fn check(path: &Path) -> Result<(), Failure> {
     for problem in &problems {
         print(format_args!("{}\n", problem.show(path)));
     }
-    let count = problems.len();
+    let count: usize = problems.iter().map(|problem| problem.count).sum();
     let noun = if count == 1 { "problem" } else { "problems" };
     Err(Failure::Error(format!("{}: {count} {noun}", path.display())))
 }

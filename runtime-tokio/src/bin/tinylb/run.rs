@@ -8,8 +8,10 @@ use crate::{
     args::Run,
     block_on,
     config::{self, Config, LoadError},
-    descriptors, log,
-    program::Program,
+    descriptors,
+    life::Ends,
+    log,
+    program::{Applied, Program},
     stop::{Stop, hear},
     watch,
 };
@@ -19,6 +21,7 @@ const READ_PAUSE: Duration = Duration::from_secs(1);
 
 /// `tinylb run`: balances until told to stop.
 pub(crate) fn run(args: &Run) -> Result<(), Failure> {
+    args.check()?;
     // Before the file is read, so that a change in between counts.
     let read = args.config.as_deref().and_then(|path| watch::signature(path).ok());
     let config = configuration(args)?;
@@ -64,14 +67,28 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
         None => no_changes,
     };
     let mut try_again = false;
-    let result = loop {
+    let mut result = Ok(());
+    loop {
         tokio::select! {
             biased;
             Some(death) = deaths.recv() => {
                 error!("{death}");
-                break Err(Failure::Error(death));
+                let _ = program.stop();
+                result = Err(Failure::Error(death));
             }
-            () = stop.said() => break Ok(()),
+            () = stop.said() => if !program.stop() {
+                program.abort();
+            },
+            ends = program.stopped() => {
+                let Ends { finished, cut, otherwise } = ends;
+                info!(
+                    sessions_finished = finished,
+                    sessions_cut = cut,
+                    sessions_ended_otherwise = otherwise,
+                    "stopped"
+                );
+                return result;
+            }
             _ = hangup.recv() => try_again = reload(&program, path.as_ref(), Reading::AsItIs),
             Some(()) = changes.recv() => {
                 try_again = reload(&program, path.as_ref(), Reading::Settled);
@@ -80,16 +97,7 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
                 try_again = reload(&program, path.as_ref(), Reading::AsItIs);
             }
         }
-    };
-
-    info!("shutting down; a second signal ends it at once");
-    tokio::select! {
-        biased;
-        () = program.finish() => {}
-        () = stop.said() => program.abort().await,
     }
-    info!("stopped");
-    result
 }
 
 /// How a file is read again.
@@ -102,7 +110,7 @@ enum Reading {
 
 /// Reads the file again and does as it says. A file that can't be used changes nothing. Returns
 /// whether that is worth another try though the file stays as it is.
-fn reload(program: &Program, path: Option<&PathBuf>, reading: Reading) -> bool {
+fn reload(program: &Arc<Program>, path: Option<&PathBuf>, reading: Reading) -> bool {
     let Some(path) = path else { return false };
     let before = watch::signature(path).ok();
     let loaded = config::load(path);
@@ -116,7 +124,13 @@ fn reload(program: &Program, path: Option<&PathBuf>, reading: Reading) -> bool {
     let applied =
         loaded.map_err(|error| error.to_string()).and_then(|config| program.apply(config));
     match applied {
-        Ok(()) => info!("configuration read again"),
+        Ok(Applied::Whole) => info!("configuration read again"),
+        Ok(Applied::ToTheRest { reached, passed_over }) => info!(
+            services_reached = reached,
+            services_passed_over = passed_over,
+            "configuration read again while shutting down: services that still have sessions took \
+             their backends and settings, nothing else was started or changed"
+        ),
         Err(error) => {
             for line in error.lines() {
                 error!("configuration not taken, nothing changed: {line}");
