@@ -67,7 +67,7 @@ mod upkeep;
 #[cfg(feature = "file")]
 pub use self::source::FileSource;
 #[cfg(feature = "dns")]
-pub use self::source::{DnsName, DnsOptions, DnsSource};
+pub use self::source::{DnsFamily, DnsName, DnsOptions, DnsSource};
 #[cfg(feature = "etcd")]
 pub use self::source::{
     EtcdOptions, EtcdOptionsError, EtcdRegistration, EtcdRegistrationEvent, EtcdSource, EtcdTls,

@@ -33,7 +33,8 @@ pub enum Host {
 pub struct UnixTarget(Arc<Path>);
 
 /// Where something listens: TCP or a Unix socket. Parsed from `host:port`, `[v6]:port` or
-/// `unix:/path`, and displayed as that.
+/// `unix:/path`, and displayed as that. What begins with `unix:`, in whichever case, is a path; a host
+/// of that name is written with the dot that completes it, `unix.:80`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Address {
     /// TCP.
@@ -78,14 +79,21 @@ impl Address {
     /// Whether this can be a backend of a balancer that listens at `own`.
     ///
     /// # Errors
-    /// Port 0, or an address that leads back to the balancer itself, as far as the text tells.
+    /// Port 0; an address that leads back to the balancer itself, as far as the text tells; or one
+    /// that no machine has: multicast, broadcast or unspecified.
     pub fn validate_target(&self, own: &[Self]) -> Result<(), String> {
         if let Self::Tcp(TcpTarget { port: 0, .. }) = self {
             return Err("port 0 can't be dialled: give the backend's port".into());
         }
-        match own.iter().find(|own| own.leads_to(self)) {
-            Some(own) => Err(format!("the balancer itself listens at {own}: give another address")),
-            None => Ok(()),
+        if let Some(own) = own.iter().find(|own| own.leads_to(self)) {
+            return Err(format!("the balancer itself listens at {own}: give another address"));
+        }
+        match self {
+            Self::Tcp(TcpTarget { host: Host::Ip(ip), .. }) => match no_machine(*ip) {
+                Some(kind) => Err(format!("{kind}: give the address of one machine")),
+                None => Ok(()),
+            },
+            _ => Ok(()),
         }
     }
 
@@ -129,14 +137,41 @@ impl Address {
     }
 }
 
+/// What an address stands for, if that isn't one machine.
+pub(crate) fn no_machine(ip: IpAddr) -> Option<&'static str> {
+    let ip = ip.to_canonical();
+    match ip {
+        ip if ip.is_multicast() => Some("this is a multicast address"),
+        IpAddr::V4(ip) if ip.is_broadcast() => Some("this is the broadcast address"),
+        // Linux takes such a dial for one to itself, and other systems refuse it.
+        ip if ip.is_unspecified() => Some("this is the unspecified address"),
+        // RFC 1122, section 3.2.1.3.
+        IpAddr::V4(ip) if ip.octets()[0] == 0 => Some("this is an address of no network"),
+        _ => None,
+    }
+}
+
 impl FromStr for TcpTarget {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let given = || text.to_string();
+        if let Some((scheme, rest)) = text.split_once("://") {
+            let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            let address = authority.rsplit('@').next().unwrap_or_default();
+            // What is no address either is best shown by its form.
+            let is_address = address.parse::<Self>().is_ok();
+            let write = if is_address { address } else { "HOST:PORT" }.to_string();
+            return Err(AddressError::Url { text: given(), scheme: scheme.to_string(), write });
+        }
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
             let (host, port) =
                 rest.split_once(']').ok_or_else(|| AddressError::NotAnIp { text: given() })?;
+            if let Some((ip, _)) = host.split_once('%')
+                && ip.parse::<std::net::Ipv6Addr>().is_ok()
+            {
+                return Err(AddressError::Scoped { text: given() });
+            }
             let ip = host.parse().map_err(|_| AddressError::NotAnIp { text: host.into() })?;
             let port = port.strip_prefix(':');
             (Host::Ip(IpAddr::V6(ip)), port.ok_or_else(|| AddressError::NoPort { text: given() })?)
@@ -180,9 +215,11 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        match text.strip_prefix("unix:") {
-            Some(path) => UnixTarget::new(OsStr::new(path)).map(Self::Unix),
-            None => text.parse().map(Self::Tcp),
+        match text.split_once(':') {
+            Some((kind, path)) if kind.eq_ignore_ascii_case("unix") => {
+                UnixTarget::new(OsStr::new(path)).map(Self::Unix)
+            }
+            _ => text.parse().map(Self::Tcp),
         }
     }
 }
@@ -224,6 +261,10 @@ impl fmt::Display for UnixTarget {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // Its name alone would make it a path.
+            Self::Tcp(TcpTarget { host: Host::Name(name), port }) if &**name == "unix" => {
+                write!(f, "unix.:{port}")
+            }
             Self::Tcp(target) => target.fmt(f),
             Self::Unix(target) => target.fmt(f),
         }
@@ -236,10 +277,15 @@ mod tests {
 
     #[test]
     fn an_address_is_displayed_as_it_is_written() {
-        for text in ["127.0.0.1:80", "[::1]:65535", "db-1.example.org:5432", "unix:/run/a.sock"] {
+        for text in
+            ["unix.:80", "127.0.0.1:80", "[::1]:65535", "db-1.example.org:5432", "unix:/run/a.sock"]
+        {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
         assert_eq!("DB.Example:1".parse::<Address>(), "db.example:1".parse());
+        assert_eq!("UNIX:/run/a.sock".parse::<Address>(), "unix:/run/a.sock".parse());
+        assert_eq!("Unix.:80".parse::<Address>().unwrap().to_string(), "unix.:80");
+        assert_eq!(Address::Tcp("unix:80".parse().unwrap()).to_string(), "unix.:80");
         assert_eq!("[0:0::1]:1".parse::<Address>(), "[::1]:1".parse());
     }
 
@@ -266,7 +312,6 @@ mod tests {
             ("127.0.0.1:80", "127.0.0.2:80"),
             ("0.0.0.0:80", "192.0.2.1:80"),
             ("0.0.0.0:80", "[::1]:80"),
-            ("127.0.0.1:80", "[::]:80"),
             ("192.0.2.1:80", "localhost:80"),
             ("unix:/run/a", "unix:/run/b"),
         ] {
@@ -306,6 +351,31 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_no_machine_has_is_no_backend() {
+        let check = |target: &str| target.parse::<Address>().unwrap().validate_target(&[]);
+        for (target, kind) in [
+            ("224.0.0.1:80", "multicast"),
+            ("239.255.255.255:80", "multicast"),
+            ("[ff02::1]:80", "multicast"),
+            ("[::ffff:224.0.0.1]:80", "multicast"),
+            ("255.255.255.255:80", "broadcast"),
+            ("[::ffff:255.255.255.255]:80", "broadcast"),
+            ("0.0.0.0:80", "unspecified"),
+            ("[::]:80", "unspecified"),
+            ("0.1.2.3:80", "no network"),
+        ] {
+            let error = check(target).unwrap_err();
+            assert!(
+                error.contains(kind) && error.contains("give the address"),
+                "{target}: {error}"
+            );
+        }
+        for target in ["223.255.255.255:80", "240.0.0.1:80", "[fe00::1]:80", "1.0.0.0:80"] {
+            assert_eq!(check(target), Ok(()), "{target}");
+        }
+    }
+
+    #[test]
     fn a_bad_address_is_told_with_its_cause() {
         for (text, cause) in [
             ("localhost", "no port"),
@@ -322,6 +392,16 @@ mod tests {
             (":80", "host"),
             ("unix:run/a", "absolute"),
             ("unix:/run/a\0b", "NUL"),
+            ("UNIX:80", "`unix.:PORT`"),
+            (
+                "http://127.0.0.1:9001",
+                "is a URL, and nothing here speaks http: write 127.0.0.1:9001",
+            ),
+            ("tcp://user@[::1]:9001/x", "write [::1]:9001"),
+            ("https://db.example.org/", "write HOST:PORT"),
+            ("[fe80::1%eth0]:80", "scope"),
+            ("[fe80::1%]:80", "scope"),
+            ("[x%eth0]:80", "IPv6"),
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();
             assert!(error.contains(cause), "{text}: {error}");

@@ -17,7 +17,7 @@ mod file;
 mod restart;
 
 #[cfg(feature = "dns")]
-pub use self::dns::{DnsName, DnsOptions, DnsSource};
+pub use self::dns::{DnsFamily, DnsName, DnsOptions, DnsSource};
 #[cfg(feature = "etcd")]
 pub use self::etcd::{
     EtcdOptions, EtcdOptionsError, EtcdRegistration, EtcdRegistrationEvent, EtcdSource, EtcdTls,

@@ -10,11 +10,15 @@ use std::{
 
 use tinylb_core::{BackendKey, DialFailure, Event, Handle, Report, SessionId};
 use tinylb_tokio::{Address, AddressFailure};
+use tokio::{runtime, time::sleep};
 use tracing::{Level, debug, enabled, info, warn};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{filter::Targets, prelude::*};
 
-use crate::args;
+use crate::{
+    args,
+    flapping::{self, Flapping},
+};
 
 /// Lines that wait to be written; more are dropped, since a log must not hold up traffic.
 const LINES_MAX: usize = 10_000;
@@ -67,6 +71,9 @@ pub(crate) struct EventLog {
     pub(crate) accept_failures: AtomicU64,
     pub(crate) address_failures: AtomicU64,
     failure_lines: Mutex<Sparing>,
+    flapping: Arc<Mutex<Flapping>>,
+    /// Where a line waits until it is known whether it is needed.
+    runtime: Option<runtime::Handle>,
     /// Who is connected, and since when; kept only while lines for each connection are wanted.
     clients: Mutex<BTreeMap<SessionId, (String, Instant)>>,
 }
@@ -87,6 +94,8 @@ impl EventLog {
             accept_failures: AtomicU64::new(0),
             address_failures: AtomicU64::new(0),
             failure_lines: Mutex::default(),
+            flapping: Arc::default(),
+            runtime: runtime::Handle::try_current().ok(),
             clients: Mutex::default(),
         }
     }
@@ -117,19 +126,12 @@ impl EventLog {
                 });
             }
             Event::SetReplaced(report) => self.replaced(report),
-            Event::SourceLost { reason } => {
-                let handle = self.handle.get().and_then(Weak::upgrade);
-                let set_age = handle.and_then(|handle| handle.snapshot().set_age);
-                let set_age_seconds = set_age.map(|age| age.as_secs_f64());
-                warn!(
-                    service,
-                    set_age_seconds,
-                    "source of backends lost, nothing changes until it is back: {reason}"
-                );
-            }
+            Event::SourceLost { reason } => self.source_lost(reason),
             Event::SourceBack { lost_for } => {
-                let lost_seconds = lost_for.as_secs_f64();
-                info!(service, lost_seconds, "source of backends is back");
+                if lock(&self.flapping).back() {
+                    let lost_seconds = lost_for.as_secs_f64();
+                    info!(service, lost_seconds, "source of backends is back");
+                }
             }
             Event::SourceStale { reason } => {
                 warn!(
@@ -176,6 +178,36 @@ impl EventLog {
                  minute: {}",
                 failure.error
             );
+        }
+    }
+
+    /// A line about the loss of the source, now or once it lasts.
+    fn source_lost(&self, reason: &Arc<str>) {
+        let line = lock(&self.flapping).lost(Instant::now(), reason);
+        let (service, handle) = (self.service.clone(), self.handle.get().cloned());
+        let log = move |line: flapping::Line| {
+            let handle = handle.as_ref().and_then(Weak::upgrade);
+            let set_age = handle.and_then(|handle| handle.snapshot().set_age);
+            let set_age_seconds = set_age.map(|age| age.as_secs_f64());
+            let flapping::Line { reason, spared } = line;
+            warn!(
+                service,
+                set_age_seconds,
+                spared,
+                "source of backends lost, nothing changes until it is back: {reason}"
+            );
+        };
+        match (line, &self.runtime) {
+            (Some(line), _) => log(line),
+            (None, Some(runtime)) => {
+                let flapping = Arc::clone(&self.flapping);
+                drop(runtime.spawn(async move {
+                    sleep(flapping::LASTING).await;
+                    let line = lock(&flapping).lasting(Instant::now());
+                    line.into_iter().for_each(log);
+                }));
+            }
+            (None, None) => {}
         }
     }
 

@@ -7,6 +7,7 @@ mod circle;
 mod config;
 mod demo;
 mod descriptors;
+mod flapping;
 mod life;
 mod log;
 mod metrics;

@@ -1,7 +1,7 @@
 use std::{fs, path::Path};
 
 use tinylb_core::{BackendSet, BadEntries, Floor, Removal, SourceSettings};
-use tinylb_tokio::DnsOptions;
+use tinylb_tokio::{DnsFamily, DnsOptions};
 
 use super::*;
 
@@ -716,7 +716,7 @@ fn source(source: &str) -> String {
 fn every_key_of_a_source_reaches_its_setting() {
     let text = source(
         "{ dns = \"_db._tcp.example.org\", servers = [\"10.0.0.2\", \"[::1]:5353\"], \
-         refresh_min = \"100ms\", refresh_max = \"24h\", timeout = \"2s\", \
+         refresh_min = \"100ms\", refresh_max = \"24h\", timeout = \"2s\", family = \"ipv6\", \
          bad_entries = \"leave_out\", max_stale = \"1h\", \
          floor = { removed_percent_max = 50, hold = \"5m\" }, last_known = \"/var/known\" }",
     );
@@ -725,6 +725,8 @@ fn every_key_of_a_source_reaches_its_setting() {
     options.refresh_min = Duration::from_millis(100);
     options.refresh_max = DAY;
     options.timeout = Duration::from_secs(2);
+    options.family = DnsFamily::Ipv6;
+    options.max_stale = Some(Duration::from_secs(3600));
     let mut settings = SourceSettings::default();
     settings.bad_entries = BadEntries::LeaveOut;
     settings.max_stale = Some(Duration::from_secs(3600));
@@ -760,6 +762,7 @@ fn a_source_that_is_no_good_is_told_with_its_remedy() {
         ("{ dns = \"db:1\", servers = \"db\" }", "`servers` has \"db\": write a server's IP"),
         ("{ dns = \"db:1\", refresh_min = \"1ms\" }", "is 1ms; it must be 100ms to 24h"),
         ("{ dns = \"db:1\", refresh_min = \"9m\" }", "`refresh_min` is above `refresh_max`"),
+        ("{ dns = \"db:1\", family = \"v4\" }", "`family` is \"v4\": write \"ipv4\", \"ipv6\""),
         ("{ dns = \"db:1\", timeout = \"5\" }", "`timeout` is \"5\", without a unit"),
         ("{ dns = \"db:1\", bad_entries = \"x\" }", "write \"reject\" or \"leave_out\""),
         ("{ dns = \"db:1\", max_stale = \"1ms\" }", "max_stale is 1ms; it must be 1s to"),
