@@ -22,6 +22,7 @@ mod workers;
 use std::{
     fmt,
     io::{self, Write},
+    os::unix::net::UnixStream,
     path::Path,
     process::ExitCode,
 };
@@ -73,10 +74,15 @@ fn failed(code: u8, message: &str) -> ExitCode {
 
 /// Does on this thread what mostly waits.
 fn block_on<T>(main: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Error(format!("can't start the runtime: {error}")))?;
+    // Room for the runtime's descriptors: tokio panics if there is none for its signals.
+    let room: io::Result<Vec<_>> = (0..3).map(|_| UnixStream::pair()).collect();
+    let runtime = room
+        .map(drop)
+        .and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build())
+        .map_err(|error| {
+            let remedy = "raise the limit of descriptors (`ulimit -n`)";
+            Failure::Error(format!("can't start the runtime: {error}: {remedy}"))
+        })?;
     let result = runtime.block_on(main);
     // A name that is still being looked up would hold the program up.
     runtime.shutdown_background();

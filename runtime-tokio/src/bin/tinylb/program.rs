@@ -14,7 +14,7 @@ use crate::{
     config::{self, Config},
     descriptors, log,
     service::{Service, tcp_options},
-    socket::{Acceptor, Share, Socket},
+    socket::{Acceptor, Share, Socket, remedy},
     workers::Workers,
 };
 
@@ -224,7 +224,7 @@ fn open(
     for address in &service.listen {
         let key = socket_key(name, address);
         let Some(socket) = bound.get(&key).or_else(|| state.sockets.get(&key)) else { continue };
-        let failed = |error: std::io::Error| format!("can't listen at {address}: {error}");
+        let failed = |error| format!("can't listen at {address}: {}", remedy(&error));
         opened.own.push(socket.local_address().map_err(failed)?);
         for share in socket.shares(workers.len()) {
             let share = (address.clone(), share);
