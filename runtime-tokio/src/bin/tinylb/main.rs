@@ -47,6 +47,7 @@ pub(crate) enum Failure {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let name = cli.command.name();
     let result = match cli.command {
         Command::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Check { config } => check(&config).map(|()| ExitCode::SUCCESS),
@@ -59,7 +60,13 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(Failure::Usage(message)) => {
-            let _ = Cli::command().error(ErrorKind::ValueValidation, message).print();
+            let mut cli = Cli::command();
+            cli.build();
+            let error = match cli.find_subcommand_mut(name) {
+                Some(command) => command.error(ErrorKind::ValueValidation, message),
+                None => cli.error(ErrorKind::ValueValidation, message),
+            };
+            let _ = error.print();
             ExitCode::from(2)
         }
         Err(Failure::Error(message)) => failed(1, &message),
