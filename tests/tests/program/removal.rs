@@ -15,7 +15,7 @@ fn remove_under_load(make: fn(&str) -> ConfigFile, change: fn(&ConfigFile, &str)
     assert_eq!(load.count(|key| key == "b"), CLIENTS / 3);
 
     change(&file, &service("s", "127.0.0.1:0", [a, c], ""));
-    let line = tinylb.line(r#""removed":"b""#);
+    let line = tinylb.line(r#""removed":["b"]"#);
     assert_eq!(line.json["sessions_cut"], CLIENTS / 3, "{line:?}");
     // They see ECONNRESET, and never a clean end.
     assert_eq!(load.ends("b"), [End::Reset; CLIENTS / 3]);
@@ -120,7 +120,7 @@ fn removal_by_draining_lets_a_session_finish_and_takes_no_new_one() {
     let mut old = Client::connect(&tinylb.address());
     assert_eq!(old.backend, "a");
     file.edit(&service("s", "127.0.0.1:0", [&b], settings));
-    let line = tinylb.line(r#""removed":"a""#);
+    let line = tinylb.line(r#""removed":["a"]"#);
     assert_eq!(
         (&line.json["sessions_draining"], &line.json["sessions_cut"]),
         (&1.into(), &0.into())

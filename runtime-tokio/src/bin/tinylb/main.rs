@@ -28,6 +28,7 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
+use tracing::Level;
 
 use crate::{
     args::{Cli, Command},
@@ -48,6 +49,7 @@ pub(crate) enum Failure {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let name = cli.command.name();
+    let is_json = cli.command.log().is_some_and(|log| !log::is_human(log));
     let result = match cli.command {
         Command::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Check { config } => check(&config).map(|()| ExitCode::SUCCESS),
@@ -69,13 +71,19 @@ fn main() -> ExitCode {
             let _ = error.print();
             ExitCode::from(2)
         }
-        Err(Failure::Error(message)) => failed(1, &message),
-        Err(Failure::Code(code, message)) => failed(code, &message),
+        Err(Failure::Error(message)) => failed(1, &message, is_json),
+        Err(Failure::Code(code, message)) => failed(code, &message, is_json),
     }
 }
 
-fn failed(code: u8, message: &str) -> ExitCode {
-    let _ = writeln!(io::stderr(), "tinylb: {}", message.trim_end());
+/// Prints as the log does, a line for each of the message's.
+fn failed(code: u8, message: &str, is_json: bool) -> ExitCode {
+    let message = message.trim_end();
+    let text = match is_json {
+        true => message.lines().map(|line| log::json_line(Level::ERROR, line)).collect(),
+        false => format!("tinylb: {message}\n"),
+    };
+    let _ = io::stderr().write_all(text.as_bytes());
     ExitCode::from(code)
 }
 

@@ -26,7 +26,7 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     let config = configuration(args)?;
     check_admin(args, &config)?;
     descriptors::raise_limit();
-    let _log = log::start(&args.log);
+    let _log = log::start(&args.log)?;
     // Connections are the workers' affair.
     block_on(serve(args, config, read))
 }
