@@ -207,6 +207,12 @@ fn a_lack_of_threads_at_the_start_is_told_with_its_remedy() {
     let tinylb = Tinylb::start(with_threads(4, &args));
     tinylb.address();
     tinylb.stop();
+    // One is enough for these.
+    for args in [&["check", "--config", path][..], &["demo"]] {
+        let output = output(&mut with_threads(1, args));
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {error}");
+    }
 }
 
 #[test]
