@@ -95,7 +95,7 @@ fn a_hung_backend_holds_up_no_other_client() {
 
     // Removed, it lets go of those who wait for it.
     file.edit(&service("s", "127.0.0.1:0", [&b], ""));
-    let line = tinylb.line(r#""removed":"a""#);
+    let line = tinylb.line(r#""removed":["a"]"#);
     assert_eq!(line.json["dials_revoked"], 2, "{line:?}");
     for socket in [waiting, also_waiting] {
         assert_eq!(Client::greeted(socket).unwrap().backend, "b");

@@ -148,7 +148,7 @@ fn the_way_of_removal_can_be_changed_while_sessions_go_on() {
     // Both in one change: the new way holds for it.
     let drain = "removal = { drain = \"1h\" }";
     file.edit(&service("s", "127.0.0.1:0", [&b], drain));
-    let line = tinylb.line(r#""removed":"a""#);
+    let line = tinylb.line(r#""removed":["a"]"#);
     assert_eq!(line.json["sessions_draining"], 1, "{line:?}");
     assert!(client.is_served());
 }

@@ -77,8 +77,6 @@ pub(crate) fn start(
                 }
                 Err(error) => {
                     warn!("admin accept failed: {error}");
-                    // There may be no descriptor for another.
-                    admin.guests.make_room();
                     sleep(ACCEPT_PAUSE).await;
                 }
             }

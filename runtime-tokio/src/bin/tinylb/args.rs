@@ -35,6 +35,15 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Run(_) => "run",
+            Self::Check { .. } => "check",
+            Self::Register(_) => "register",
+            Self::Demo => "demo",
+        }
+    }
+
     /// How it logs, if it does.
     pub(crate) fn log(&self) -> Option<&Log> {
         match self {

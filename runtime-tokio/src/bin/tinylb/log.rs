@@ -1,3 +1,6 @@
+mod format;
+mod writer;
+
 use std::{
     collections::BTreeMap,
     io::IsTerminal,
@@ -12,34 +15,46 @@ use tinylb_core::{BackendKey, DialFailure, Event, Handle, Report, SessionId};
 use tinylb_tokio::{Address, AddressFailure};
 use tokio::{runtime, time::sleep};
 use tracing::{Level, debug, enabled, info, warn};
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{filter::Targets, prelude::*};
 
+use self::{
+    format::{JsonLines, Keys},
+    writer::Lines,
+};
 use crate::{
-    args,
+    Failure, args,
     flapping::{self, Flapping},
 };
 
-/// Lines that wait to be written; more are dropped, since a log must not hold up traffic.
-const LINES_MAX: usize = 10_000;
+pub(crate) use self::{format::json_line, writer::Guard};
 
 /// The target of lines that are logged at any level: who starts the program reads them.
 pub(crate) const ALWAYS: &str = "tinylb::always";
 
-/// Keys named in one line.
-const KEYS_MAX: usize = 10;
-
 /// The least time between two lines of a service about failures.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Starts the log, on standard error and by a thread of its own. The guard writes out what waits
-/// when it is dropped. Whether a line can be written makes no difference to anything.
-pub(crate) fn start(log: &args::Log) -> WorkerGuard {
+/// Whether lines are for people, rather than JSON.
+pub(crate) fn is_human(log: &args::Log) -> bool {
     let is_terminal = std::io::stderr().is_terminal();
-    let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(LINES_MAX)
-        .lossy(true)
-        .finish(std::io::stderr());
+    log.log_format.map_or(is_terminal, |format| format == args::LogFormat::Human)
+}
+
+/// Starts the log, on standard error and by a thread of its own. The guard writes out what waits
+/// when it is dropped.
+///
+/// # Errors
+/// The system has no thread for it.
+pub(crate) fn start(log: &args::Log) -> Result<Guard, Failure> {
+    let is_human = is_human(log);
+    let lost = move |count| {
+        let message = format!("{count} lines of the log were lost: nobody read them in time");
+        if is_human { format!("{message}\n") } else { json_line(Level::WARN, &message) }
+    };
+    let (writer, guard) = Lines::start(std::io::stderr(), lost).map_err(|error| {
+        let remedy = "raise the limit of threads (`ulimit -u`, or pids.max of the cgroup)";
+        Failure::Error(format!("can't start the thread that writes the log: {error}: {remedy}"))
+    })?;
     let level = match log.log_level {
         args::LogLevel::Error => Level::ERROR,
         args::LogLevel::Warn => Level::WARN,
@@ -47,19 +62,15 @@ pub(crate) fn start(log: &args::Log) -> WorkerGuard {
         args::LogLevel::Debug => Level::DEBUG,
     };
     let shown = Targets::new().with_default(level).with_target(ALWAYS, Level::INFO);
-    let lines = tracing_subscriber::fmt()
-        .with_writer(writer)
-        .with_max_level(Level::TRACE)
-        .with_target(false)
-        .with_ansi(is_terminal && std::env::var_os("NO_COLOR").is_none());
-    let is_human = log.log_format.map_or(is_terminal, |f| f == args::LogFormat::Human);
+    let lines = tracing_subscriber::fmt().with_writer(writer).with_max_level(Level::TRACE);
     if is_human {
-        lines.finish().with(shown).init();
+        let is_colourful =
+            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        lines.with_target(false).with_ansi(is_colourful).finish().with(shown).init();
     } else {
-        let lines = lines.json().flatten_event(true).with_current_span(false);
-        lines.with_span_list(false).finish().with(shown).init();
+        lines.event_format(JsonLines).finish().with(shown).init();
     }
-    guard
+    Ok(guard)
 }
 
 /// Makes log lines and counts of one service's events.
@@ -240,9 +251,9 @@ impl EventLog {
             service = self.service,
             generation = report.generation.number(),
             backends = report.backends,
-            added = keys(&report.added),
-            removed = keys(&report.removed),
-            retargeted = keys(&report.retargeted),
+            added = Keys::new(&report.added).field(),
+            removed = Keys::new(&report.removed).field(),
+            retargeted = Keys::new(&report.retargeted).field(),
             sessions_cut = report.sessions_cut,
             dials_revoked = report.dials_revoked,
             sessions_draining = report.sessions_draining,
@@ -263,15 +274,6 @@ impl Sparing {
     }
 }
 
-/// The first few of many keys.
-fn keys(keys: &[BackendKey]) -> String {
-    let named: Vec<&str> = keys.iter().take(KEYS_MAX).map(BackendKey::as_str).collect();
-    match keys.len() - named.len() {
-        0 => named.join(","),
-        more => format!("{} and {more} more", named.join(",")),
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -287,12 +289,5 @@ mod tests {
         assert_eq!((sparing.line(), sparing.line()), (None, None));
         sparing.last = Instant::now().checked_sub(FAILURE_PAUSE);
         assert_eq!(sparing.line(), Some(2));
-    }
-
-    #[test]
-    fn a_line_names_a_few_keys_and_counts_the_rest() {
-        let many: Vec<BackendKey> = (0..12).map(|n| format!("k{n}").into()).collect();
-        assert_eq!(keys(&many[..2]), "k0,k1");
-        assert!(keys(&many).ends_with("k9 and 2 more"));
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     life::{Ends, Life, Plan, Step, Why},
     log,
     service::{Service, tcp_options},
-    socket::{Acceptor, Share, Socket},
+    socket::{Acceptor, Share, Socket, remedy},
     workers::Workers,
 };
 
@@ -417,7 +417,7 @@ fn open(
     for address in &service.listen {
         let key = socket_key(name, address);
         let Some(socket) = bound.get(&key).or_else(|| state.sockets.get(&key)) else { continue };
-        let failed = |error: std::io::Error| format!("can't listen at {address}: {error}");
+        let failed = |error| format!("can't listen at {address}: {}", remedy(&error));
         opened.own.push(socket.local_address().map_err(failed)?);
         for share in socket.shares(workers.len()) {
             let share = (address.clone(), share);

@@ -1,5 +1,6 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
+use tinylb_tokio::Address;
 use tokio::{signal::unix::SignalKind, sync::mpsc, time::sleep};
 use tracing::{error, info};
 
@@ -25,8 +26,9 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     // Before the file is read, so that a change in between counts.
     let read = args.config.as_deref().and_then(|path| watch::signature(path).ok());
     let config = configuration(args)?;
+    check_admin(args, &config)?;
     descriptors::raise_limit();
-    let _log = log::start(&args.log);
+    let _log = log::start(&args.log)?;
     // Connections are the workers' affair.
     block_on(serve(args, config, read))
 }
@@ -42,6 +44,20 @@ fn configuration(args: &Run) -> Result<Config, Failure> {
             let service = config::Service::new(args.listen.clone(), args.source()?);
             Ok(Config { services: BTreeMap::from([("default".into(), service)]), workers: None })
         }
+    }
+}
+
+/// Otherwise the program would be in its own way.
+fn check_admin(args: &Run, config: &Config) -> Result<(), Failure> {
+    let Some(admin) = &args.admin else { return Ok(()) };
+    let takes_any_port = matches!(admin, Address::Tcp(target) if target.port == 0);
+    let has_it = |service: &config::Service| service.listen.contains(admin) && !takes_any_port;
+    match config.services.iter().find(|(_, service)| has_it(service)) {
+        Some((name, _)) => Err(Failure::Usage(format!(
+            "--admin {admin} is where the service {name} listens: choose another address for one of \
+             them"
+        ))),
+        None => Ok(()),
     }
 }
 

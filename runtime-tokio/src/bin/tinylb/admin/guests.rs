@@ -112,7 +112,7 @@ impl Guests {
 
     /// Closes the connection whose client has moved no byte for longest, unless that waits for an
     /// answer. Returns whether there is one.
-    pub(super) fn make_room(&self) -> bool {
+    fn make_room(&self) -> bool {
         let still = self.least(|state| (state.turn == Turn::Client).then_some(state.moved));
         still.inspect(|guest| guest.leave.notify_one()).is_some()
     }
