@@ -1,6 +1,6 @@
 use std::{
     io,
-    net::{SocketAddr, SocketAddrV4, SocketAddrV6},
+    net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -46,7 +46,7 @@ pub enum AddressConn {
 
 impl TcpConn {
     pub(crate) fn new(stream: Stream, peer: SocketAddr) -> Self {
-        let peer = match peer {
+        let peer = match canonical(peer) {
             SocketAddr::V4(peer) => Peer::V4(peer),
             SocketAddr::V6(peer) => Peer::V6(Box::new(peer)),
         };
@@ -58,7 +58,15 @@ impl TcpConn {
     /// # Errors
     /// The system's; or the connection was aborted.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.stream.local_address()
+        self.stream.local_address().map(canonical)
+    }
+}
+
+/// IPv4 as IPv4, also where a socket of IPv6 shows it as a mapped address.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),
+        IpAddr::V6(_) => address,
     }
 }
 

@@ -22,12 +22,13 @@ impl DialFrom {
         *self.addresses.write().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
-    /// Has a socket that is to connect come from the address whose turn it is.
+    /// Has a socket that is to connect come from the address whose turn it is. Returns whether there
+    /// is one.
     ///
     /// # Errors
     /// This machine doesn't have that address, or the system's.
-    pub(crate) fn bind(&self, socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
-        let Some(from) = self.next(to) else { return Ok(()) };
+    pub(crate) fn bind(&self, socket: &OwnedFd, to: SocketAddr) -> io::Result<bool> {
+        let Some(from) = self.next(to) else { return Ok(false) };
         // Otherwise the port would be taken now, and from all of the address's connections. Now the
         // connect chooses it, and only those to the same backend compete for it (ip(7)).
         #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -40,7 +41,8 @@ impl DialFrom {
             let error = io::Error::from(error);
             let text = format!("can't dial from {from} ({error}): give an address of this machine");
             io::Error::new(error.kind(), text)
-        })
+        })?;
+        Ok(true)
     }
 
     /// The next address of a target's family, if there is one.

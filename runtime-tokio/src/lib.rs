@@ -43,9 +43,11 @@
 
 mod blocking;
 mod conn;
+mod dial_from;
 mod dialer;
 mod disk;
 mod error;
+mod explain;
 mod limit;
 mod listener;
 mod lookup;

@@ -12,6 +12,7 @@ mod tests;
 use std::{
     collections::BTreeMap,
     fmt, io,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -57,6 +58,9 @@ pub(crate) struct Service {
     pub(crate) start: Option<u64>,
     /// How long a peer may leave something unanswered, 5 s to 24 h. `None`: as the system says.
     pub(crate) peer_timeout: Option<Duration>,
+    /// The addresses of this machine that backends are dialled from, in turn. None: the system
+    /// chooses.
+    pub(crate) dial_from: Vec<IpAddr>,
     /// How long sessions may finish at shutdown, 0 s to 24 h.
     pub(crate) shutdown_timeout: Duration,
 }
@@ -71,6 +75,7 @@ impl Service {
             max_connections: None,
             start: None,
             peer_timeout: TcpOptions::default().peer_timeout,
+            dial_from: Vec::new(),
             shutdown_timeout: Duration::from_secs(30),
         }
     }

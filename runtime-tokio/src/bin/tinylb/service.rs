@@ -198,6 +198,7 @@ impl Service {
     fn take(&self, state: &mut State, config: &config::Service, step: Step) -> Result<(), String> {
         let in_service = |error: String| format!("service {}: {error}", self.name);
         self.server.dialer().set_options(tcp_options(config));
+        self.server.dialer().set_dial_from(config.dial_from.clone());
         self.handle.configure(config.settings.clone()).map_err(|e| in_service(e.to_string()))?;
         let is_given = matches!(config.source, config::Source::Given(_));
         let is_said_anew = match step {

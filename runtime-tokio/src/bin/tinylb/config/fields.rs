@@ -1,11 +1,16 @@
-use std::time::Duration;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use tinylb_core::Removal;
+use tinylb_tokio::Address;
 use toml::de::DeValue;
 
 use super::{
     Service,
     document::{Reader, Value},
+    source::{list, text},
 };
 
 /// A setting of a service: its key, what is written there, and where it goes. Ranges are checked
@@ -20,6 +25,7 @@ enum Set {
     TimeOrOff(fn(&mut Service, Option<Duration>)),
     Count(fn(&mut Service, usize)),
     Removal(fn(&mut Service, Removal)),
+    Addresses(fn(&mut Service, Vec<IpAddr>)),
 }
 
 /// Every setting. A new one is a line here.
@@ -48,6 +54,7 @@ const FIELDS: &[Field] = &[
         }),
     ),
     field("peer_timeout", Set::TimeOrOff(|s, time| s.peer_timeout = time)),
+    field("dial_from", Set::Addresses(|s, addresses| s.dial_from = addresses)),
     field("shutdown_timeout", Set::Time(|s, time| s.shutdown_timeout = time)),
 ];
 
@@ -88,6 +95,7 @@ impl Field {
             Set::Time(set) => time(value, "").map(|time| set(&mut changed, time)),
             Set::TimeOrOff(set) => time_or_off(value).map(|time| set(&mut changed, time)),
             Set::Count(set) => count(value).map(|count| set(&mut changed, count)),
+            Set::Addresses(set) => list(value, own_address).map(|all| set(&mut changed, all)),
             Set::Removal(set) => {
                 match removal(reader, value) {
                     Some((removal, place)) => {
@@ -139,6 +147,19 @@ pub(super) fn count(value: &Value<'_>) -> Result<usize, String> {
     };
     usize::from_str_radix(given.as_str(), given.radix())
         .map_err(|_| format!("is {given}; it must be a whole number from 0 to {}", usize::MAX))
+}
+
+/// An address of this machine, as far as its text tells.
+fn own_address(value: &Value<'_>) -> Result<IpAddr, String> {
+    let text = text(value)?;
+    let ip: IpAddr = text.parse().map_err(|_| {
+        format!("has \"{text}\": write an IP address of this machine, such as \"10.0.0.5\"")
+    })?;
+    // With any port: what can't be dialled can't be dialled from.
+    Address::from(SocketAddr::new(ip, 1))
+        .validate_target(&[])
+        .map_err(|_| format!("has \"{text}\", which is no machine's: give one of this machine"))?;
+    Ok(ip.to_canonical())
 }
 
 /// What is written and where its time stands, if it has one.

@@ -27,6 +27,7 @@ removal = { drain = "30s" }
 backends_max = 3
 start = 7
 peer_timeout = "off"
+dial_from = ["10.0.0.5", "2001:db8::5"]
 shutdown_timeout = "0s"
 
 [services."db-1_x.y"]
@@ -105,6 +106,7 @@ fn every_key_of_the_file_reaches_its_setting() {
     web.max_connections = Some(1000);
     web.start = Some(7);
     web.peer_timeout = None;
+    web.dial_from = ["10.0.0.5", "2001:db8::5"].map(|ip| ip.parse().unwrap()).into();
     web.shutdown_timeout = Duration::ZERO;
     let db = service(&["0.0.0.0:0"], &[("a b", "[2001:db8::1]:5432")]);
     let services = BTreeMap::from([("web".into(), web), ("db-1_x.y".into(), db)]);
@@ -227,6 +229,19 @@ fn a_bad_setting_is_told_with_its_place_and_remedy() {
         (
             "shutdown_timeout = \"24h 1s\"",
             "20: shutdown_timeout is 86401s; it must be 0s to 24h".into(),
+        ),
+        ("dial_from = []", "13: `dial_from` is empty: give one at least".into()),
+        ("dial_from = 5", "13: `dial_from` must be a string; this is an integer".into()),
+        (
+            "dial_from = \"db.example\"",
+            "13: `dial_from` has \"db.example\": write an IP address of this machine, such as \
+             \"10.0.0.5\""
+                .into(),
+        ),
+        (
+            "dial_from = [\"10.0.0.5\", \"224.0.0.1\"]",
+            "13: `dial_from` has \"224.0.0.1\", which is no machine's: give one of this machine"
+                .into(),
         ),
         // Of a form of its own.
         ("removal = \"drain\"", format!("11: `removal` is \"drain\": {removal}")),
