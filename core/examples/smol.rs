@@ -14,15 +14,24 @@ type Ready<T> = Poll<io::Result<T>>;
 
 pub(crate) struct SmolConn(TcpStream, SocketAddr);
 
+impl SmolConn {
+    fn new(stream: TcpStream, peer: SocketAddr) -> io::Result<Self> {
+        // However it is closed, the other end sees a reset, until it is finished.
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+        Ok(Self(stream, peer))
+    }
+}
+
 impl Conn for SmolConn {
     fn peer(&self) -> String {
         self.1.to_string()
     }
 
-    fn abort(&mut self) {
-        // Without lingering, the drop that follows sends a reset.
-        let _ = socket2::SockRef::from(&self.0).set_linger(Some(Duration::ZERO));
+    fn finish(&mut self) {
+        let _ = socket2::SockRef::from(&self.0).set_linger(None);
     }
+
+    fn abort(&mut self) {} // The drop that follows sends a reset.
 }
 
 impl AsyncRead for SmolConn {
@@ -52,7 +61,7 @@ impl Listener for SmolListener {
     type Conn = SmolConn;
 
     async fn accept(&mut self) -> io::Result<SmolConn> {
-        self.0.accept().await.map(|(stream, peer)| SmolConn(stream, peer))
+        self.0.accept().await.and_then(|(stream, peer)| SmolConn::new(stream, peer))
     }
 }
 
@@ -64,7 +73,7 @@ impl Dialer for SmolDialer {
     type Conn = SmolConn;
 
     async fn dial(&self, target: &SocketAddr, _within: Duration) -> io::Result<SmolConn> {
-        TcpStream::connect(target).await.map(|stream| SmolConn(stream, *target))
+        TcpStream::connect(target).await.and_then(|stream| SmolConn::new(stream, *target))
     }
 }
 

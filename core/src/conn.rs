@@ -12,7 +12,11 @@ use futures::io::{AsyncRead, AsyncWrite};
 ///   stream, and reads go on;
 /// - a read returns 0 only at such an end; a connection that was cut reads as an error. Once that
 ///   has been told, by an error or by [`Self::poll_cut`], what reads say is open (a system may
-///   report a reset once, and an end of stream from then on): the balancer doesn't ask.
+///   report a reset once, and an end of stream from then on): the balancer doesn't ask;
+/// - a connection that is dropped without [`Self::finish`] looks cut to the other end, and so it
+///   does when its process is killed, as far as the transport allows: half a stream never passes
+///   for a whole one. (TCP: `SO_LINGER` with a time of 0, from the first moment on.) An adapter
+///   whose transport can't do this says so in its docs.
 pub trait Conn: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// The other end's address, for people to read.
     fn peer(&self) -> String;
@@ -23,6 +27,12 @@ pub trait Conn: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn poll_cut(&mut self, _cx: &mut Context<'_>) -> Poll<io::Error> {
         Poll::Pending
     }
+
+    /// Both directions have ended: the drop that follows is no cut. What was written before still
+    /// arrives, and then an end of stream, however slowly the other end reads. Called at most once,
+    /// right before the drop. By default nothing, which is right where a drop never looks like a
+    /// cut.
+    fn finish(&mut self) {}
 
     /// Gives the connection up now, without waiting, in the way that lets the other end know that
     /// the stream was cut (TCP: reset). Nothing is read or written afterwards; the connection is

@@ -22,7 +22,8 @@ pub enum BadEntries {
     /// The source counts as lost, with the first of them as the reason: the last set stays.
     #[default]
     Reject,
-    /// The set is taken without them.
+    /// The set is taken without them. If none of its entries can be used, the source counts as lost:
+    /// nobody has said that there are no backends.
     LeaveOut,
 }
 
@@ -148,6 +149,13 @@ impl<T: Target> Intake<T> {
             Update::Partial(next, entries) => match entries.first() {
                 Some(entry) if self.settings.bad_entries == BadEntries::Reject => {
                     return self.lose(now, entry.to_string().into(), set);
+                }
+                // Nobody has said that there are no backends.
+                Some(entry) if next.is_empty() => {
+                    let count = entries.len();
+                    let reason =
+                        format!("none of {count} entries is a backend; the first: {entry}");
+                    return self.lose(now, reason.into(), set);
                 }
                 _ => (next, entries),
             },
@@ -414,6 +422,17 @@ mod tests {
         assert_eq!(run.says(ms(0), partial(&["x", "y"])), ["without 2", "take [1]"]);
         assert_eq!(run.says(ms(20), partial(&["x", "y"])), ["take [1]"], "which was told");
         assert_eq!(run.says_set(ms(40), &[2]), ["without 0", "take [2]"]);
+    }
+
+    #[test]
+    fn a_set_of_which_nothing_is_left_is_no_empty_set() {
+        let mut run = Run::new(|settings| settings.bad_entries = BadEntries::LeaveOut);
+        assert_eq!(run.says_set(ms(0), &[1]), ["take [1]"]);
+        let none = Update::Partial(set(&[]), [bad("x"), bad("y")].into());
+        let lost = "lost: none of 2 entries is a backend; the first: x: no address";
+        assert_eq!(run.says(ms(20), none), [lost]);
+        let none_on_purpose = Update::Partial(set(&[]), Arc::default());
+        assert_eq!(run.says(ms(40), none_on_purpose), ["back after 20ms", "take []"]);
     }
 
     #[test]

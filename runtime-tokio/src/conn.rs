@@ -7,13 +7,13 @@ use std::{
 };
 
 use futures::io::{AsyncRead, AsyncWrite};
-use socket2::SockRef;
 use tinylb_core::Conn;
 
 use crate::stream::Stream;
 
-/// A TCP connection. [`Conn::abort`] resets it, and a reset by the peer is noticed without reading
-/// on Linux.
+/// A TCP connection. [`Conn::abort`] resets it, and so does its drop without [`Conn::finish`], or
+/// the end of its process, however that comes ([`TcpOptions`](crate::TcpOptions)). A reset by the
+/// peer is noticed without reading on Linux.
 ///
 /// A reset discards what the system has not sent yet, so the peer of an aborted connection gets a
 /// prefix of what was written, and never an end of stream.
@@ -28,8 +28,9 @@ enum Peer {
     V6(Box<SocketAddrV6>),
 }
 
-/// A connection over a Unix socket. It can't be reset: the peer of an aborted one sees an end of
-/// stream, or a reset if it had sent something that was not read yet (Linux).
+/// A connection over a Unix socket. It can't be reset: the peer of an aborted one, or of a process
+/// that was killed, sees an end of stream, or a reset if it had sent something that was not read
+/// yet (Linux).
 pub struct UnixConn {
     stream: Stream,
     peer: Arc<str>,
@@ -57,8 +58,7 @@ impl TcpConn {
     /// # Errors
     /// The system's; or the connection was aborted.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
-        let local = SockRef::from(&self.stream.fd()?).local_addr()?;
-        local.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+        self.stream.local_address()
     }
 }
 
@@ -78,6 +78,10 @@ impl Conn for TcpConn {
 
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         self.stream.poll_cut(cx)
+    }
+
+    fn finish(&mut self) {
+        self.stream.finish();
     }
 
     fn abort(&mut self) {
@@ -107,6 +111,13 @@ impl Conn for AddressConn {
         match self {
             Self::Tcp(conn) => conn.poll_cut(cx),
             Self::Unix(conn) => conn.poll_cut(cx),
+        }
+    }
+
+    fn finish(&mut self) {
+        match self {
+            Self::Tcp(conn) => conn.finish(),
+            Self::Unix(conn) => conn.finish(),
         }
     }
 
@@ -185,31 +196,81 @@ byte_streams!(AddressConn);
 mod tests {
     use std::time::Duration;
 
+    use socket2::SockRef;
     use tinylb_core::{Dialer, Listener};
 
     use super::*;
     use crate::{TcpDialer, TcpListener, TcpOptions, TcpTarget};
 
     #[tokio::test]
-    async fn both_ends_of_a_session_have_the_options_they_are_set_to() {
-        for user_timeout in [Some(Duration::from_secs(120)), None] {
-            let options = TcpOptions { user_timeout, keepalive: true };
+    async fn both_ends_of_a_session_are_probed_once_they_are_older_than_a_second_and_not_before() {
+        for peer_timeout in [Some(Duration::from_secs(120)), None] {
+            let options = TcpOptions { peer_timeout };
             let mut listener = TcpListener::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap();
             let target = TcpTarget::from(listener.local_address().unwrap());
             let dialer = TcpDialer::new(options);
+            let began = std::time::Instant::now();
             let (accepted, dialled) =
                 tokio::join!(listener.accept(), dialer.dial(&target, Duration::from_secs(10)));
-            for conn in [accepted.unwrap(), dialled.unwrap()] {
+            let mut is_probed = [false; 2];
+            for (conn, is_probed) in
+                [accepted.unwrap(), dialled.unwrap()].iter().zip(&mut is_probed)
+            {
                 let socket = conn.stream.fd().unwrap();
                 let socket = SockRef::from(&socket);
                 assert!(socket.tcp_nodelay().unwrap());
-                assert!(socket.keepalive().unwrap());
-                let idle = socket.tcp_keepalive_time().unwrap();
-                let probing = socket.tcp_keepalive_interval().unwrap()
-                    * socket.tcp_keepalive_retries().unwrap();
-                assert_eq!(idle + probing, Duration::from_secs(60));
-                assert_eq!(socket.tcp_user_timeout().unwrap(), user_timeout);
+                assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+                let is_young = || began.elapsed() < Duration::from_secs(1);
+                assert!(!socket.keepalive().unwrap() || !is_young());
+                // Without a limit, as long as it would have taken with one.
+                let patience = Duration::from_secs(if peer_timeout.is_some() { 60 } else { 4 });
+                while !*is_probed && began.elapsed() < patience {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    *is_probed = socket.keepalive().unwrap();
+                }
+                assert!(!*is_probed || !is_young());
+                if let Some(peer_timeout) = peer_timeout {
+                    let idle = socket.tcp_keepalive_time().unwrap();
+                    let probing = socket.tcp_keepalive_interval().unwrap()
+                        * socket.tcp_keepalive_retries().unwrap();
+                    assert_eq!(idle + probing, peer_timeout);
+                }
             }
+            assert_eq!(is_probed, [peer_timeout.is_some(); 2]);
+        }
+    }
+
+    /// Whether closing it resets it.
+    fn resets(conn: &TcpConn) -> bool {
+        let socket = conn.stream.fd().unwrap();
+        SockRef::from(&socket).linger().unwrap() == Some(Duration::ZERO)
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_connection_is_reset_when_it_is_closed_until_it_is_finished() {
+        // One listener that was set up here, and one that comes from elsewhere.
+        let options = TcpOptions::default();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let foreign = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listeners = [
+            TcpListener::bind(address, &options).unwrap(),
+            TcpListener::from_std(foreign).unwrap(),
+        ];
+        for mut listener in listeners {
+            let target = TcpTarget::from(listener.local_address().unwrap());
+            let dialer = TcpDialer::default();
+            let (accepted, dialled) =
+                tokio::join!(listener.accept(), dialer.dial(&target, Duration::from_secs(10)));
+            let mut conns = [accepted.unwrap(), dialled.unwrap()];
+            assert!(conns.iter().all(resets));
+            conns.iter_mut().for_each(Conn::finish);
+            assert!(!conns.iter().any(resets));
+            // The driver doesn't, but what is aborted is reset all the same.
+            let [mut accepted, mut dialled] = conns;
+            accepted.abort();
+            let error = futures::AsyncReadExt::read(&mut dialled, &mut [0]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         }
     }
 

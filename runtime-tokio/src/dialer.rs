@@ -1,35 +1,42 @@
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{PoisonError, RwLock},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use futures::future::BoxFuture;
 use rustix::{
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, connect},
 };
-use socket2::SockRef;
 use tinylb_core::Dialer;
-use tokio::{
-    net::lookup_host,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep};
 
 use crate::{
-    Address, AddressConn, Host, TcpConn, TcpOptions, TcpTarget, UnixConn, UnixTarget,
+    Address, AddressConn, AddressFailure, Host, TcpConn, TcpOptions, TcpTarget, UnixConn,
+    UnixTarget,
+    lookup::Lookups,
     nonblocking::socket,
-    stream::{Kind, Stream, hold_handshake},
+    ports::EphemeralPorts,
+    race::Races,
+    stream::{Kind, Stream},
 };
 
-/// Connects over TCP. Names are resolved at each dial by the system's resolver, and every address
-/// of a name is tried in its order, each for its share of the time that is left.
+/// Connects over TCP.
+///
+/// Names are resolved at each dial by the system's resolver, on a thread of their own: dials of one
+/// name at the same time share a lookup, and one that hangs holds up no other name. Of several
+/// addresses, the next is tried when one has failed or has not answered for 250 ms, and the first
+/// that answers wins (RFC 8305). One that has failed comes last for a minute.
 #[derive(Default)]
 pub struct TcpDialer {
     options: RwLock<TcpOptions>,
     own: RwLock<Vec<Address>>,
+    /// As they were when the dialer was made.
+    ephemeral_ports: EphemeralPorts,
+    lookups: Lookups,
+    races: Races,
 }
 
 /// Connects to Unix sockets.
@@ -51,7 +58,18 @@ const FULL_PAUSE: Duration = Duration::from_millis(5);
 impl TcpDialer {
     /// A dialer whose connections have these options.
     pub fn new(options: TcpOptions) -> Self {
-        Self { options: RwLock::new(options), own: RwLock::default() }
+        Self { options: RwLock::new(options), ..Self::default() }
+    }
+
+    /// Has this called for each address of a name that fails in a dial, whether or not another one
+    /// serves. It must not block.
+    #[must_use]
+    pub fn on_address_failure(
+        mut self,
+        observe: impl Fn(AddressFailure<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        self.races.observe(observe);
+        self
     }
 
     /// Gives connections that are dialled from now on these options.
@@ -72,30 +90,32 @@ impl TcpDialer {
             SocketAddr::V4(_) => AddressFamily::INET,
             SocketAddr::V6(_) => AddressFamily::INET6,
         })?;
-        get(&self.options).apply(&socket)?;
-        let holds_handshake = hold_handshake(&socket);
+        let options = get(&self.options);
+        options.apply_dialled(&socket)?;
         match connect(&socket, &address) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
-        let mut stream = Stream::new(socket, Kind::Tcp)?;
-        stream.holds_handshake = holds_handshake;
-        let dialling = Dialling(Some(stream));
-        let local = dialling.connected().await?;
-        if local.ip() == address.ip() {
-            // Where nobody listens on a port of this machine's ephemeral range, a socket may get
-            // that port for its own and connect to itself (TCP's simultaneous open, RFC 9293,
-            // section 3.5).
-            if local.port() == address.port() {
-                return Err(io::ErrorKind::ConnectionRefused.into());
-            }
-            // One of this machine's addresses: who listens at all of them listens there.
-            if listens_everywhere(&self.own, address) {
-                let error = format!("the balancer itself listens at port {}", address.port());
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
-            }
+        let stream = Stream::new(socket, Kind::Tcp)?;
+        // A dial that is given up may have come through by then: dropping it sends a reset, so the
+        // backend doesn't take it for a stream without bytes.
+        stream.connected().await?;
+        // Where nobody listens on a port of this machine's ephemeral range, a socket may get that
+        // port for its own and connect to itself (TCP's simultaneous open, RFC 9293, section 3.5).
+        let is_itself =
+            |local: SocketAddr| (local.ip(), local.port()) == (address.ip(), address.port());
+        if self.ephemeral_ports.may_include(address.port()) && is_itself(stream.local_address()?) {
+            return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        Ok(TcpConn::new(dialling.done()?, address))
+        // If it is one of this machine's addresses, the balancer listens there as well.
+        if listens_everywhere(&self.own, address) && stream.local_address()?.ip() == address.ip() {
+            let error = format!("the balancer itself listens at port {}", address.port());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        }
+        if let Some(limit) = options.limit() {
+            stream.look_after(Some(limit));
+        }
+        Ok(TcpConn::new(stream, address))
     }
 }
 
@@ -110,15 +130,10 @@ impl Dialer for TcpDialer {
             Host::Name(name) => name,
         };
         let began = Instant::now();
-        let mut addresses: Vec<IpAddr> = Vec::new();
-        for address in lookup_host((&**name, target.port)).await? {
-            if !addresses.contains(&address.ip()) {
-                addresses.push(address.ip());
-            }
-        }
+        let mut addresses = self.lookups.lookup(name).await?.to_vec();
+        addresses.iter_mut().for_each(|address| address.set_port(target.port));
         let left = within.saturating_sub(began.elapsed());
-        try_each(&addresses, left, |ip| Box::pin(self.connect(SocketAddr::new(ip, target.port))))
-            .await
+        self.races.run(target, &addresses, left, |address| Box::pin(self.connect(address))).await
     }
 
     fn validate(&self, target: &TcpTarget) -> Result<(), String> {
@@ -163,6 +178,16 @@ impl AddressDialer {
         Self { tcp: TcpDialer::new(options), unix: UnixDialer::default() }
     }
 
+    /// Reports addresses of names that fail, see [`TcpDialer::on_address_failure`].
+    #[must_use]
+    pub fn on_address_failure(
+        mut self,
+        observe: impl Fn(AddressFailure<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        self.tcp = self.tcp.on_address_failure(observe);
+        self
+    }
+
     /// Gives TCP connections that are dialled from now on these options.
     pub fn set_options(&self, options: TcpOptions) {
         self.tcp.set_options(options);
@@ -192,52 +217,6 @@ impl Dialer for AddressDialer {
     }
 }
 
-/// A socket that connects. A dial that is given up may have come through by then: it ends with a
-/// reset, so that the backend doesn't take it for a stream without bytes.
-struct Dialling(Option<Stream>);
-
-impl Dialling {
-    /// Its own address, once it is connected.
-    async fn connected(&self) -> io::Result<SocketAddr> {
-        let stream = self.0.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-        stream.connected().await?;
-        let local = SockRef::from(&stream.fd()?).local_addr()?;
-        local.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
-    }
-
-    fn done(mut self) -> io::Result<Stream> {
-        self.0.take().ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-}
-
-impl Drop for Dialling {
-    fn drop(&mut self) {
-        if let Some(stream) = &mut self.0 {
-            stream.reset();
-        }
-    }
-}
-
-/// Connects to the first address that answers; each has its share of the time that is left.
-async fn try_each<'a, C>(
-    addresses: &[IpAddr],
-    within: Duration,
-    connect: impl Fn(IpAddr) -> BoxFuture<'a, io::Result<C>>,
-) -> io::Result<C> {
-    let deadline = Instant::now() + within;
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for (place, &ip) in addresses.iter().enumerate() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let share = left / (addresses.len() - place) as u32;
-        failure = match timeout(share, connect(ip)).await {
-            Ok(Ok(conn)) => return Ok(conn),
-            Ok(Err(error)) => io::Error::new(error.kind(), format!("{ip}: {error}")),
-            Err(_) => io::Error::new(io::ErrorKind::TimedOut, format!("{ip}: timed out")),
-        };
-    }
-    Err(failure)
-}
-
 fn check(own: &RwLock<Vec<Address>>, target: &Address) -> Result<(), String> {
     target.validate_target(&own.read().unwrap_or_else(PoisonError::into_inner))
 }
@@ -263,43 +242,11 @@ fn set<T>(shared: &RwLock<T>, value: T) {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::pending, sync::Mutex};
-
     use futures::{AsyncReadExt, AsyncWriteExt, poll};
-    use tinylb_core::Listener;
+    use tinylb_core::{Conn, Listener};
 
     use super::*;
-    use crate::TcpListener;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_dead_address_of_a_name_costs_its_share_of_the_time_only() {
-        let addresses = [1, 2, 3, 4].map(|last| IpAddr::from([192, 0, 2, last]));
-        let began = Instant::now();
-        let tries = Mutex::new(Vec::new());
-        // The first hangs, the second refuses, the third hangs, the fourth answers.
-        let answer = try_each(&addresses, Duration::from_secs(12), |ip| {
-            tries.lock().unwrap().push((ip, began.elapsed().as_secs()));
-            let refused = Err(io::ErrorKind::ConnectionRefused.into());
-            match tries.lock().unwrap().len() {
-                1 | 3 => Box::pin(pending()),
-                2 => Box::pin(async { refused }),
-                _ => Box::pin(async move { Ok(ip) }),
-            }
-        });
-        assert_eq!(answer.await.unwrap(), addresses[3]);
-        let [a, b, c, d] = addresses;
-        assert_eq!(*tries.lock().unwrap(), [(a, 0), (b, 3), (c, 3), (d, 7)]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_name_whose_addresses_all_fail_says_how_the_last_one_did() {
-        let addresses = [IpAddr::from([192, 0, 2, 1])];
-        let hang = |_| -> BoxFuture<'_, io::Result<()>> { Box::pin(pending()) };
-        let error = try_each(&addresses, Duration::from_secs(3), hang).await.unwrap_err();
-        assert_eq!(error.to_string(), "192.0.2.1: timed out");
-        let none = try_each(&[], Duration::from_secs(3), hang).await.unwrap_err();
-        assert!(none.to_string().contains("no address"));
-    }
+    use crate::{TcpListener, conn::Socket};
 
     #[tokio::test]
     async fn a_name_that_leads_to_the_balancer_itself_is_not_dialled() {
@@ -329,27 +276,35 @@ mod tests {
         let error = conn.read(&mut [0]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         // A dial that came through, and ends.
-        drop(dialer.dial(&target, within).await.unwrap());
+        dialer.dial(&target, within).await.unwrap().finish();
         let mut conn = listener.accept().await.unwrap();
         assert_eq!(conn.read(&mut [0]).await.unwrap(), 0);
     }
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn a_server_that_speaks_first_is_connected_as_soon_as_it_is_read_from() {
+    async fn a_server_that_speaks_first_is_connected_at_once() {
         let backend = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         backend.set_nonblocking(true).unwrap();
         let target = TcpTarget::from(backend.local_addr().unwrap());
         let dialer = TcpDialer::default();
-        for writes_first in [false, true] {
-            let mut conn = dialer.dial(&target, Duration::from_secs(10)).await.unwrap();
-            if writes_first {
-                conn.write_all(b"?").await.unwrap();
-            } else {
-                assert!(poll!(conn.read(&mut [0])).is_pending());
-            }
-            // On the loopback, packets have arrived when the call that sends them returns.
-            assert!(backend.accept().is_ok(), "writes first: {writes_first}");
-        }
+        let _conn = dialer.dial(&target, Duration::from_secs(10)).await.unwrap();
+        // On the loopback, packets have arrived when the call that sends them returns.
+        assert!(backend.accept().is_ok());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_first_answer_in_small_parts_waits_for_no_acknowledgement() {
+        // A backend that has not switched Nagle's algorithm off sends the second part once the first
+        // has been acknowledged: at once, unless the system has come to think that there will be
+        // something to send along. By the second question it does, on any connection.
+        let backend = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = TcpTarget::from(backend.local_addr().unwrap());
+        let dialer = TcpDialer::default();
+        let mut conn = dialer.dial(&target, Duration::from_secs(10)).await.unwrap();
+        conn.write_all(b"?").await.unwrap();
+        let socket = conn.stream().fd().unwrap();
+        assert!(rustix::net::sockopt::tcp_quickack(socket).unwrap());
     }
 }

@@ -4,6 +4,8 @@
 //!   [`UnixConn`]; [`AddressDialer`] for backends of both kinds.
 //! - [`SocketRelay`], which moves the bytes between them, and [`Splice`] for when within the kernel.
 //! - [`TokioRuntime`], and [`TcpOptions`] for what every TCP connection is set to.
+//! - [`run_blocking`], for work that may hang; [`read_file`] and [`replace_file`], for files that a
+//!   configuration names.
 #![cfg_attr(feature = "dns", doc = "- [`DnsSource`]: sets from DNS (feature `dns`).")]
 #![cfg_attr(
     feature = "etcd",
@@ -11,6 +13,7 @@
   (feature `etcd`)."
 )]
 #![cfg_attr(feature = "file", doc = "- [`FileSource`]: sets from a file (feature `file`).")]
+//! - [`restarting`]: a source that begins anew when it panics or ends.
 //!
 //! The program `tinylb` is in this package as well, behind the feature `cli`.
 //!
@@ -38,21 +41,28 @@
 //! ```
 #![deny(unsafe_code)]
 
+mod blocking;
 mod conn;
 mod dialer;
+mod disk;
 mod error;
+mod limit;
 mod listener;
+mod lookup;
 mod nonblocking;
 mod options;
 mod pipe;
+mod ports;
+mod race;
 mod relay;
 mod runtime;
 mod source;
 mod stream;
 mod target;
 #[cfg(any(target_os = "linux", target_os = "android"))]
-#[allow(dead_code)] // Used by what comes next.
 mod tcp_info;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod upkeep;
 
 #[cfg(feature = "file")]
 pub use self::source::FileSource;
@@ -63,12 +73,16 @@ pub use self::source::{
     EtcdOptions, EtcdOptionsError, EtcdRegistration, EtcdRegistrationEvent, EtcdSource, EtcdTls,
 };
 pub use self::{
+    blocking::run_blocking,
     conn::{AddressConn, TcpConn, UnixConn},
     dialer::{AddressDialer, TcpDialer, UnixDialer},
+    disk::{read_file, remove_file, replace_file},
     error::AddressError,
     listener::{TcpListener, UnixListener, UnixSocketFile},
     options::TcpOptions,
+    race::AddressFailure,
     relay::{SocketRelay, Splice},
     runtime::TokioRuntime,
+    source::restarting,
     target::{Address, Host, TcpTarget, UnixTarget},
 };

@@ -3,17 +3,19 @@ use std::{
     net::SocketAddr,
     os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tinylb_core::{AcceptFailure, Listener};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     TcpConn, TcpOptions, UnixConn,
     nonblocking::{accept, watch},
+    options::reset_on_close,
     stream::{Kind, Stream},
 };
 
@@ -24,6 +26,8 @@ const BACKLOG: i32 = 4096;
 /// Accepts TCP connections.
 pub struct TcpListener {
     listener: AsyncFd<std::net::TcpListener>,
+    /// What it accepts is reset when it is closed: inherited from the socket (Linux).
+    resets: bool,
 }
 
 /// Accepts connections over a Unix socket.
@@ -89,13 +93,16 @@ impl TcpListener {
     }
 
     /// Accepts from a socket that listens; what it accepts has the options that the socket was
-    /// given ([`TcpOptions::apply`]). To be called in a tokio runtime.
+    /// given ([`TcpOptions::apply`]). If it was given none before it listened, each connection is
+    /// set to be reset when it is closed, at the price of one call. To be called in a tokio runtime.
     ///
     /// # Errors
     /// No more sockets can be watched.
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener: watch(listener, Interest::READABLE)? })
+        let resets = cfg!(any(target_os = "linux", target_os = "android"))
+            && SockRef::from(&listener).linger()? == Some(Duration::ZERO);
+        Ok(Self { listener: watch(listener, Interest::READABLE)?, resets })
     }
 
     /// The address it listens at, with the port that was taken.
@@ -157,7 +164,11 @@ impl Listener for TcpListener {
     async fn accept(&mut self) -> io::Result<TcpConn> {
         let (socket, peer) = self.listener.async_io(Interest::READABLE, accept).await?;
         let peer = peer.and_then(|peer| peer.try_into().ok()).ok_or(Errno::PROTO)?;
-        Ok(TcpConn::new(Stream::new(socket, Kind::Tcp)?, peer))
+        let resets = self.resets || reset_on_close(&socket).is_ok();
+        let mut stream = Stream::new(socket, Kind::Tcp)?;
+        stream.resets &= resets;
+        stream.look_after(None);
+        Ok(TcpConn::new(stream, peer))
     }
 
     fn classify(&self, error: &io::Error) -> AcceptFailure {

@@ -1,8 +1,10 @@
 use std::{
     io,
+    net::SocketAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     pin::pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use rustix::{
@@ -15,7 +17,9 @@ use tokio::io::{
     unix::{AsyncFd, AsyncFdReadyGuard},
 };
 
-use crate::nonblocking::watch;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use crate::upkeep;
+use crate::{limit::Limit, nonblocking::watch, options::RESETS_ON_CLOSE};
 
 /// A connected socket that doesn't block, on tokio's reactor.
 pub struct Stream {
@@ -25,8 +29,8 @@ pub struct Stream {
     /// The reactor's note that the socket can be written to was taken back, though it may be so:
     /// nothing will say it again before a write has failed.
     may_be_writable: bool,
-    /// See [`hold_handshake`].
-    pub(crate) holds_handshake: bool,
+    /// The system resets the connection when it is closed.
+    pub(crate) resets: bool,
 }
 
 /// What kind of socket it is.
@@ -45,23 +49,15 @@ const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT;
 type Guard<'a> = AsyncFdReadyGuard<'a, OwnedFd>;
 
 impl Stream {
-    /// Watches a socket. To be called in a tokio runtime.
+    /// Watches a socket; one of TCP is reset when it is closed, unless `resets` is taken back. To
+    /// be called in a tokio runtime.
     pub(crate) fn new(socket: OwnedFd, kind: Kind) -> io::Result<Self> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         #[cfg(any(target_os = "linux", target_os = "android"))]
         let interest = interest | Interest::PRIORITY;
         let socket = watch(socket, interest)?;
-        Ok(Self { socket: Some(socket), kind, may_be_writable: false, holds_handshake: false })
-    }
-
-    /// Ends a handshake that waits for its end.
-    fn end_handshake(&mut self) {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        if std::mem::take(&mut self.holds_handshake)
-            && let Ok(socket) = self.fd()
-        {
-            let _ = rustix::net::sockopt::set_tcp_quickack(socket, true);
-        }
+        let resets = kind == Kind::Tcp && RESETS_ON_CLOSE;
+        Ok(Self { socket: Some(socket), kind, may_be_writable: false, resets })
     }
 
     pub(crate) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
@@ -81,15 +77,54 @@ impl Stream {
         Ok(())
     }
 
+    /// A TCP connection's own address, once it is connected.
+    pub(crate) fn local_address(&self) -> io::Result<SocketAddr> {
+        let local = SockRef::from(&self.fd()?).local_addr()?;
+        local.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    }
+
+    /// Has a TCP connection looked after, once it is there. `None`: by the limit that its listener
+    /// has.
+    pub(crate) fn look_after(&self, limit: Option<Limit>) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Ok(socket) = self.fd() {
+            upkeep::look_after(socket, limit);
+        }
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let _ = limit;
+    }
+
     pub(crate) fn close(&mut self) {
-        self.socket = None;
+        drop(self.take());
     }
 
     /// Gives a TCP connection up: closing it without lingering sends a reset.
     pub(crate) fn reset(&mut self) {
-        if let Some(socket) = self.socket.take() {
-            let _ = SockRef::from(socket.get_ref()).set_linger(Some(std::time::Duration::ZERO));
+        if let Some(socket) = self.take()
+            && !self.resets
+        {
+            let _ = SockRef::from(socket.get_ref()).set_linger(Some(Duration::ZERO));
         }
+    }
+
+    /// Closing it resets it no more: what was written is sent, and then an end of stream. A system
+    /// that doesn't allow that has it reset, which nobody takes for an end.
+    pub(crate) fn finish(&mut self) {
+        if let Some(socket) = &self.socket
+            && self.resets
+        {
+            self.resets = SockRef::from(socket.get_ref()).set_linger(None).is_err();
+        }
+    }
+
+    /// Takes the socket out, to be closed.
+    fn take(&mut self) -> Option<AsyncFd<OwnedFd>> {
+        let socket = self.socket.take()?;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if self.kind == Kind::Tcp {
+            upkeep::leave(socket.get_ref());
+        }
+        Some(socket)
     }
 
     pub(crate) fn poll_read(
@@ -97,7 +132,6 @@ impl Stream {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.end_handshake();
         loop {
             let socket = self.socket()?;
             let mut guard = ready!(socket.poll_read_ready(cx))?;
@@ -152,16 +186,12 @@ impl Stream {
                 Ok(given) if given < length && given > 0 => {
                     // So the next poll saves a call in vain.
                     self.may_be_writable = false;
-                    self.holds_handshake = false;
                     if let Some(guard) = &mut guard {
                         guard.clear_ready();
                     }
                     return Poll::Ready(Ok(given));
                 }
-                Ok(given) => {
-                    self.holds_handshake &= given == 0;
-                    return Poll::Ready(Ok(given));
-                }
+                Ok(given) => return Poll::Ready(Ok(given)),
                 Err(error) => {
                     self.may_be_writable &= error != Errno::AGAIN;
                     try_again(error, guard.as_mut())?;
@@ -176,7 +206,6 @@ impl Stream {
         cx: &mut Context<'_>,
         take: impl Fn(&OwnedFd) -> rustix::io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        self.end_handshake();
         loop {
             let socket = self.socket()?;
             let mut guard = ready!(socket.poll_read_ready(cx))?;
@@ -215,15 +244,10 @@ impl Stream {
     }
 }
 
-/// Has the last packet of the handshake wait, so that it goes with the first bytes that are
-/// written: one packet less. (Linux's `TCP_QUICKACK`, tcp(7).) Who reads before he has written ends
-/// the handshake without, lest he wait for a server that waits for that packet in order to speak
-/// first; if nobody does either, the system sends it after a while.
-pub(crate) fn hold_handshake(socket: &OwnedFd) -> bool {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    return rustix::net::sockopt::set_tcp_quickack(socket, false).is_ok();
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    false
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.close();
+    }
 }
 
 /// An operation has failed: whether it is to be tried again, and if so, whether the socket has to

@@ -27,9 +27,10 @@ use crate::{
 
 /// A connection on the simulated network; usable in the host that made it only.
 ///
-/// It ends as a kernel's TCP does:
-/// - [`Conn::abort`], or a drop with bytes that were not read: the other end sees a reset.
-/// - A close, or a drop otherwise, also by a host's crash: an end of stream.
+/// It ends as a kernel's TCP does that lingers for no time until [`Conn::finish`]:
+/// - [`Conn::abort`], a drop that nothing finished, also by a host's crash, or a drop with bytes
+///   that were not read: the other end sees a reset.
+/// - A close, or a drop that was finished: an end of stream.
 /// - Bytes sent to who is gone: a reset.
 ///
 /// The other end learns of it when the network has carried it there. Bytes on their way are not
@@ -44,6 +45,8 @@ pub struct TurmoilConn {
     inbound: Inbound,
     /// The user was told of the end of stream, which stays one then.
     has_told_end: bool,
+    /// A drop ends it, and doesn't cut it.
+    is_finished: bool,
     /// Bytes that came from turmoil, without the mark of the end.
     received: u64,
     ahead: Ahead,
@@ -91,6 +94,7 @@ impl TurmoilConn {
             end,
             inbound: Inbound::Open,
             has_told_end: false,
+            is_finished: false,
             received: 0,
             ahead: Ahead::default(),
             lengths: Lengths::new(network.random(), network.options().chunk_max),
@@ -210,6 +214,10 @@ impl Conn for TurmoilConn {
         if self.inbound == Inbound::Cut { Poll::Ready(reset()) } else { Poll::Pending }
     }
 
+    fn finish(&mut self) {
+        self.is_finished = true;
+    }
+
     fn abort(&mut self) {
         if self.stream.is_some() {
             self.outgoing().reset();
@@ -221,7 +229,11 @@ impl Conn for TurmoilConn {
 
 impl Drop for TurmoilConn {
     fn drop(&mut self) {
-        self.release();
+        if self.is_finished {
+            self.release();
+        } else {
+            self.abort();
+        }
         self.network.remove_end();
     }
 }

@@ -54,6 +54,8 @@ pub enum DialScript {
     Hang,
     /// The dialer panics.
     Panic,
+    /// The dialer panics when it is asked whether it takes this target.
+    PanicAtCheck,
     /// It waits until the gate is open, and then connects.
     Gate(Gate),
     /// It waits for a future that this makes, and then connects. So a test that has a clock can
@@ -360,7 +362,9 @@ impl Dialer for PipeDialer {
             DialScript::Connect | DialScript::Invalid(_) => self.network.connect(&target.0),
             DialScript::Fail(kind) => Err(kind.into()),
             DialScript::Hang => std::future::pending().await,
-            DialScript::Panic => panic!("the dialer panics, as told by a test"),
+            DialScript::Panic | DialScript::PanicAtCheck => {
+                panic!("the dialer panics, as told by a test")
+            }
             DialScript::Gate(gate) => {
                 gate.wait().await;
                 self.network.connect(&target.0)
@@ -377,6 +381,7 @@ impl Dialer for PipeDialer {
     fn validate(&self, target: &PipeTarget) -> Result<(), String> {
         match &lock(&self.network.0).host(&target.0).script {
             DialScript::Invalid(reason) => Err(reason.clone()),
+            DialScript::PanicAtCheck => panic!("the dialer panics at a check, as told by a test"),
             _ => Ok(()),
         }
     }

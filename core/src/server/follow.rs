@@ -1,9 +1,9 @@
 use std::{
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use futures::{FutureExt, Stream};
@@ -70,18 +70,11 @@ impl<T: Target> Follower<T> {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                if !self.has_ended {
-                    let next =
-                        || source.as_mut().poll_next(cx).map(|said| said.map(|s| self.check(s)));
-                    let said = match catch_unwind(AssertUnwindSafe(next)) {
-                        Ok(said) => said.map(|said| said.ok_or("the source has ended")),
-                        Err(_) => Poll::Ready(Err("the source panicked")),
-                    };
-                    if let Poll::Ready(said) = said {
-                        self.has_ended = said.is_err();
-                        taken += 1;
-                        return Poll::Ready(Some(said.unwrap_or_else(|e| Update::Lost(e.into()))));
-                    }
+                if !self.has_ended
+                    && let Poll::Ready(said) = self.hear(source.as_mut(), cx)
+                {
+                    taken += 1;
+                    return Poll::Ready(Some(said));
                 }
                 match &mut sleep {
                     Some(sleep) => sleep.poll_unpin(cx).map(|()| None),
@@ -92,6 +85,28 @@ impl<T: Target> Follower<T> {
                 self.intake.update(runtime.now(), update, self.shared.set().as_ref());
             }
         }
+    }
+
+    /// What the source says next. Its end and its panic are losses, and the last that is heard of it.
+    fn hear(
+        &mut self,
+        source: Pin<&mut impl Stream<Item = Update<T>>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Update<T>> {
+        let said = match catch_unwind(AssertUnwindSafe(|| source.poll_next(cx))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(said)) => said.ok_or("the source has ended"),
+            Err(_) => Err("the source panicked"),
+        };
+        Poll::Ready(match said {
+            // A dialer that panics at one set may take the next.
+            Ok(said) => catch_unwind(AssertUnwindSafe(|| self.check(said)))
+                .unwrap_or_else(|_| Update::Lost("the check of its set panicked".into())),
+            Err(cause) => {
+                self.has_ended = true;
+                Update::Lost(cause.into())
+            }
+        })
     }
 
     /// What is said, less what the server can't take.

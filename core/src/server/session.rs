@@ -31,7 +31,7 @@ pub(super) struct Session<C: Conn, D: Dialer, R> {
     signal: Arc<Signal>,
 }
 
-/// Both connections. Aborted when dropped, unless they came to their ends.
+/// Both connections. When dropped, they are finished if they came to their ends, else aborted.
 struct Ends<C: Conn, B: Conn> {
     client: C,
     backend: Option<B>,
@@ -291,18 +291,24 @@ impl<'a> Limits<'a> {
     }
 }
 
-/// An adapter's panic must not keep the other end from being aborted.
 fn abort(conn: Option<&mut impl Conn>) {
-    if let Some(conn) = conn {
-        let _ = catch_unwind(AssertUnwindSafe(|| conn.abort()));
-    }
+    conn.map(|conn| guard(|| conn.abort()));
+}
+
+/// An adapter's panic must not keep the other end from being let go.
+fn guard(step: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(step));
 }
 
 impl<C: Conn, B: Conn> Drop for Ends<C, B> {
     fn drop(&mut self) {
-        if !self.is_clean {
-            abort(Some(&mut self.client));
-            abort(self.backend.as_mut());
+        let Self { client, backend, is_clean } = self;
+        if *is_clean {
+            guard(|| client.finish());
+            backend.as_mut().map(|backend| guard(|| backend.finish()));
+        } else {
+            abort(Some(client));
+            abort(backend.as_mut());
         }
     }
 }

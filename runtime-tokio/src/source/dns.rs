@@ -48,6 +48,7 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Clone)]
 pub struct DnsSource {
     name: DnsName,
     options: DnsOptions,

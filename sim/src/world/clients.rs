@@ -7,7 +7,7 @@ use futures::{
     future::{BoxFuture, Either, select},
     stream,
 };
-use tinylb_core::{Dialer, Listener, Runtime};
+use tinylb_core::{Conn, Dialer, Listener, Runtime};
 
 use super::{
     Fabric, Spot, World,
@@ -83,7 +83,9 @@ impl<F: Fabric> Clients<F> {
         let sight = match select(told, dial).await {
             Either::Left(((), _)) => Sight::GivenUp,
             Either::Right((Err(_), _)) => Sight::Refused,
-            Either::Right((Ok(conn), _)) => {
+            Either::Right((Ok(mut conn), _)) => {
+                // As of any program, the system ends its stream if it dies.
+                conn.finish();
                 self.world.judge().client_connected(attempt, &self.fabric.name(&conn));
                 let runtime = self.fabric.runtime();
                 Party::client(conn, self.world.clone(), runtime, attempt, plan).converse().await
@@ -111,6 +113,8 @@ pub async fn serve<F: Fabric>(world: World, fabric: F, place: Place) {
             let (world, runtime) = (world.clone(), fabric.runtime());
             async move {
                 let Ok(mut conn) = conn else { return };
+                // As of any program, the system ends its stream if it dies.
+                conn.finish();
                 let Some(header) = read_header(&mut conn, &world, place).await else { return };
                 let party = Party::backend(conn, world.clone(), runtime, header, greeting);
                 let sight = party.converse().await;

@@ -139,6 +139,10 @@ impl<C: Conn> Conn for TapConn<C> {
         self.inner.poll_cut(cx)
     }
 
+    fn finish(&mut self) {
+        self.inner.finish();
+    }
+
     fn abort(&mut self) {
         self.inner.abort();
         self.let_go();

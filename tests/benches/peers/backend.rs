@@ -5,7 +5,7 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
 };
 
-use crate::load::current_thread;
+use crate::{load::current_thread, machine};
 
 /// Bytes that the ends of a bulk transfer write and read at once.
 pub const CHUNK: usize = 256 << 10;
@@ -19,7 +19,15 @@ pub enum Backend {
     Source,
     /// Reads for ever.
     Sink,
+    /// Sends [`GREETING`] and closes.
+    Greeter,
 }
+
+/// The first port that a backend looks at.
+const PORT_MIN: u16 = 20_000;
+
+/// Bytes of a greeting.
+pub const GREETING: usize = 64;
 
 impl Backend {
     /// Starts so many, on a thread of their own, for as long as the program runs.
@@ -28,8 +36,7 @@ impl Backend {
         thread::spawn(move || {
             current_thread().block_on(async {
                 for _ in 0..count {
-                    let listener = listen("127.0.0.1:0".parse().expect("an address"));
-                    let listener = listener.expect("a free port");
+                    let listener = listen_below_ephemeral().expect("a free port");
                     let _ = told.send(listener.local_addr().expect("its address"));
                     tokio::task::spawn_local(self.accept(listener));
                 }
@@ -74,8 +81,18 @@ impl Backend {
                 while stream.read(&mut buffer).await? > 0 {}
                 Ok(())
             }
+            Self::Greeter => stream.write_all(&[0; GREETING]).await,
         }
     }
+}
+
+/// Listens where servers do: below the ports that the system gives to clients.
+fn listen_below_ephemeral() -> io::Result<TcpListener> {
+    let ports = (PORT_MIN..machine::ephemeral_port_min()).chain([0]);
+    let listeners = ports.map(|port| listen(SocketAddr::from(([127, 0, 0, 1], port))));
+    let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    let mut others = listeners.skip_while(|listener| listener.as_ref().is_err_and(is_taken));
+    others.next().unwrap_or_else(|| Err(io::ErrorKind::AddrInUse.into()))
 }
 
 /// Listens with a backlog that a burst doesn't fill.

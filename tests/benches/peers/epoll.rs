@@ -7,7 +7,7 @@ use rustix::{
     net::{
         AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, accept_with, bind,
         connect, listen, recv, send, shutdown, socket_with,
-        sockopt::{set_socket_reuseaddr, set_tcp_nodelay, set_tcp_quickack},
+        sockopt::{set_socket_reuseaddr, set_tcp_nodelay},
     },
 };
 use slab::Slab;
@@ -96,8 +96,6 @@ enum Turn {
 impl Balancer {
     fn admit(&mut self, client: OwnedFd, backend: &SocketAddr) -> io::Result<()> {
         let socket = open()?;
-        // As tinylb has it: the handshake's last packet goes with the first bytes.
-        set_tcp_quickack(&socket, false)?;
         if connect(&socket, backend).is_err_and(|error| error != Errno::INPROGRESS) {
             return Ok(());
         }

@@ -5,10 +5,14 @@ use tokio::{
     net::TcpStream,
     runtime::{Builder, LocalRuntime},
     task::{JoinSet, spawn_local},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
-use crate::{backend::CHUNK, proxy::Running, usage::Usage};
+use crate::{
+    backend::{CHUNK, GREETING},
+    proxy::Running,
+    usage::Usage,
+};
 
 /// Before counting begins.
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -18,6 +22,26 @@ const FILL_UP: Duration = Duration::from_secs(3);
 
 /// What closed connections leave behind is over by then.
 const COOL_DOWN: Duration = Duration::from_millis(200);
+
+/// By then clients that were asked to stop have come to the end of what they do, unless they hang.
+const STOP_MAX: Duration = Duration::from_secs(1);
+
+/// What the clients of a round have done, and whether they are to go on.
+#[derive(Default)]
+pub struct Tally {
+    units: Cell<u64>,
+    is_over: Cell<bool>,
+}
+
+impl Tally {
+    fn add(&self, units: u64) {
+        self.units.set(self.units.get() + units);
+    }
+
+    fn goes_on(&self) -> bool {
+        !self.is_over.get()
+    }
+}
 
 /// What was done in a round, and what it took.
 pub struct Done {
@@ -33,26 +57,26 @@ pub fn current_thread() -> LocalRuntime {
     Builder::new_current_thread().enable_all().build_local(Default::default()).expect("a runtime")
 }
 
-/// What one of many clients does, until it is dropped: it counts what it has done.
+/// What one of many clients does, until the tally says that it's over: it counts what it has done.
 async fn measure<F: Future<Output = io::Result<()>> + 'static>(
     proxy: &Running,
     clients: usize,
     (warm_up, time): (Duration, Duration),
-    client: impl Fn(Rc<Cell<u64>>) -> F,
+    client: impl Fn(Rc<Tally>) -> F,
 ) -> io::Result<Done> {
-    let count = Rc::new(Cell::new(0));
+    let tally = Rc::new(Tally::default());
     let mut tasks = JoinSet::new();
     for _ in 0..clients {
-        tasks.spawn_local(client(Rc::clone(&count)));
+        tasks.spawn_local(client(Rc::clone(&tally)));
     }
     let done = async {
         sleep(warm_up).await;
         let usage = || proxy.process.as_ref().map(|process| process.usage());
-        let (began, before, counted) = (Instant::now(), usage(), count.get());
+        let (began, before, counted) = (Instant::now(), usage(), tally.units.get());
         sleep(time).await;
         let (after, time) = (usage(), began.elapsed());
         let cpu = |(after, before): (Usage, Usage)| after.cpu - before.cpu;
-        let units = (count.get() - counted) as f64;
+        let units = (tally.units.get() - counted) as f64;
         Done { units, units_in_all: 0.0, time, cpu: after.zip(before).map(cpu) }
     };
     let failed = async {
@@ -65,21 +89,43 @@ async fn measure<F: Future<Output = io::Result<()>> + 'static>(
         done = done => Ok(done),
         error = failed => Err(error),
     };
+    // What is begun is finished, and counted: all that was asked of the proxy is.
+    tally.is_over.set(true);
+    let _ = timeout(STOP_MAX, async { while tasks.join_next().await.is_some() {} }).await;
     tasks.shutdown().await;
     sleep(COOL_DOWN).await;
-    done.map(|done| Done { units_in_all: count.get() as f64, ..done })
+    done.map(|done| Done { units_in_all: tally.units.get() as f64, ..done })
 }
 
 /// Each client connects, sends a request, gets the answer and closes, again and again.
 pub async fn connections(proxy: &Running, clients: usize, time: Duration) -> io::Result<Done> {
     let address = proxy.address;
-    measure(proxy, clients, (WARM_UP, time), |count| async move {
-        loop {
+    measure(proxy, clients, (WARM_UP, time), |tally| async move {
+        while tally.goes_on() {
             let mut stream = connect(address).await?;
             request(&mut stream, &mut [0; 64]).await?;
             drop(stream);
-            count.set(count.get() + 1);
+            tally.add(1);
         }
+        Ok(())
+    })
+    .await
+}
+
+/// Each client connects, reads the backend's greeting to its end and closes, again and again.
+pub async fn greetings(proxy: &Running, clients: usize, time: Duration) -> io::Result<Done> {
+    let address = proxy.address;
+    measure(proxy, clients, (WARM_UP, time), |tally| async move {
+        while tally.goes_on() {
+            let mut stream = connect(address).await?;
+            let mut greeting = Vec::with_capacity(2 * GREETING);
+            if stream.read_to_end(&mut greeting).await? != GREETING {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            drop(stream);
+            tally.add(1);
+        }
+        Ok(())
     })
     .await
 }
@@ -92,29 +138,30 @@ pub async fn requests(
     time: Duration,
 ) -> io::Result<Done> {
     let address = proxy.address;
-    measure(proxy, clients, (WARM_UP, time), |count| async move {
+    measure(proxy, clients, (WARM_UP, time), |tally| async move {
         let mut stream = connect(address).await?;
         let mut buffer = vec![0; size];
-        loop {
+        while tally.goes_on() {
             request(&mut stream, &mut buffer).await?;
-            count.set(count.get() + 1);
+            tally.add(1);
         }
+        Ok(())
     })
     .await
 }
 
 /// Each client reads for ever.
 pub async fn download(proxy: &Running, clients: usize, time: Duration) -> io::Result<Done> {
-    measure(proxy, clients, (WARM_UP, time), |count| {
-        read_all(proxy.address, CHUNK, Duration::ZERO, count)
+    measure(proxy, clients, (WARM_UP, time), |tally| {
+        read_all(proxy.address, CHUNK, Duration::ZERO, tally)
     })
     .await
 }
 
 /// The same, and takes 64 KiB in 50 ms.
 pub async fn slow_download(proxy: &Running, clients: usize, time: Duration) -> io::Result<Done> {
-    measure(proxy, clients, (FILL_UP, time), |count| {
-        read_all(proxy.address, 64 << 10, Duration::from_millis(50), count)
+    measure(proxy, clients, (FILL_UP, time), |tally| {
+        read_all(proxy.address, 64 << 10, Duration::from_millis(50), tally)
     })
     .await
 }
@@ -123,32 +170,34 @@ async fn read_all(
     address: SocketAddr,
     size: usize,
     pause: Duration,
-    count: Rc<Cell<u64>>,
+    tally: Rc<Tally>,
 ) -> io::Result<()> {
     let mut stream = connect(address).await?;
     let mut buffer = vec![0; size];
-    loop {
+    while tally.goes_on() {
         let length = stream.read(&mut buffer).await?;
         if length == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        count.set(count.get() + length as u64);
+        tally.add(length as u64);
         if !pause.is_zero() {
             sleep(pause).await;
         }
     }
+    Ok(())
 }
 
 /// Each client writes for ever.
 pub async fn upload(proxy: &Running, clients: usize, time: Duration) -> io::Result<Done> {
     let address = proxy.address;
-    measure(proxy, clients, (WARM_UP, time), |count| async move {
+    measure(proxy, clients, (WARM_UP, time), |tally| async move {
         let mut stream = connect(address).await?;
         let buffer = vec![0; CHUNK];
-        loop {
+        while tally.goes_on() {
             let length = stream.write(&buffer).await?;
-            count.set(count.get() + length as u64);
+            tally.add(length as u64);
         }
+        Ok(())
     })
     .await
 }
@@ -181,14 +230,14 @@ pub async fn all_closed(streams: Vec<TcpStream>) {
 pub async fn churn(proxy: &Running, clients: usize, time: Duration) -> io::Result<(Done, u64)> {
     let (address, cuts) = (proxy.address, Rc::new(Cell::new(0)));
     let cuts_seen = Rc::clone(&cuts);
-    let done = measure(proxy, clients, (WARM_UP, time), |count| {
+    let done = measure(proxy, clients, (WARM_UP, time), |tally| {
         let cuts = Rc::clone(&cuts);
         async move {
-            loop {
+            while tally.goes_on() {
                 match connect(address).await {
                     Ok(mut stream) => {
-                        while request(&mut stream, &mut [0; 64]).await.is_ok() {
-                            count.set(count.get() + 1);
+                        while tally.goes_on() && request(&mut stream, &mut [0; 64]).await.is_ok() {
+                            tally.add(1);
                         }
                     }
                     // Cut before anybody here saw that it was connected.
@@ -197,6 +246,7 @@ pub async fn churn(proxy: &Running, clients: usize, time: Duration) -> io::Resul
                 }
                 cuts.set(cuts.get() + 1);
             }
+            Ok(())
         }
     });
     Ok((done.await?, cuts_seen.get()))

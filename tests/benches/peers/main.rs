@@ -44,6 +44,9 @@ struct Cli {
     /// Only rows whose name begins so [default: all].
     #[arg(long, value_name = "NAME")]
     proxy: Vec<String>,
+    /// Another build of tinylb, which gets a row of its own; may be given again.
+    #[arg(long, value_name = "PROGRAM")]
+    build: Vec<String>,
     /// Rounds, in each of which all take turns.
     #[arg(long, default_value_t = 5, value_name = "COUNT")]
     rounds: usize,
@@ -101,7 +104,9 @@ fn bench(cli: &Cli) -> io::Result<()> {
     };
     let mut report = Report::new(cli.rounds, cli.seconds);
     let mut proxies = Vec::new();
-    for proxy in Proxy::ALL.into_iter().filter(|proxy| matches(&cli.proxy, &proxy.name())) {
+    let builds = cli.build.iter().map(|program| Proxy::Build(program.clone().leak()));
+    let known = Proxy::ALL.into_iter().filter(|proxy| matches(&cli.proxy, &proxy.name()));
+    for proxy in known.chain(builds) {
         match proxy.version() {
             Some(version) => {
                 report.versions.insert(proxy.family(), version);

@@ -24,6 +24,8 @@ pub enum Proxy {
         workers: u8,
         splice: &'static str,
     },
+    /// Another build of tinylb, with one worker: the program's path.
+    Build(&'static str),
     /// A loop on tokio around `copy_bidirectional`, on one thread.
     Copy,
     /// A loop on epoll and little else, on one thread.
@@ -103,6 +105,7 @@ impl Proxy {
             Self::Direct => "direct".into(),
             Self::Tinylb { workers, splice: "hot" } => format!("tinylb, {workers}"),
             Self::Tinylb { workers, splice } => format!("tinylb, {workers}, splice {splice}"),
+            Self::Build(program) => program.into(),
             Self::Copy => "copy_bidirectional, 1".into(),
             Self::Epoll => "epoll loop, 1".into(),
             Self::Haproxy { threads, splice: false } => format!("haproxy, {threads}"),
@@ -117,6 +120,7 @@ impl Proxy {
         match self {
             Self::Direct => "direct",
             Self::Tinylb { .. } => "tinylb",
+            Self::Build(program) => program,
             Self::Copy => "copy_bidirectional",
             Self::Epoll => "epoll loop",
             Self::Haproxy { .. } => "haproxy",
@@ -130,6 +134,7 @@ impl Proxy {
         let (program, argument) = match self {
             Self::Direct | Self::Copy | Self::Epoll => return Some(String::new()),
             Self::Tinylb { .. } => (tinylb(), "--version"),
+            Self::Build(program) => (program.into(), "--version"),
             Self::Haproxy { .. } => ("haproxy".into(), "-v"),
             Self::Nginx { .. } if nginx_module().is_none() => return None,
             Self::Nginx { .. } => ("nginx".into(), "-v"),
@@ -152,7 +157,7 @@ impl Proxy {
 
     /// Whether its set of backends can be replaced, with the connections of removed ones closed.
     pub fn can_replace(self) -> bool {
-        matches!(self, Self::Tinylb { .. } | Self::Haproxy { .. })
+        matches!(self, Self::Tinylb { .. } | Self::Build(_) | Self::Haproxy { .. })
     }
 
     /// Starts it, and waits until it accepts.
@@ -171,7 +176,10 @@ impl Proxy {
                 running.address = wanted.backends[0];
                 return Ok(running);
             }
-            Self::Tinylb { workers, splice } => running.tinylb(wanted, workers, splice)?,
+            Self::Tinylb { workers, splice } => {
+                running.tinylb(tinylb(), wanted, workers, splice)?
+            }
+            Self::Build(program) => running.tinylb(program.into(), wanted, 1, "hot")?,
             Self::Copy => running.own("copy", wanted)?,
             Self::Epoll => running.own("epoll", wanted)?,
             Self::Haproxy { threads, splice } => running.haproxy(wanted, threads, splice)?,
@@ -231,10 +239,16 @@ impl Running {
         self.files.path()
     }
 
-    fn tinylb(&mut self, wanted: &Wanted<'_>, workers: u8, splice: &str) -> io::Result<Command> {
+    fn tinylb(
+        &mut self,
+        program: PathBuf,
+        wanted: &Wanted<'_>,
+        workers: u8,
+        splice: &str,
+    ) -> io::Result<Command> {
         let admin = free_address()?;
         self.controller.control = Control::Http(admin);
-        let mut command = Command::new(tinylb());
+        let mut command = Command::new(program);
         command.args(["run", "--log-level", "error", "--listen", &self.address.to_string()]);
         command.args(["--admin", &admin.to_string(), "--admin-write"]);
         command.args(["--workers", &workers.to_string(), "--splice", splice]);

@@ -22,7 +22,12 @@ pub struct Scenario {
 
 #[derive(Clone, Copy)]
 pub enum What {
+    /// The client sends a request, and closes once it has the answer.
     Connections {
+        clients: usize,
+    },
+    /// The backend greets and closes.
+    Greetings {
         clients: usize,
     },
     Requests {
@@ -51,18 +56,27 @@ pub enum What {
     Churn {
         clients: usize,
     },
-    /// System calls, of connections or of requests.
+    /// System calls of one.
     Calls {
-        of_connections: bool,
+        of: Unit,
     },
+}
+
+/// What system calls are counted of.
+#[derive(Clone, Copy)]
+pub enum Unit {
+    Connection,
+    Greeting,
+    Request,
 }
 
 /// A number of a round: what, in which unit.
 pub type Figure = (String, f64);
 
 /// All there are.
-pub const ALL: [Scenario; 19] = [
+pub const ALL: [Scenario; 21] = [
     Scenario { name: "connections", what: What::Connections { clients: 64 } },
+    Scenario { name: "greetings", what: What::Greetings { clients: 64 } },
     Scenario { name: "requests-1x64", what: What::Requests { clients: 1, size: 64 } },
     Scenario { name: "requests-64x64", what: What::Requests { clients: 64, size: 64 } },
     Scenario { name: "requests-512x64", what: What::Requests { clients: 512, size: 64 } },
@@ -79,8 +93,9 @@ pub const ALL: [Scenario; 19] = [
     Scenario { name: "idle-9000", what: What::Idle { clients: 9000 } },
     Scenario { name: "cut-9000", what: What::Cut { clients: 9000 } },
     Scenario { name: "churn", what: What::Churn { clients: 64 } },
-    Scenario { name: "calls-connection", what: What::Calls { of_connections: true } },
-    Scenario { name: "calls-request-64x64", what: What::Calls { of_connections: false } },
+    Scenario { name: "calls-connection", what: What::Calls { of: Unit::Connection } },
+    Scenario { name: "calls-greeting", what: What::Calls { of: Unit::Greeting } },
+    Scenario { name: "calls-request-64x64", what: What::Calls { of: Unit::Request } },
 ];
 
 /// Between two replacements of the scenario that churns.
@@ -92,6 +107,9 @@ impl Scenario {
         match self.what {
             What::Connections { clients } => {
                 format!("connections, {clients} at a time, each with a request of 64 B")
+            }
+            What::Greetings { clients } => {
+                format!("connections, {clients} at a time, each greeted and closed by its backend")
             }
             What::Requests { clients, size } => {
                 format!("requests of {size} B, {clients} connections")
@@ -109,8 +127,11 @@ impl Scenario {
             What::Churn { clients } => {
                 format!("a replacement every 10 ms under the requests of {clients} clients")
             }
-            What::Calls { of_connections: true } => "system calls of a connection".into(),
-            What::Calls { .. } => "system calls of a request, 64 connections".into(),
+            What::Calls { of: Unit::Connection } => "system calls of a connection".into(),
+            What::Calls { of: Unit::Greeting } => {
+                "system calls of a connection greeted and closed by its backend".into()
+            }
+            What::Calls { of: Unit::Request } => "system calls of a request, 64 connections".into(),
         }
     }
 
@@ -143,6 +164,9 @@ impl Scenario {
         match self.what {
             What::Download { .. } | What::SlowDownload { .. } => Backend::Source.start(1),
             What::Upload { .. } => Backend::Sink.start(1),
+            What::Greetings { .. } | What::Calls { of: Unit::Greeting } => {
+                Backend::Greeter.start(4)
+            }
             _ => Backend::Echo.start(4),
         }
     }
@@ -162,6 +186,9 @@ impl Scenario {
             What::Connections { clients } => {
                 Ok(figures(load::connections(proxy, clients, time).await?))
             }
+            What::Greetings { clients } => {
+                Ok(figures(load::greetings(proxy, clients, time).await?))
+            }
             What::Requests { clients, size } => {
                 Ok(figures(load::requests(proxy, clients, size, time).await?))
             }
@@ -176,7 +203,7 @@ impl Scenario {
             What::Idle { clients } => idle(proxy, clients).await,
             What::Cut { clients } => cut(proxy, clients).await,
             What::Churn { clients } => churn(proxy, clients, time).await,
-            What::Calls { of_connections } => calls(proxy, of_connections, time).await,
+            What::Calls { of } => calls(proxy, of, time).await,
         }
     }
 }
@@ -272,11 +299,12 @@ async fn churn(proxy: &mut Running, clients: usize, time: Duration) -> io::Resul
     Ok(figures(done).into_iter().chain([figure("cut", cuts as f64)]).collect())
 }
 
-async fn calls(proxy: &Running, of_connections: bool, time: Duration) -> io::Result<Vec<Figure>> {
+async fn calls(proxy: &Running, of: Unit, time: Duration) -> io::Result<Vec<Figure>> {
     let Some(process) = &proxy.process else { return Ok(Vec::new()) };
-    let load = async || match of_connections {
-        true => load::connections(proxy, 64, time).await,
-        false => load::requests(proxy, 64, 64, time).await,
+    let load = async || match of {
+        Unit::Connection => load::connections(proxy, 64, time).await,
+        Unit::Greeting => load::greetings(proxy, 64, time).await,
+        Unit::Request => load::requests(proxy, 64, 64, time).await,
     };
     let calls = Calls::begin(process, proxy.files())?;
     let done = load().await?;

@@ -43,6 +43,34 @@ pub async fn an_aborted_stream_is_not_taken_for_a_finished_one<A: Adapter>(a: &A
     give_up_half_closed(backend, client, sight).await;
 }
 
+/// A connection that is dropped and was not finished looks like one that was aborted: half a stream
+/// doesn't pass for a whole one, whichever end drops it, and also if the peer's write side had been
+/// closed.
+pub async fn a_connection_dropped_unfinished_is_not_taken_for_a_finished_one<A: Adapter>(a: &A) {
+    async fn let_go(mut drops: impl Conn, mut sees: impl Conn, sight: Sight) {
+        ping(&mut drops, &mut sees).await;
+        send(&mut drops, QUESTION, 0..5000).await;
+        receive(&mut sees, QUESTION, 0..5000).await;
+        drop(drops);
+        expect_over(&mut sees, sight).await;
+    }
+    async fn let_go_half_closed(mut drops: impl Conn, mut sees: impl Conn, sight: Sight) {
+        sees.close().await.expect("a close");
+        expect_over(&mut drops, Sight::End).await;
+        drop(drops);
+        expect_over(&mut sees, sight).await;
+    }
+    let sight = a.capabilities().abort;
+    let (client, backend) = pair(a).await;
+    let_go(client, backend, sight).await;
+    let (client, backend) = pair(a).await;
+    let_go(backend, client, sight).await;
+    let (client, backend) = pair(a).await;
+    let_go_half_closed(client, backend, sight).await;
+    let (client, backend) = pair(a).await;
+    let_go_half_closed(backend, client, sight).await;
+}
+
 /// An abort may lose bytes that are under way, and may not reorder or forge them: the peer reads a
 /// prefix. The end that aborts had bytes left to read itself.
 pub async fn an_abort_with_bytes_unread_leaves_a_prefix_and_a_cut<A: Adapter>(a: &A) {

@@ -141,11 +141,13 @@ macro_rules! contract_tests {
                     bytes_arrive_intact_both_ways_at_odd_sizes
                     an_answer_after_the_end_of_the_question_arrives_whole
                     an_end_of_stream_comes_after_every_byte_and_nothing_after_it
-                    a_connection_dropped_after_its_ends_is_finished_and_not_cut
+                    a_connection_finished_after_its_ends_is_not_cut
+                    a_connection_finished_with_much_to_send_loses_nothing
                     a_writer_waits_for_a_reader_that_does_not_read
                 }
                 cut {
                     an_aborted_stream_is_not_taken_for_a_finished_one
+                    a_connection_dropped_unfinished_is_not_taken_for_a_finished_one
                     an_abort_with_bytes_unread_leaves_a_prefix_and_a_cut
                     an_abort_wakes_a_stuck_writer
                     a_cut_is_noticed_without_reading

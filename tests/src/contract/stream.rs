@@ -6,7 +6,8 @@ use tinylb_core::Conn;
 use super::{
     Adapter, Sight,
     drive::{
-        ANSWER, QUESTION, expect_over, fill, is_cut, pair, receive, receive_all, send, send_all,
+        ANSWER, QUESTION, expect_over, fill, is_cut, pair, ping, receive, receive_all, send,
+        send_all,
     },
 };
 
@@ -54,13 +55,14 @@ pub async fn an_end_of_stream_comes_after_every_byte_and_nothing_after_it<A: Ada
     }
 }
 
-/// A connection that is dropped without an abort, after it has read the other's end and sent its
-/// own, doesn't take back what it sent: the other reads it all, and an end of stream.
-pub async fn a_connection_dropped_after_its_ends_is_finished_and_not_cut<A: Adapter>(a: &A) {
+/// A connection that is finished and dropped, after it has read the other's end and sent its own,
+/// doesn't take back what it sent: the other reads it all, and an end of stream.
+pub async fn a_connection_finished_after_its_ends_is_not_cut<A: Adapter>(a: &A) {
     async fn finish(mut leaves: impl Conn, mut stays: impl Conn) {
         send_all(&mut stays, QUESTION, 1000).await;
         receive_all(&mut leaves, QUESTION, 1000).await;
         send_all(&mut leaves, ANSWER, 3000).await;
+        leaves.finish();
         drop(leaves);
         receive(&mut stays, ANSWER, 0..2000).await;
         assert!(!is_cut(&mut stays).await, "a finished connection says that it was cut");
@@ -72,6 +74,45 @@ pub async fn a_connection_dropped_after_its_ends_is_finished_and_not_cut<A: Adap
     finish(client, backend).await;
     let (client, backend) = pair(a).await;
     finish(backend, client).await;
+}
+
+/// The same for one that has sent more than the other takes: what waits to be sent is taken back
+/// neither if the other reads late nor if its own end comes first, or second.
+pub async fn a_connection_finished_with_much_to_send_loses_nothing<A: Adapter>(a: &A) {
+    async fn finish<A: Adapter>(
+        a: &A,
+        mut leaves: impl Conn,
+        mut stays: impl Conn,
+        is_first_to_end: bool,
+    ) {
+        let (mut client, mut backend) = pair(a).await;
+        let bound = a.capabilities().in_flight_max;
+        if !is_first_to_end {
+            send_all(&mut stays, QUESTION, 1000).await;
+            receive_all(&mut leaves, QUESTION, 1000).await;
+        }
+        let other = (&mut client, &mut backend);
+        let written = fill(&mut leaves, ANSWER, bound, other).await;
+        // An adapter may need room for the end itself.
+        let room = written / 2;
+        let end = async { leaves.close().await.expect("a close") };
+        join(end, receive(&mut stays, ANSWER, 0..room)).await;
+        if is_first_to_end {
+            send_all(&mut stays, QUESTION, 1000).await;
+            receive_all(&mut leaves, QUESTION, 1000).await;
+        }
+        leaves.finish();
+        drop(leaves);
+        ping(&mut client, &mut backend).await;
+        receive(&mut stays, ANSWER, room..written).await;
+        expect_over(&mut stays, Sight::End).await;
+    }
+    for is_first_to_end in [true, false] {
+        let (client, backend) = pair(a).await;
+        finish(a, client, backend, is_first_to_end).await;
+        let (client, backend) = pair(a).await;
+        finish(a, backend, client, is_first_to_end).await;
+    }
 }
 
 /// Backpressure: a writer whose bytes nobody reads gets stuck before it has written more than a

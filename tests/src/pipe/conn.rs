@@ -14,13 +14,15 @@ use super::{EndStats, PipeNetwork, lock};
 /// One end of a connection.
 ///
 /// As with TCP, what has been received can be read before a cut shows; and an end that is dropped
-/// without an abort lets the other see an end of stream, or a cut if it had bytes left to read.
+/// lets the other see a cut, or once it has been finished an end of stream, unless it had bytes left
+/// to read.
 pub struct Pipe {
     wire: Arc<Mutex<Wire>>,
     /// Which of the wire's ends this is.
     side: usize,
     peer: String,
     is_aborted: bool,
+    is_finished: bool,
     account: Account,
 }
 
@@ -93,8 +95,15 @@ impl Pipe {
         let wire = Arc::new(Mutex::new(Wire { capacity, chunk_max, ends: Default::default() }));
         let [first, second] = [0, 1].map(|side| (Arc::clone(&wire), side));
         let ([peer, other_peer], [account, other_account]) = (peers, accounts);
-        let end =
-            |(wire, side), peer, account| Self { wire, side, peer, is_aborted: false, account };
+        let (is_aborted, is_finished) = (false, false);
+        let end = |(wire, side), peer, account| Self {
+            wire,
+            side,
+            peer,
+            is_aborted,
+            is_finished,
+            account,
+        };
         [end(first, peer, account), end(second, other_peer, other_account)]
     }
 
@@ -134,6 +143,10 @@ impl Conn for Pipe {
         Poll::Pending
     }
 
+    fn finish(&mut self) {
+        self.is_finished = true;
+    }
+
     fn abort(&mut self) {
         if !self.is_aborted {
             self.is_aborted = true;
@@ -149,7 +162,7 @@ impl Conn for Pipe {
 impl Drop for Pipe {
     fn drop(&mut self) {
         if !self.is_aborted {
-            self.let_go(false);
+            self.let_go(!self.is_finished);
             self.account.note(|stats| {
                 stats.open -= 1;
                 stats.dropped += 1;

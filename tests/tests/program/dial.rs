@@ -1,7 +1,10 @@
 //! Backends that are dead or hang.
 
+use std::fs;
+
 use crate::harness::{
-    Backend, Client, ConfigFile, End, Hung, Socket, Tinylb, free_address, get, put, service, until,
+    Backend, Client, ConfigFile, End, Hung, Socket, Tinylb, free_address, get,
+    namespace::is_inside, put, service, until,
 };
 
 /// A service's text with a backend at an address where nobody answers.
@@ -153,4 +156,22 @@ fn a_client_that_has_sent_all_it_had_during_a_dial_is_served() {
     let mut answer = String::new();
     socket.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "b\nthis is all");
+}
+
+#[test]
+fn a_backend_that_is_gone_is_not_taken_for_the_end_that_dials_it() {
+    let test = "dial::a_backend_that_is_gone_is_not_taken_for_the_end_that_dials_it";
+    if !is_inside(test, "", "") {
+        return;
+    }
+    // Each socket that connects gets the port of the backend that is gone, and one that connects
+    // there meets itself.
+    fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40000").unwrap();
+    let address = "127.0.0.1:9000";
+    let tinylb = Tinylb::run(&["--listen", address, "--backend", "a=127.0.0.1:40000"]);
+    tinylb.line("backends replaced");
+    let end = End::from(Client::try_connect(address).map(|_| ()));
+    assert_eq!(end, End::Reset);
+    assert!(tinylb.line("dial failed").says("refused"));
+    tinylb.stop();
 }

@@ -5,9 +5,13 @@ mod client;
 mod file;
 mod http;
 mod knot;
+pub(crate) mod namespace;
+#[cfg(target_os = "linux")]
+mod network;
 mod output;
 mod process;
 mod socket;
+mod strace;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
@@ -16,6 +20,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(target_os = "linux")]
+pub(crate) use self::network::{BACKENDS, BALANCER, Host, Network};
 pub(crate) use self::{
     backend::Backend,
     client::{Client, End, Load},
@@ -25,6 +31,7 @@ pub(crate) use self::{
     output::{Kill, output},
     process::{Line, Tinylb, binary},
     socket::{Hung, Socket},
+    strace::Strace,
 };
 
 /// Whatever takes longer hangs.

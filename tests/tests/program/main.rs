@@ -10,6 +10,9 @@ mod dial;
 mod dns;
 mod exit;
 mod harness;
+mod killed;
+mod leaving;
+mod names;
 mod output;
 mod put;
 mod relay;
@@ -20,4 +23,6 @@ mod shutdown;
 mod source;
 mod tools;
 mod unix_socket;
+#[cfg(target_os = "linux")]
+mod upkeep;
 mod workers;

@@ -101,7 +101,8 @@ impl World {
         use tinylb_core::Listener;
 
         let backend = self.backends.get_mut(name).expect("the backend listens");
-        within(backend.accept()).await.expect("a backend's accept doesn't fail")
+        let conn = within(backend.accept()).await.expect("a backend's accept doesn't fail");
+        ordinary(conn)
     }
 
     pub fn client(&self) -> Pipe {
@@ -109,7 +110,7 @@ impl World {
     }
 
     pub fn client_of(&self, name: &str) -> Pipe {
-        self.net.connect(name).expect("the server listens")
+        ordinary(self.net.connect(name).expect("the server listens"))
     }
 
     /// Replaces the set. The server goes on when the test next awaits.
@@ -148,6 +149,12 @@ impl Drop for World {
             self.log.check();
         }
     }
+}
+
+/// The end of an ordinary program: dropping it ends its stream.
+fn ordinary(mut conn: Pipe) -> Pipe {
+    conn.finish();
+    conn
 }
 
 /// Settings that differ from the defaults.

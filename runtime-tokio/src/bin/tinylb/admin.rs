@@ -2,7 +2,12 @@ mod door;
 mod guests;
 
 use std::{
-    collections::BTreeMap, convert::Infallible, fmt, io, pin::pin, sync::Arc, time::Duration,
+    collections::BTreeMap,
+    convert::Infallible,
+    fmt, io,
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -374,6 +379,7 @@ fn show(service: &Service) -> Value {
         "set_age_seconds": snapshot.set_age.map(|age| age.as_secs_f64()),
         "source": service.source(),
         "source_lost": snapshot.source_lost.as_deref(),
+        "source_restarts": service.source_restarts.load(Ordering::Relaxed),
         "set_held": snapshot.set_held.map(|held| {
             json!({
                 "removed": held.removed,
@@ -390,7 +396,7 @@ fn show(service: &Service) -> Value {
         "bytes_to_backends": snapshot.bytes_to_backends,
         "bytes_to_clients": snapshot.bytes_to_clients,
         "listeners": snapshot.listeners,
-        "shutting_down": snapshot.is_shutting_down,
+        "shutting_down": service.is_leaving(),
     })
 }
 

@@ -11,15 +11,13 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
-    fmt,
-    fs::{self, File},
-    io::{self, Read},
+    fmt, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use tinylb_core::{Settings, SettingsError};
-use tinylb_tokio::Address;
+use tinylb_tokio::{Address, TcpOptions, read_file};
 
 pub(crate) use etcd::Etcd;
 #[cfg(not(feature = "etcd"))]
@@ -29,7 +27,7 @@ pub(crate) use source::{Followed, Place, Source};
 
 /// The largest file that is read, in bytes: room for ten million backends. It keeps a device or
 /// a log given by mistake from filling the memory.
-const FILE_BYTES_MAX: u64 = 1 << 30;
+pub(crate) const FILE_BYTES_MAX: u64 = 1 << 30;
 
 /// The most workers there can be.
 pub(crate) const WORKERS_MAX: u64 = 1024;
@@ -57,8 +55,8 @@ pub(crate) struct Service {
     pub(crate) max_connections: Option<usize>,
     /// Where the rotation begins. `None`: the program chooses, for each process another.
     pub(crate) start: Option<u64>,
-    /// How long sent bytes may go without an answer, 1 s to 24 h. `None`: as the system says.
-    pub(crate) tcp_user_timeout: Option<Duration>,
+    /// How long a peer may leave something unanswered, 5 s to 24 h. `None`: as the system says.
+    pub(crate) peer_timeout: Option<Duration>,
     /// How long sessions may finish at shutdown, 0 s to 24 h.
     pub(crate) shutdown_timeout: Duration,
 }
@@ -72,7 +70,7 @@ impl Service {
             settings: Settings::default(),
             max_connections: None,
             start: None,
-            tcp_user_timeout: Some(Duration::from_secs(120)),
+            peer_timeout: TcpOptions::default().peer_timeout,
             shutdown_timeout: Duration::from_secs(30),
         }
     }
@@ -81,12 +79,7 @@ impl Service {
     pub(crate) fn check_ranges(&self) -> Result<(), SettingsError> {
         self.settings.validate()?;
         let own = [
-            (
-                "tcp_user_timeout",
-                self.tcp_user_timeout,
-                Duration::from_secs(1),
-                "1s to 24h, or off",
-            ),
+            ("peer_timeout", self.peer_timeout, TcpOptions::PEER_TIMEOUT_MIN, "5s to 24h, or off"),
             ("shutdown_timeout", Some(self.shutdown_timeout), Duration::ZERO, "0s to 24h"),
         ];
         for (name, value, min, range) in own {
@@ -145,7 +138,8 @@ impl std::error::Error for LoadError {
 
 /// Reads and checks a file.
 pub(crate) fn load(path: &Path) -> Result<Config, LoadError> {
-    let bytes = read(path).map_err(|source| LoadError::Io { path: path.to_path_buf(), source })?;
+    let bytes = read_file(path, FILE_BYTES_MAX)
+        .map_err(|source| LoadError::Io { path: path.to_path_buf(), source })?;
     let mut config = parse_bytes(&bytes)
         .map_err(|problems| LoadError::Problems { path: path.to_path_buf(), problems })?;
     for service in config.services.values_mut() {
@@ -157,19 +151,6 @@ pub(crate) fn load(path: &Path) -> Result<Config, LoadError> {
         }
     }
     Ok(config)
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // Opening anything else, such as a pipe, may wait for ever.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 1 GiB"));
-    }
-    Ok(bytes)
 }
 
 /// What a file's bytes say, or all that is wrong with them.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use tinylb_core::{BackendKey, DialFailure, Event, Handle, Report, SessionId};
-use tinylb_tokio::Address;
+use tinylb_tokio::{Address, AddressFailure};
 use tracing::{Level, debug, enabled, info, warn};
 use tracing_subscriber::{filter::Targets, prelude::*};
 
@@ -76,6 +76,7 @@ pub(crate) struct EventLog {
     handle: OnceLock<Weak<Handle<Address>>>,
     pub(crate) dial_failures: AtomicU64,
     pub(crate) accept_failures: AtomicU64,
+    pub(crate) address_failures: AtomicU64,
     failure_lines: Mutex<Sparing>,
     /// Who is connected, and since when; kept only while lines for each connection are wanted.
     clients: Mutex<BTreeMap<SessionId, (String, Instant)>>,
@@ -95,6 +96,7 @@ impl EventLog {
             handle: OnceLock::new(),
             dial_failures: AtomicU64::new(0),
             accept_failures: AtomicU64::new(0),
+            address_failures: AtomicU64::new(0),
             failure_lines: Mutex::default(),
             clients: Mutex::default(),
         }
@@ -169,6 +171,22 @@ impl EventLog {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// One of several addresses of a backend's name has failed.
+    pub(crate) fn address_failed(&self, failure: &AddressFailure<'_>) {
+        self.address_failures.fetch_add(1, Ordering::Relaxed);
+        if failure.is_news {
+            let (service, target, address) =
+                (self.service.as_str(), failure.target, failure.address.ip());
+            warn!(
+                service,
+                %target,
+                "{address} of the backend's name failed, its other addresses come first for a \
+                 minute: {}",
+                failure.error
+            );
         }
     }
 

@@ -6,6 +6,7 @@ mod args;
 mod config;
 mod demo;
 mod descriptors;
+mod life;
 mod log;
 mod metrics;
 mod program;

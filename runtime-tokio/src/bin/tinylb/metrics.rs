@@ -16,6 +16,13 @@ pub(crate) fn text(services: &[std::sync::Arc<Service>]) -> String {
         let snapshot = service.handle().snapshot();
         let name = service.name.as_str();
         totals(&mut page, name, &snapshot);
+        page.add(
+            "tinylb_shutting_down",
+            "gauge",
+            "Whether the service accepts no more, while its sessions finish.",
+            &[("service", name)],
+            u8::from(service.is_leaving()),
+        );
         backends(&mut page, name, &snapshot);
         let failures = [
             (
@@ -27,6 +34,16 @@ pub(crate) fn text(services: &[std::sync::Arc<Service>]) -> String {
                 "tinylb_accept_failures_total",
                 "Accepts that failed.",
                 &service.events.accept_failures,
+            ),
+            (
+                "tinylb_address_failures_total",
+                "Addresses of backends' names that failed in a dial, whether or not another served.",
+                &service.events.address_failures,
+            ),
+            (
+                "tinylb_source_restarts_total",
+                "Times that the source panicked or ended, and began anew.",
+                &*service.source_restarts,
             ),
         ];
         for (metric, help, counter) in failures {

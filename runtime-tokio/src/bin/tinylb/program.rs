@@ -5,21 +5,26 @@ use std::{
     thread,
 };
 
-use futures::future::join_all;
+use tinylb_core::Totals;
 use tinylb_tokio::{Address, SocketRelay, Splice};
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, mpsc},
+};
 use tracing::{info, warn};
 
 use crate::{
     config::{self, Config},
-    descriptors, log,
+    descriptors,
+    life::{Ends, Life, Plan, Step, Why},
+    log,
     service::{Service, tcp_options},
     socket::{Acceptor, Share, Socket, remedy},
     workers::Workers,
 };
 
 /// All services and the sockets they accept from. Shared by the reloads, the admin address and
-/// the signals.
+/// the signals, all on one thread: nothing comes between what is decided and its being done.
 pub(crate) struct Program {
     state: Mutex<State>,
     workers: Workers,
@@ -30,14 +35,29 @@ pub(crate) struct Program {
     fatal: mpsc::UnboundedSender<String>,
     /// Where the rotations of this process begin, where the configuration doesn't say: anywhere.
     start: u64,
+    /// Notified when a service has gone.
+    gone: Notify,
 }
 
 #[derive(Default)]
 struct State {
+    /// All that live: the configuration may have some of them no more.
     services: BTreeMap<String, Arc<Service>>,
     sockets: BTreeMap<SocketKey, Socket>,
-    /// Services that the file has no more, while their sessions finish.
-    retired: Vec<Arc<Service>>,
+    /// Services that are being closed, and whose name another has by now.
+    succeeded: Vec<Arc<Service>>,
+    /// Once the program stops: all that lived then, and how sessions had ended until then.
+    stopping: Option<Vec<(Arc<Service>, Totals)>>,
+}
+
+/// What became of a configuration.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Applied {
+    /// All that it says was done.
+    Whole,
+    /// The program stops: it reached services that still had sessions. Others that it has were
+    /// passed over: they had ended, or never begun.
+    ToTheRest { reached: usize, passed_over: usize },
 }
 
 /// An address as configured. Where it takes any port, each service has a socket of its own.
@@ -57,33 +77,52 @@ impl Program {
             relay: SocketRelay::new(splice, descriptors::pipes_max()),
             fatal,
             start: RandomState::new().hash_one(()),
+            gone: Notify::new(),
         }
     }
 
     /// Does as the configuration says: starts, changes and ends services. What can fail is done
     /// first, so that a configuration that can't be had changes nothing.
     ///
+    /// While the program stops, nothing begins or listens anew; services that still have sessions
+    /// take their backends and settings, `shutdown_timeout` included.
+    ///
     /// # Errors
     /// Cause and remedy in one line.
-    pub(crate) fn apply(&self, config: Config) -> Result<(), String> {
+    pub(crate) fn apply(self: &Arc<Self>, config: Config) -> Result<Applied, String> {
         let mut state = self.lock();
         let workers = self.workers_fixed.or(config.workers).unwrap_or_else(cores);
         let config = self.complete(config, workers);
+        let lives: Vec<_> = state.lives().collect();
+        let lives = lives.iter().map(|(name, life)| (name.as_str(), life));
+        let names = config.keys().cloned().collect::<Vec<_>>();
+        let plan = Plan::new(lives, names.iter().map(String::as_str), state.stopping.is_some());
+        if state.stopping.is_some() {
+            let (reached, passed_over) = (plan.steps.len(), plan.passed_over.len());
+            for (name, config) in config {
+                if plan.steps.contains_key(&*name) {
+                    state.services[&name].adjust(config)?;
+                }
+            }
+            return Ok(Applied::ToTheRest { reached, passed_over });
+        }
         let bound = bind_new(&state.sockets, &config, workers)?;
         let workers = self.workers.first(workers)?;
         let mut changes = Vec::new();
         for (name, service) in config {
-            let opened = open(&state, &bound, &name, &service, &workers)?;
-            let running = match state.services.get(&name) {
-                Some(running) => Arc::clone(running),
+            let step = plan.steps[&*name];
+            let lives = state.services.get(&name).filter(|_| step != Step::Start);
+            let opened = open(&state, lives, &bound, &name, &service, &workers)?;
+            let lives = match lives {
+                Some(lives) => Arc::clone(lives),
                 None => {
                     let (relay, fatal) = (self.relay.clone(), self.fatal.clone());
                     Arc::new(Service::new(&name, service.clone(), relay, fatal)?)
                 }
             };
-            changes.push((running, service, opened));
+            changes.push((lives, service, opened, step));
         }
-        for (running, service, _) in &changes {
+        for (running, service, ..) in &changes {
             for address in &service.listen {
                 if let Some(socket) = state.sockets.get(&socket_key(&running.name, address)) {
                     let set = socket.set_options(&tcp_options(service));
@@ -97,42 +136,121 @@ impl Program {
             info!(target: log::ALWAYS, "listening on {address}");
             state.sockets.insert(key, socket);
         }
-        let mut services = BTreeMap::new();
-        for (service, config, opened) in changes {
-            let is_new = !state.services.contains_key(&service.name);
-            service.apply(config, opened, is_new)?;
-            services.insert(service.name.clone(), service);
+        for (service, config, opened, step) in changes {
+            if step == Step::Return {
+                let sessions = service.handle().snapshot().live;
+                info!(service = service.name, sessions, "service is back, and has its sessions");
+            }
+            service.apply(config, opened, step)?;
+            let before = state.services.insert(service.name.clone(), Arc::clone(&service));
+            state.succeeded.extend(before.filter(|before| !Arc::ptr_eq(before, &service)));
         }
-        let before = std::mem::replace(&mut state.services, services);
-        self.retire_missing(&mut state, before);
-        Ok(())
+        for name in plan.leave {
+            let service = Arc::clone(&state.services[name]);
+            let (sessions, time) = (service.handle().snapshot().live, service.shutdown_timeout());
+            info!(
+                service = name,
+                sessions, "service removed, its sessions may finish for {time:?}"
+            );
+            self.see_off(&service, Why::Removed);
+        }
+        state.close_unused_sockets();
+        Ok(Applied::Whole)
     }
 
-    /// The service of this name.
+    /// The service of this name, if sets can reach it.
     pub(crate) fn service(&self, name: &str) -> Option<Arc<Service>> {
-        self.lock().services.get(name).cloned()
+        let state = self.lock();
+        let service = state.services.get(name)?;
+        (!matches!(service.life(), Life::Closing(_))).then(|| Arc::clone(service))
     }
 
-    /// Every service, by name.
+    /// Every service that lives, by name. The configuration may have it no more.
     pub(crate) fn services(&self) -> Vec<Arc<Service>> {
         self.lock().services.values().cloned().collect()
     }
 
-    /// Stops accepting and waits until the sessions have finished, each service for as long as it
-    /// is set to.
-    pub(crate) async fn finish(&self) {
-        self.lock().sockets.clear();
-        join_all(self.ending().iter().map(|service| service.finish())).await;
+    /// Stops accepting. Sessions may finish, those of each service for as long as it is set to.
+    /// Returns whether that is news.
+    pub(crate) fn stop(self: &Arc<Self>) -> bool {
+        let mut state = self.lock();
+        if state.stopping.is_some() {
+            return false;
+        }
+        let services: Vec<_> = state.services.values().cloned().collect();
+        let sessions = services.iter().chain(&state.succeeded).map(|s| s.handle().snapshot());
+        let sessions: usize = sessions.map(|snapshot| snapshot.live).sum();
+        info!(sessions, "shutting down; a second signal ends it at once");
+        state.sockets.clear();
+        for service in &services {
+            match service.life() {
+                Life::Serving => self.see_off(service, Why::Stopping),
+                Life::Leaving(_) | Life::Closing(_) => service.leave(Why::Stopping),
+            }
+        }
+        let all = services.into_iter().chain(state.succeeded.iter().cloned());
+        state.stopping = Some(all.map(|s| (Arc::clone(&s), s.handle().snapshot().ended)).collect());
+        true
     }
 
-    /// Aborts every session, and waits until that is done.
-    pub(crate) async fn abort(&self) {
-        join_all(self.ending().iter().map(|service| service.abort())).await;
+    /// Cuts all sessions of a program that stops.
+    pub(crate) fn abort(&self) {
+        self.lock().services.values().for_each(|service| service.hurry());
     }
 
-    fn ending(&self) -> Vec<Arc<Service>> {
+    /// Waits until no service is left after [`Self::stop`]. Returns how their sessions ended.
+    pub(crate) async fn stopped(&self) -> Ends {
+        loop {
+            let gone = self.gone.notified();
+            if let Some(ends) = self.ends() {
+                return ends;
+            }
+            gone.await;
+        }
+    }
+
+    /// How sessions ended since the program was stopped, once none is left.
+    fn ends(&self) -> Option<Ends> {
         let state = self.lock();
-        state.services.values().chain(&state.retired).cloned().collect()
+        if !state.services.is_empty() || !state.succeeded.is_empty() {
+            return None;
+        }
+        let mut ends = Ends::default();
+        for (service, before) in state.stopping.as_ref()? {
+            ends += Ends::between(before, &service.handle().snapshot().ended);
+        }
+        Some(ends)
+    }
+
+    /// Has a service leave, and forgets it when it has.
+    fn see_off(self: &Arc<Self>, service: &Arc<Service>, why: Why) {
+        service.leave(why);
+        let (program, leaving) = (Arc::clone(self), Arc::clone(service));
+        let task = tokio::spawn(async move {
+            leaving.left().await;
+            let ends = leaving.close().await;
+            program.forget(&leaving, ends);
+        });
+        service.seen_off_by(task.abort_handle());
+    }
+
+    fn forget(&self, gone: &Arc<Service>, ends: Ends) {
+        let mut state = self.lock();
+        state.services.retain(|_, service| !Arc::ptr_eq(service, gone));
+        state.succeeded.retain(|service| !Arc::ptr_eq(service, gone));
+        drop(state);
+        let Ends { finished, cut, otherwise } = ends;
+        let is_removed = matches!(gone.life(), Life::Closing(left) if left.why == Why::Removed);
+        if is_removed || ends.sum() > 0 {
+            info!(
+                service = gone.name,
+                sessions_finished = finished,
+                sessions_cut = cut,
+                sessions_ended_otherwise = otherwise,
+                "service ended"
+            );
+        }
+        self.gone.notify_one();
     }
 
     /// Fills in what the configuration leaves to the program.
@@ -156,29 +274,26 @@ impl Program {
         services
     }
 
-    fn retire_missing(&self, state: &mut State, before: BTreeMap<String, Arc<Service>>) {
-        state.retired.retain(|service| service.handle().snapshot().live > 0);
-        for (name, service) in before {
-            if state.services.contains_key(&name) {
-                continue;
-            }
-            info!(service = name, "service removed, its sessions may finish");
-            state.retired.push(Arc::clone(&service));
-            tokio::spawn(async move { service.finish().await });
-        }
-        let wanted: Vec<SocketKey> = state
-            .services
-            .values()
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn lives(&self) -> impl Iterator<Item = (String, Life)> {
+        self.services.iter().map(|(name, service)| (name.clone(), service.life()))
+    }
+
+    /// Closes the sockets that nobody accepts from.
+    fn close_unused_sockets(&mut self) {
+        let services = self.services.values();
+        let wanted: Vec<SocketKey> = services
             .flat_map(|service| {
                 let name = &service.name;
                 service.shares().into_iter().map(|(address, _)| socket_key(name, &address))
             })
             .collect();
-        state.sockets.retain(|key, _| wanted.contains(key));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sockets.retain(|key, _| wanted.contains(key));
     }
 }
 
@@ -214,12 +329,13 @@ pub(crate) struct Opened {
 /// Prepares all that can fail when a service does as it is configured.
 fn open(
     state: &State,
+    lives: Option<&Arc<Service>>,
     bound: &BTreeMap<SocketKey, Socket>,
     name: &str,
     service: &config::Service,
     workers: &[Handle],
 ) -> Result<Opened, String> {
-    let has = state.services.get(name).map(|service| service.shares()).unwrap_or_default();
+    let has = lives.map(|service| service.shares()).unwrap_or_default();
     let mut opened = Opened { own: Vec::new(), shares: Vec::new(), acceptors: Vec::new() };
     for address in &service.listen {
         let key = socket_key(name, address);

@@ -9,8 +9,10 @@ use crate::{
     args::Run,
     block_on,
     config::{self, Config, LoadError},
-    descriptors, log,
-    program::Program,
+    descriptors,
+    life::Ends,
+    log,
+    program::{Applied, Program},
     stop::{Stop, hear},
     watch,
 };
@@ -81,14 +83,28 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
         None => no_changes,
     };
     let mut try_again = false;
-    let result = loop {
+    let mut result = Ok(());
+    loop {
         tokio::select! {
             biased;
             Some(death) = deaths.recv() => {
                 error!("{death}");
-                break Err(Failure::Error(death));
+                let _ = program.stop();
+                result = Err(Failure::Error(death));
             }
-            () = stop.said() => break Ok(()),
+            () = stop.said() => if !program.stop() {
+                program.abort();
+            },
+            ends = program.stopped() => {
+                let Ends { finished, cut, otherwise } = ends;
+                info!(
+                    sessions_finished = finished,
+                    sessions_cut = cut,
+                    sessions_ended_otherwise = otherwise,
+                    "stopped"
+                );
+                return result;
+            }
             _ = hangup.recv() => try_again = reload(&program, path.as_ref(), Reading::AsItIs),
             Some(()) = changes.recv() => {
                 try_again = reload(&program, path.as_ref(), Reading::Settled);
@@ -97,16 +113,7 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
                 try_again = reload(&program, path.as_ref(), Reading::AsItIs);
             }
         }
-    };
-
-    info!("shutting down; a second signal ends it at once");
-    tokio::select! {
-        biased;
-        () = program.finish() => {}
-        () = stop.said() => program.abort().await,
     }
-    info!("stopped");
-    result
 }
 
 /// How a file is read again.
@@ -119,7 +126,7 @@ enum Reading {
 
 /// Reads the file again and does as it says. A file that can't be used changes nothing. Returns
 /// whether that is worth another try though the file stays as it is.
-fn reload(program: &Program, path: Option<&PathBuf>, reading: Reading) -> bool {
+fn reload(program: &Arc<Program>, path: Option<&PathBuf>, reading: Reading) -> bool {
     let Some(path) = path else { return false };
     let before = watch::signature(path).ok();
     let loaded = config::load(path);
@@ -133,7 +140,13 @@ fn reload(program: &Program, path: Option<&PathBuf>, reading: Reading) -> bool {
     let applied =
         loaded.map_err(|error| error.to_string()).and_then(|config| program.apply(config));
     match applied {
-        Ok(()) => info!("configuration read again"),
+        Ok(Applied::Whole) => info!("configuration read again"),
+        Ok(Applied::ToTheRest { reached, passed_over }) => info!(
+            services_reached = reached,
+            services_passed_over = passed_over,
+            "configuration read again while shutting down: services that still have sessions took \
+             their backends and settings, nothing else was started or changed"
+        ),
         Err(error) => {
             for line in error.lines() {
                 error!("configuration not taken, nothing changed: {line}");

@@ -102,7 +102,11 @@ pub(crate) struct Hung {
 
 impl Hung {
     pub(crate) fn tcp() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::tcp_at("127.0.0.1:0")
+    }
+
+    pub(crate) fn tcp_at(address: &str) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         Self::fill(listener.into(), &SockAddr::from(address), address.to_string(), None)
     }

@@ -194,6 +194,15 @@ impl Reader<'_> {
         value: &Value<'_>,
         service: &Key<'_>,
     ) -> Option<&'static str> {
+        if let Some(name) = fields::renamed(key.get_ref()) {
+            let message = format!(
+                "`{}` is now `{name}`, the time after which a peer that doesn't answer counts as \
+                 dead (\"60s\"): rename it",
+                key.get_ref()
+            );
+            self.wrong(key, message);
+            return Some(name);
+        }
         let known = fields::known();
         if value.get_ref().is_table() && fields::nearest(key.get_ref(), &known).is_none() {
             let (service, key_text) = (service.get_ref(), key.get_ref());
@@ -320,6 +329,12 @@ impl Reader<'_> {
             self.wrong(value, message);
             return BackendSet::empty();
         };
+        // A header might have lost its lines: only braces say that there are none.
+        let is_explicit = self.text.get(value.span()).is_some_and(|text| text.starts_with('{'));
+        if table.is_empty() && !is_explicit {
+            let message = "`backends` is empty: write backends = {} if there shall be none";
+            self.missing(at.span().start, message);
+        }
         let max = service.settings.backends_max;
         // The tree is in key order, as the set is.
         if let Some(key) = table.keys().nth(max) {

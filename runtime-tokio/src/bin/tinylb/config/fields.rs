@@ -47,7 +47,7 @@ const FIELDS: &[Field] = &[
             s.start = Some(n as u64);
         }),
     ),
-    field("tcp_user_timeout", Set::TimeOrOff(|s, time| s.tcp_user_timeout = time)),
+    field("peer_timeout", Set::TimeOrOff(|s, time| s.peer_timeout = time)),
     field("shutdown_timeout", Set::Time(|s, time| s.shutdown_timeout = time)),
 ];
 
@@ -65,6 +65,11 @@ pub(super) fn known() -> Vec<&'static str> {
 
 pub(super) fn is_known(key: &str) -> bool {
     known().contains(&key)
+}
+
+/// The known key that an earlier version had under this name.
+pub(super) fn renamed(key: &str) -> Option<&'static str> {
+    (key == "tcp_user_timeout").then_some("peer_timeout")
 }
 
 /// The setting of this name.

@@ -26,7 +26,7 @@ max_connections = 1_000
 removal = { drain = "30s" }
 backends_max = 3
 start = 7
-tcp_user_timeout = "off"
+peer_timeout = "off"
 shutdown_timeout = "0s"
 
 [services."db-1_x.y"]
@@ -104,7 +104,7 @@ fn every_key_of_the_file_reaches_its_setting() {
     web.settings.start = 7;
     web.max_connections = Some(1000);
     web.start = Some(7);
-    web.tcp_user_timeout = None;
+    web.peer_timeout = None;
     web.shutdown_timeout = Duration::ZERO;
     let db = service(&["0.0.0.0:0"], &[("a b", "[2001:db8::1]:5432")]);
     let services = BTreeMap::from([("web".into(), web), ("db-1_x.y".into(), db)]);
@@ -118,13 +118,13 @@ fn what_the_file_leaves_out_keeps_its_default() {
     assert_eq!(config.services["web"], expected);
     assert_eq!(expected.settings, Settings::default());
     assert_eq!((expected.max_connections, expected.start), (None, None));
-    assert_eq!(expected.tcp_user_timeout, Some(Duration::from_secs(120)));
+    assert_eq!(expected.peer_timeout, Some(Duration::from_secs(60)));
     assert_eq!(expected.shutdown_timeout, Duration::from_secs(30));
     assert_eq!(expected.check_ranges(), Ok(()));
     // The nearest values that are still in range.
     for line in [
-        "tcp_user_timeout = \"1s\"",
-        "tcp_user_timeout = \"24h\"",
+        "peer_timeout = \"5s\"",
+        "peer_timeout = \"24h\"",
         "shutdown_timeout = \"24h\"",
         "removal = \"abort\"",
         "dial_timeout = \"1ms\"",
@@ -221,8 +221,8 @@ fn a_bad_setting_is_told_with_its_place_and_remedy() {
         ),
         ("backends_max = 0", "16: backends_max is 0; it must be 1 to 10000000".into()),
         (
-            "tcp_user_timeout = \"999ms\"",
-            "20: tcp_user_timeout is 999ms; it must be 1s to 24h, or off".into(),
+            "peer_timeout = \"4999ms\"",
+            "16: peer_timeout is 4.999s; it must be 5s to 24h, or off".into(),
         ),
         (
             "shutdown_timeout = \"24h 1s\"",
@@ -271,7 +271,8 @@ fn a_key_that_is_misspelt_is_never_ignored() {
     );
     for (line, expected) in [
         ("dail_timeout = \"3s\"", "unknown key `dail_timeout`: did you mean `dial_timeout`?".into()),
-        ("tcp_usr_timout = 3", "unknown key `tcp_usr_timout`: did you mean `tcp_user_timeout`?".into()),
+        ("peer_timout = 3", "unknown key `peer_timout`: did you mean `peer_timeout`?".into()),
+        ("tcp_user_timeout = \"2m\"", "`tcp_user_timeout` is now `peer_timeout`, the time after which a peer that doesn't answer counts as dead (\"60s\"): rename it".into()),
         ("Listen = 3", "unknown key `Listen`: did you mean `listen`?".into()),
         ("lisetn = 3", "unknown key `lisetn`: did you mean `listen`?".into()),
         ("listenn = 3", "unknown key `listenn`: did you mean `listen`?".into()),
@@ -466,6 +467,15 @@ fn an_error_of_syntax_hides_nothing_but_what_it_may_have_distorted() {
 }
 
 #[test]
+fn a_header_without_backends_is_no_empty_set() {
+    let text = |rest: &str| format!("[services.a]\nlisten = \"127.0.0.1:1\"\n{rest}");
+    let message = "`backends` is empty: write backends = {} if there shall be none";
+    assert_eq!(problems(&text("[services.a.backends]\n")), [format!("3:13: {message}")]);
+    assert_eq!(problems(&text("[services.a.backends]\na = \"127.0.0.1:2\"\n")).len(), 0);
+    assert_eq!(problems(&text("backends = { }\n")).len(), 0);
+}
+
+#[test]
 fn problems_come_in_order_with_columns_in_characters() {
     let text = "[services.\"é\"]\nbackends = { \"ü€\" = 5 }\r\n\tlisten = 6\r\n[services.a]\n";
     let problems = parse(text).unwrap_err();
@@ -596,8 +606,8 @@ fn every_range_has_an_owner() {
     let mut service = service(&[], &[]);
     service.shutdown_timeout = DAY + Duration::from_nanos(1);
     assert_eq!(service.check_ranges().unwrap_err().name, "shutdown_timeout");
-    service.tcp_user_timeout = Some(Duration::ZERO);
-    assert_eq!(service.check_ranges().unwrap_err().name, "tcp_user_timeout");
+    service.peer_timeout = Some(Duration::ZERO);
+    assert_eq!(service.check_ranges().unwrap_err().name, "peer_timeout");
     service.settings.waiting_max = usize::MAX;
     assert_eq!(service.check_ranges().unwrap_err().name, "waiting_max");
 }

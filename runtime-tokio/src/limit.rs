@@ -1,0 +1,149 @@
+use std::time::Duration;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::{io, os::fd::AsFd};
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use rustix::net::sockopt;
+use socket2::TcpKeepalive;
+
+/// How long a peer may be silent while something waits for its answer, in whole seconds; and what
+/// follows from that. The parts add up to the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limit(u32);
+
+/// Keepalive probes without an answer that end an idle connection.
+const PROBES: u32 = 3;
+
+/// The most that Linux takes for the silence before the first probe, in seconds.
+const IDLE_MAX: u32 = 32_767;
+
+impl Limit {
+    /// Less would leave no time for two looks and three probes, at one a second.
+    pub(crate) const MIN: Duration = Duration::from_secs(5);
+    pub(crate) const MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// A limit that is out of range becomes the nearest that isn't; parts of a second round up.
+    pub(crate) fn new(silence_max: Duration) -> Self {
+        let limit = silence_max.clamp(Self::MIN, Self::MAX);
+        Self(limit.as_secs() as u32 + u32::from(limit.subsec_nanos() > 0))
+    }
+
+    /// About half of the time goes by before the first probe of an idle peer; the third that stays
+    /// unanswered ends the connection.
+    pub(crate) fn keepalive(self) -> TcpKeepalive {
+        let (idle, interval) = self.probing();
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        TcpKeepalive::new()
+            .with_time(seconds(idle))
+            .with_interval(seconds(interval))
+            .with_retries(PROBES)
+    }
+
+    fn probing(self) -> (u32, u32) {
+        let interval = (self.0 - (self.0 / 2).min(IDLE_MAX)).div_ceil(PROBES);
+        (self.0 - PROBES * interval, interval)
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl Limit {
+    /// A limit as it was stored. 0: none.
+    pub(crate) fn from_seconds(seconds: u32) -> Option<Self> {
+        (seconds > 0).then_some(Self(seconds))
+    }
+
+    pub(crate) fn seconds(self) -> u32 {
+        self.0
+    }
+
+    /// The longest time between two tries to have something answered: data that is sent again, or
+    /// probes of a shut window.
+    pub(crate) fn repeat_max(self) -> Duration {
+        Duration::from_secs((self.0 / 12).clamp(1, 120).into())
+    }
+
+    /// Turns between two looks at a connection that is well.
+    pub(crate) fn look_every(self) -> u32 {
+        (self.0 / 6).clamp(1, 60)
+    }
+
+    /// Turns for which something has to be seen unanswered before a peer may be dead.
+    pub(crate) fn evidence_min(self) -> u32 {
+        self.0 / 4
+    }
+
+    /// Silence from which on a peer may be dead. It leaves time for the next look and for the
+    /// system to end the connection.
+    pub(crate) fn silence_min(self) -> Duration {
+        Duration::from_secs((self.0 - 1).into()) - self.repeat_max()
+    }
+
+    /// Gives a socket that listens a limit, which what it accepts inherits: as the times of
+    /// keepalive (tcp(7)), which do nothing before that is switched on. So the limit is where the
+    /// other options are, whoever accepts from whichever clone of the socket.
+    pub(crate) fn set_inherited(limit: Option<Self>, listener: impl AsFd) -> io::Result<()> {
+        // Without a limit, as the system has them unless it is told otherwise.
+        let (idle, interval) = limit.map_or((7200, 75), Self::probing);
+        let probes = if limit.is_some() { PROBES } else { 9 };
+        let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+        sockopt::set_tcp_keepidle(&listener, seconds(idle))?;
+        sockopt::set_tcp_keepintvl(&listener, seconds(interval))?;
+        sockopt::set_tcp_keepcnt(&listener, probes)?;
+        Ok(())
+    }
+
+    /// What [`Self::set_inherited`] had given to the listener that accepted this.
+    pub(crate) fn inherited(socket: impl AsFd) -> Option<Self> {
+        let seconds = |time: Duration| u32::try_from(time.as_secs()).ok();
+        let idle = seconds(sockopt::tcp_keepidle(&socket).ok()?)?;
+        let interval = seconds(sockopt::tcp_keepintvl(&socket).ok()?)?;
+        let probes = sockopt::tcp_keepcnt(&socket).ok()?;
+        let limit = Self(idle.checked_add(interval.checked_mul(PROBES)?)?);
+        // Other times are the system's own.
+        (probes == PROBES && limit.probing() == (idle, interval)).then_some(limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_peer_that_is_dead_is_found_by_its_probes_when_the_limit_has_passed() {
+        for (seconds, expected) in [(5, (2, 1)), (10, (4, 2)), (60, (30, 10)), (120, (60, 20))] {
+            assert_eq!(Limit(seconds).probing(), expected);
+        }
+        for limit in [Limit::MIN, Duration::from_secs(61), Limit::MAX].map(Limit::new) {
+            let (idle, interval) = limit.probing();
+            assert_eq!(idle + PROBES * interval, limit.seconds());
+            assert!(interval > 0 && interval <= IDLE_MAX && idle <= IDLE_MAX, "{limit:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_range_becomes_the_nearest_that_is_not() {
+        let seconds = |limit| Limit::new(limit).seconds();
+        assert_eq!(seconds(Duration::ZERO), 5);
+        assert_eq!(seconds(Duration::from_millis(5001)), 6);
+        assert_eq!(seconds(Duration::MAX), 86_400);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_accepted_has_the_limit_that_its_listener_had_when_it_came() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let accept = || {
+            let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            (listener.accept().unwrap().0, client)
+        };
+        let (one, _client) = accept();
+        assert_eq!(Limit::inherited(&one), None, "the system's own times are none");
+        let limits = [5, 8, 60, 61, 3600, 86_400].map(|s| Some(Limit::new(Duration::from_secs(s))));
+        for limit in limits.into_iter().chain([None]) {
+            Limit::set_inherited(limit, &listener).unwrap();
+            let (one, _client) = accept();
+            assert_eq!(Limit::inherited(&one), limit);
+            assert!(!socket2::SockRef::from(&one).keepalive().unwrap());
+        }
+    }
+}

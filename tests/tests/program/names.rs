@@ -1,0 +1,110 @@
+//! Backends that are given by a name.
+
+use std::net::UdpSocket;
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+use crate::harness::{
+    Backend, Client, ConfigFile, Hung, Socket, Tinylb, get, namespace::is_inside, until,
+};
+
+/// More than tokio has threads for what blocks.
+const CLIENTS: usize = 600;
+
+#[test]
+fn a_name_that_hangs_holds_up_no_service_that_does_not_need_it() {
+    let test = "names::a_name_that_hangs_holds_up_no_service_that_does_not_need_it";
+    let hosts = "127.0.0.1 localhost\n127.0.0.1 good.example\n";
+    if !is_inside(test, hosts, "nameserver 127.0.0.99\noptions timeout:30 attempts:3\n") {
+        return;
+    }
+    // It takes questions and answers none.
+    let _server = UdpSocket::bind("127.0.0.99:53").unwrap();
+    let (b, good) = (Backend::echo("b"), Backend::echo("good"));
+    let port = good.address.rsplit_once(':').unwrap().1;
+    let file = ConfigFile::new(&format!(
+        "workers = 1\n\
+         [services.hung]\nlisten = \"127.0.0.1:0\"\nbackends = {{ a = \"hung.example:1\" }}\n\
+         dial_timeout = \"1h\"\ndial_time_max = \"1h\"\n\
+         [services.next]\nlisten = \"127.0.0.2:0\"\nstart = 0\ndial_timeout = \"300ms\"\n\
+         backends = {{ a = \"hung.example:1\", b = {:?} }}\n\
+         [services.other]\nlisten = \"127.0.0.3:0\"\n\
+         backends = {{ a = \"good.example:{port}\" }}\n",
+        b.address
+    ));
+    let tinylb = file.run_with(&["--admin", "127.0.0.1:0"]);
+    let (addresses, admin) = (tinylb.addresses(3), tinylb.admin());
+    let at = |host: &str| addresses.iter().find(|address| address.starts_with(host)).unwrap();
+    let waiting: Vec<_> =
+        (0..CLIENTS).map(|_| Socket::connect(at("127.0.0.1:")).unwrap()).collect();
+    let services = || get(&admin, "/services").json();
+    until("the dials", || services()["hung"]["targets"][0]["dialling"] == CLIENTS);
+    // The worker has its hands free for others.
+    for _ in 0..2 {
+        assert!(Client::connect(at("127.0.0.3:")).is_served());
+        assert_eq!(Client::connect(at("127.0.0.2:")).backend, "b");
+    }
+    drop(waiting);
+    // Nor does a lookup hold up the end.
+    tinylb.stop();
+}
+
+#[test]
+fn of_a_name_with_a_dead_address_the_other_one_serves() {
+    let test = "names::of_a_name_with_a_dead_address_the_other_one_serves";
+    let hosts = "127.0.0.1 localhost\n127.0.0.66 two.example\n127.0.0.67 two.example\n";
+    if !is_inside(test, hosts, "") {
+        return;
+    }
+    let hung = Hung::tcp_at("127.0.0.66:0");
+    let port = hung.socket_address().port();
+    let live = Backend::echo_at("live", &format!("127.0.0.67:{port}"));
+    // As long as a share of the time would be, nobody waits.
+    let file = ConfigFile::new(&format!(
+        "[services.s]\nlisten = \"127.0.0.1:0\"\nbackends = {{ a = \"two.example:{port}\" }}\n\
+         dial_timeout = \"1h\"\ndial_time_max = \"1h\"\n"
+    ));
+    let tinylb = file.run_with(&["--admin", "127.0.0.1:0"]);
+    let (address, admin) = (tinylb.address(), tinylb.admin());
+    for _ in 0..5 {
+        assert!(Client::connect(&address).is_served());
+    }
+    assert_eq!(live.accepted(), 5);
+    let line = tinylb.line("127.0.0.66 of the backend's name failed");
+    assert_eq!(line.field("level"), "WARN");
+    let metrics = get(&admin, "/metrics").body;
+    assert!(metrics.contains("tinylb_address_failures_total{service=\"s\"} 1\n"), "{metrics}");
+    tinylb.stop();
+}
+
+#[test]
+fn a_lookup_for_which_there_is_no_thread_costs_the_client_a_retry() {
+    let (a, b) = (Backend::echo("a"), Backend::echo("b"));
+    let port = a.address.rsplit_once(':').unwrap().1;
+    let tinylb = Tinylb::run(&[
+        "--listen",
+        "127.0.0.1:0",
+        "--workers",
+        "1",
+        "--backend",
+        &format!("a=localhost:{port}"),
+        "--backend",
+        &b.argument(),
+    ]);
+    let address = tinylb.address();
+    tinylb.line("backends replaced");
+    // Without room in its address space for another stack, a process has no more threads.
+    let pid = Pid::from_raw(tinylb.id().try_into().unwrap());
+    let unlimited = Rlimit { current: None, maximum: None };
+    let none = Rlimit { current: Some(1 << 20), ..unlimited.clone() };
+    prlimit(pid, Resource::As, none).unwrap();
+    for _ in 0..4 {
+        assert_eq!(Client::connect(&address).backend, "b");
+    }
+    let line = tinylb.line("dial failed");
+    assert!(line.says("the system has no thread") && line.says("ulimit -u"), "{line:?}");
+    prlimit(pid, Resource::As, unlimited).unwrap();
+    let backends = Client::several(&address, 2);
+    assert!(backends.iter().any(|client| client.backend == "a"), "it is tried again");
+    tinylb.stop();
+}
