@@ -44,7 +44,7 @@ fn a_removal_reaches_the_sessions_of_a_service_that_left_and_came_back() {
 
     file.edit(&s(&[&b]));
     assert_eq!((by_a.end(), next.end()), (End::Reset, End::Reset));
-    assert_eq!(tinylb.line(r#""removed":"a""#).json["sessions_cut"], 2);
+    assert_eq!(tinylb.line(r#""removed":["a"]"#).json["sessions_cut"], 2);
     assert!(by_b.is_served());
     tinylb.stop_and_finish([by_b]);
 }

@@ -135,7 +135,7 @@ fn removes_while_it_stops(remove: impl FnOnce(&ConfigFile, &Tinylb, &str)) {
     tinylb.line("shutting down");
     remove(&file, &tinylb, &text(&[&b]));
     assert_eq!(by_a.end(), End::Reset);
-    assert_eq!(tinylb.line(r#""removed":"a""#).json["sessions_cut"], 1);
+    assert_eq!(tinylb.line(r#""removed":["a"]"#).json["sessions_cut"], 1);
     assert!(by_b.is_served());
     assert_eq!(by_b.finish(), End::Clean);
     tinylb.stop_after_signal();
