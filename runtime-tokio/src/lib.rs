@@ -51,7 +51,7 @@ mod source;
 mod stream;
 mod target;
 #[cfg(any(target_os = "linux", target_os = "android"))]
-#[allow(dead_code)] // Used by what comes next.
+#[allow(dead_code)] // Some is used by what comes next.
 mod tcp_info;
 
 #[cfg(feature = "file")]

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)] // Tests and what serves only them.
 
 mod admin;
+mod delivery;
 mod descriptors;
 mod dial;
 mod dns;
