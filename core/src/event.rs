@@ -64,9 +64,10 @@ pub enum Event<T> {
         pick: Option<Pick<T>>,
         /// Why.
         reason: EndReason,
-        /// Bytes that were written to the backend.
+        /// Bytes that were passed on to the backend: written, and not discarded by an abort as far
+        /// as the transport can tell ([`Conn::unacknowledged`](crate::Conn::unacknowledged)).
         bytes_to_backend: u64,
-        /// Bytes that were written to the client.
+        /// Bytes that were passed on to the client.
         bytes_to_client: u64,
     },
     /// The set was replaced by one that says something else.

@@ -35,6 +35,10 @@ pub struct Settings {
     /// How long a session may move no byte in either direction, 1 ms to 7 days. `None`: for ever,
     /// which is the default.
     pub idle_timeout: Option<Duration>,
+    /// How long a session may take, once one of its sides has failed, to deliver what that side had
+    /// sent before, until the other side's system has confirmed it, 1 ms to 1 h. Then both are
+    /// aborted; the other time limits don't apply meanwhile, and removals still cut at once. 30 s.
+    pub delivery_timeout: Duration,
     /// Live sessions at which the server stops accepting, 1 or more; the rest stays in the
     /// listeners' backlogs. (Where several listeners accept at once for the last room, each but one
     /// holds the client it accepted until there is room.) No limit.
@@ -58,6 +62,7 @@ impl Default for Settings {
             waiting_timeout: Duration::from_secs(10),
             half_close_timeout: Some(Duration::from_secs(300)),
             idle_timeout: None,
+            delivery_timeout: Duration::from_secs(30),
             max_connections: usize::MAX,
             removal: Removal::Abort,
             backends_max: 1_000_000,
@@ -87,6 +92,7 @@ impl Settings {
         if let Some(timeout) = self.idle_timeout {
             check_time("idle_timeout", timeout, week, "1ms to 7days, or off")?;
         }
+        check_time("delivery_timeout", self.delivery_timeout, HOUR, "1ms to 1h")?;
         check_count("max_connections", self.max_connections, 1, usize::MAX, "1 or more")?;
         if let Removal::Drain(time) = self.removal {
             check_time("removal", time, HOUR * 24, "abort, or drain for 1ms to 24h")?;

@@ -15,8 +15,9 @@ use crate::stream::Stream;
 /// the end of its process, however that comes ([`TcpOptions`](crate::TcpOptions)). A reset by the
 /// peer is noticed without reading on Linux.
 ///
-/// A reset discards what the system has not sent yet, so the peer of an aborted connection gets a
-/// prefix of what was written, and never an end of stream.
+/// A reset discards what the peer's system has not acknowledged yet, so the peer of an aborted
+/// connection gets a prefix of what was written, and never an end of stream. How much that is
+/// ([`Conn::unacknowledged`]) is known on Linux.
 pub struct TcpConn {
     stream: Stream,
     peer: Peer,
@@ -92,6 +93,10 @@ impl Conn for TcpConn {
         self.stream.finish();
     }
 
+    fn unacknowledged(&self) -> usize {
+        self.stream.unacknowledged()
+    }
+
     fn abort(&mut self) {
         self.stream.reset();
     }
@@ -126,6 +131,13 @@ impl Conn for AddressConn {
         match self {
             Self::Tcp(conn) => conn.finish(),
             Self::Unix(conn) => conn.finish(),
+        }
+    }
+
+    fn unacknowledged(&self) -> usize {
+        match self {
+            Self::Tcp(conn) => conn.unacknowledged(),
+            Self::Unix(conn) => conn.unacknowledged(),
         }
     }
 

@@ -29,6 +29,11 @@ pub struct Stream {
     /// The reactor's note that the socket can be written to was taken back, though it may be so:
     /// nothing will say it again before a write has failed.
     may_be_writable: bool,
+    /// A write has failed, or the peer was found to have cut the connection: there may be something
+    /// left to read of which the reactor has not told yet.
+    may_be_readable: bool,
+    /// The write side was closed.
+    has_ended: bool,
     /// The system resets the connection when it is closed.
     pub(crate) resets: bool,
 }
@@ -57,7 +62,14 @@ impl Stream {
         let interest = interest | Interest::PRIORITY;
         let socket = watch(socket, interest)?;
         let resets = kind == Kind::Tcp && RESETS_ON_CLOSE;
-        Ok(Self { socket: Some(socket), kind, may_be_writable: false, resets })
+        Ok(Self {
+            socket: Some(socket),
+            kind,
+            may_be_writable: false,
+            may_be_readable: false,
+            has_ended: false,
+            resets,
+        })
     }
 
     pub(crate) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
@@ -133,16 +145,27 @@ impl Stream {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         loop {
-            let socket = self.socket()?;
-            let mut guard = ready!(socket.poll_read_ready(cx))?;
+            let socket = self.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+            let mut guard = match socket.poll_read_ready(cx)? {
+                Poll::Ready(guard) => Some(guard),
+                Poll::Pending if self.may_be_readable => None,
+                Poll::Pending => return Poll::Pending,
+            };
             match rustix::net::recv(socket.get_ref(), &mut *buffer, RecvFlags::DONTWAIT) {
                 Ok((_, length)) => {
-                    if 0 < length && length < buffer.len() && !self.may_stop_short() {
+                    if let Some(guard) = &mut guard
+                        && 0 < length
+                        && length < buffer.len()
+                        && !self.may_stop_short()
+                    {
                         guard.clear_ready();
                     }
                     return Poll::Ready(Ok(length));
                 }
-                Err(error) => try_again(error, Some(&mut guard))?,
+                Err(error) => {
+                    self.may_be_readable &= error != Errno::AGAIN;
+                    try_again(error, guard.as_mut())?;
+                }
             }
         }
     }
@@ -194,6 +217,7 @@ impl Stream {
                 Ok(given) => return Poll::Ready(Ok(given)),
                 Err(error) => {
                     self.may_be_writable &= error != Errno::AGAIN;
+                    self.may_be_readable |= ![Errno::AGAIN, Errno::INTR].contains(&error);
                     try_again(error, guard.as_mut())?;
                 }
             }
@@ -217,7 +241,26 @@ impl Stream {
     }
 
     pub(crate) fn poll_close(&mut self) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(rustix::net::shutdown(self.fd()?, Shutdown::Write)?))
+        rustix::net::shutdown(self.fd()?, Shutdown::Write)?;
+        self.has_ended = true;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Bytes that were written over TCP and that the peer's system has not acknowledged. (Linux;
+    /// elsewhere none are known of.)
+    pub(crate) fn unacknowledged(&self) -> usize {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Some(socket) = &self.socket {
+            let bytes = crate::tcp_info::unacknowledged(socket.get_ref().as_fd()).unwrap_or(0);
+            // The end of the stream has a place in the sequence, after every byte.
+            return bytes.saturating_sub(usize::from(self.has_ended));
+        }
+        0
+    }
+
+    /// Whether a TCP connection has not failed; asked without taking the error from the socket.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.fd().is_ok_and(|socket| rustix::net::getpeername(socket).is_ok())
     }
 
     /// Ready once the peer has reset a TCP connection. Such a socket can be written to no more, and
@@ -231,7 +274,9 @@ impl Stream {
             let Ok(mut guard) = ready!(socket.poll_write_ready(cx)) else { break };
             if guard.ready().is_write_closed() {
                 let error = socket.try_io(Interest::ERROR, |fd| SockRef::from(fd).take_error());
-                return error.ok().flatten().map_or(Poll::Pending, Poll::Ready);
+                let error = error.ok().flatten();
+                self.may_be_readable |= error.is_some();
+                return error.map_or(Poll::Pending, Poll::Ready);
             }
             guard.clear_ready();
             self.may_be_writable = true;

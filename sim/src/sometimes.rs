@@ -60,6 +60,8 @@ sometimes! {
     GraceOver "sessions were left at the end of the grace",
     /// A session was finished.
     Finished "a session came to its end",
+    /// All that a side sent before it failed reached the other.
+    Delivered "what a side sent before it failed reached the other",
     /// Bytes were under way in a session that was cut.
     CutInFlight "a session was cut with bytes under way",
     /// A writer waited for a reader.

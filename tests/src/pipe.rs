@@ -131,6 +131,7 @@ struct World {
     hosts: BTreeMap<Arc<str>, Host>,
     capacity: usize,
     chunk_max: usize,
+    is_lossy: bool,
     buffered_max: usize,
     clients: u64,
     /// Those who wait for something to change.
@@ -143,6 +144,7 @@ impl Default for World {
             hosts: BTreeMap::new(),
             capacity: CAPACITY,
             chunk_max: usize::MAX,
+            is_lossy: false,
             buffered_max: 0,
             clients: 0,
             watchers: Vec::new(),
@@ -181,6 +183,13 @@ impl PipeNetwork {
         self.change(|world| world.chunk_max = bytes.max(1));
     }
 
+    /// Connections made from now on have an abort discard what the other end has not read, as a
+    /// system discards what has not been acknowledged; each tells how much that is
+    /// ([`Conn::unacknowledged`]).
+    pub fn lose_by_aborts(&self) {
+        self.change(|world| world.is_lossy = true);
+    }
+
     /// Listens to a name.
     ///
     /// # Panics
@@ -204,7 +213,7 @@ impl PipeNetwork {
     pub fn connect(&self, name: &str) -> io::Result<Pipe> {
         let mut waker = None;
         let dialled = self.change(|world| {
-            let (capacity, chunk_max) = (world.capacity, world.chunk_max);
+            let limits = (world.capacity, world.chunk_max, world.is_lossy);
             world.clients += 1;
             let peer = format!("client-{}", world.clients);
             let host = world.host(name);
@@ -214,7 +223,7 @@ impl PipeNetwork {
             let account = |role| Account { network: self.clone(), name: name.into(), role };
             let accounts = [account(Role::Dialled), account(Role::Accepted)];
             let peers = [name.into(), peer];
-            let [dialled, accepted] = Pipe::pair(capacity, chunk_max, peers, accounts);
+            let [dialled, accepted] = Pipe::pair(limits, peers, accounts);
             host.backlog.push_back(accepted);
             host.stats.dialled.open += 1;
             host.stats.accepted.open += 1;

@@ -1,4 +1,5 @@
 mod accept;
+mod delivery;
 mod follow;
 mod session;
 mod shared;

@@ -12,6 +12,7 @@ use futures::{
 
 use super::{
     Link,
+    delivery::confirmed,
     shared::Shared,
     signal::{Signal, Word},
 };
@@ -91,6 +92,9 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
     fn end(&mut self, reason: EndReason) {
         self.ends.is_clean = reason == EndReason::Finished;
         self.record.reason = reason;
+        if !self.ends.is_clean {
+            self.ends.take_back(&self.record.progress);
+        }
     }
 
     async fn serve(&mut self, is_waiting: bool) -> EndReason {
@@ -193,24 +197,45 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
         .await
     }
 
-    /// Moves bytes until both directions have ended.
+    /// Moves bytes until both directions have ended; or until one side has failed and what it had
+    /// sent before has been delivered.
     async fn relay(&mut self) -> EndReason {
         let Self { ends, record, link, signal } = self;
         let record = &*record;
         let Some(backend) = &mut ends.backend else { return EndReason::BackendFailed };
         let mut limits = Limits::new(link.shared.settings(), &link.runtime);
         let mut relay = link.relay.relay(&mut ends.client, backend, &record.progress);
-        poll_fn(move |cx| {
+        let moved = poll_fn(|cx| {
             if let Poll::Ready(word) = signal.poll(Some(Word::Admitted), cx) {
-                return Poll::Ready(word.into());
+                return Poll::Ready(Ok(word.into()));
             }
             match relay.poll_unpin(cx) {
-                Poll::Ready(Ok(())) => return Poll::Ready(EndReason::Finished),
-                Poll::Ready(Err(error)) => return Poll::Ready(error.side.into()),
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(EndReason::Finished)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.side)),
                 Poll::Pending => {}
             }
             if let Some(by) = limits.note_end(&record.progress) {
                 record.shared.half_closed(record.id, by);
+            }
+            limits.poll(&record.progress, cx).map(Ok)
+        })
+        .await;
+        drop(relay);
+        let failed = match moved {
+            Ok(reason) => return reason,
+            Err(failed) => failed,
+        };
+        record.progress.fail(failed);
+        let mut confirmed: BoxFuture<'_, ()> = match failed {
+            Side::Client => Box::pin(confirmed(backend, &*link.runtime)),
+            Side::Backend => Box::pin(confirmed(&mut ends.client, &*link.runtime)),
+        };
+        poll_fn(|cx| {
+            if let Poll::Ready(word) = signal.poll(Some(Word::Admitted), cx) {
+                return Poll::Ready(word.into());
+            }
+            if confirmed.poll_unpin(cx).is_ready() {
+                return Poll::Ready(failed.into());
             }
             limits.poll(&record.progress, cx)
         })
@@ -223,6 +248,7 @@ struct Limits<'a> {
     settings: Arc<Settings>,
     runtime: &'a Arc<dyn Runtime>,
     is_half_closed: bool,
+    is_delivering: bool,
     /// While a limit applies.
     watch: Option<Box<Watch>>,
 }
@@ -237,7 +263,8 @@ struct Watch {
 
 impl<'a> Limits<'a> {
     fn new(settings: Arc<Settings>, runtime: &'a Arc<dyn Runtime>) -> Self {
-        let mut limits = Self { settings, runtime, is_half_closed: false, watch: None };
+        let (is_half_closed, is_delivering) = (false, false);
+        let mut limits = Self { settings, runtime, is_half_closed, is_delivering, watch: None };
         limits.restart();
         limits
     }
@@ -257,6 +284,9 @@ impl<'a> Limits<'a> {
 
     /// Ready when no byte has moved for as long as the session's state allows.
     fn poll(&mut self, progress: &Progress, cx: &mut Context<'_>) -> Poll<EndReason> {
+        if let Some(side) = progress.failed() {
+            return self.poll_delivery(cx).map(|()| side.into());
+        }
         let Some((limit, reason)) = self.limit() else { return Poll::Pending };
         let Some(watch) = &mut self.watch else { return Poll::Pending };
         let bytes = progress.bytes(Direction::ToBackend) + progress.bytes(Direction::ToClient);
@@ -272,6 +302,16 @@ impl<'a> Limits<'a> {
             watch.timer = self.runtime.sleep(left);
         }
         Poll::Pending
+    }
+
+    /// Ready when a delivery has had its time. To be called once a side has failed; no other limit
+    /// applies from then on.
+    fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !std::mem::replace(&mut self.is_delivering, true) {
+            let timer = self.runtime.sleep(self.settings.delivery_timeout);
+            self.watch = Some(Box::new(Watch { bytes: 0, moved_at: Duration::ZERO, timer }));
+        }
+        self.watch.as_mut().map_or(Poll::Pending, |watch| watch.timer.poll_unpin(cx))
     }
 
     fn restart(&mut self) {
@@ -292,7 +332,9 @@ impl<'a> Limits<'a> {
 }
 
 fn abort(conn: Option<&mut impl Conn>) {
-    conn.map(|conn| guard(|| conn.abort()));
+    if let Some(conn) = conn {
+        guard(|| conn.abort());
+    }
 }
 
 /// An adapter's panic must not keep the other end from being let go.
@@ -300,12 +342,26 @@ fn guard(step: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(step));
 }
 
+impl<C: Conn, B: Conn> Ends<C, B> {
+    /// Takes off the count what was written and an abort is about to discard.
+    fn take_back(&self, progress: &Progress) {
+        let take_back = |direction, unacknowledged: &dyn Fn() -> usize| {
+            if progress.bytes(direction) > 0 {
+                guard(|| progress.take_back(direction, unacknowledged()));
+            }
+        };
+        take_back(Direction::ToClient, &|| self.client.unacknowledged());
+        let backend = || self.backend.as_ref().map_or(0, Conn::unacknowledged);
+        take_back(Direction::ToBackend, &backend);
+    }
+}
+
 impl<C: Conn, B: Conn> Drop for Ends<C, B> {
     fn drop(&mut self) {
         let Self { client, backend, is_clean } = self;
         if *is_clean {
             guard(|| client.finish());
-            backend.as_mut().map(|backend| guard(|| backend.finish()));
+            guard(|| backend.as_mut().map_or((), Conn::finish));
         } else {
             abort(Some(client));
             abort(backend.as_mut());

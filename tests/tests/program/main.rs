@@ -6,6 +6,7 @@
 
 mod admin;
 mod circle;
+mod delivery;
 mod descriptors;
 mod dial;
 mod dns;

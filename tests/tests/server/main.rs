@@ -6,6 +6,7 @@ mod harness;
 mod accept;
 mod admission;
 mod barrier;
+mod delivery;
 mod dial;
 mod drain;
 mod events;

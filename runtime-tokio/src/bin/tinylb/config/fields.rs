@@ -37,6 +37,7 @@ const FIELDS: &[Field] = &[
     field("waiting_timeout", Set::Time(|s, time| s.settings.waiting_timeout = time)),
     field("half_close_timeout", Set::TimeOrOff(|s, time| s.settings.half_close_timeout = time)),
     field("idle_timeout", Set::TimeOrOff(|s, time| s.settings.idle_timeout = time)),
+    field("delivery_timeout", Set::Time(|s, time| s.settings.delivery_timeout = time)),
     field(
         "max_connections",
         Set::Count(|s, n| {

@@ -133,6 +133,7 @@ fn what_the_file_leaves_out_keeps_its_default() {
         "dial_timeout = \"1h\"",
         "waiting_max = 1_000_000",
         "half_close_timeout = \"5m\"",
+        "delivery_timeout = \"1h\"",
         "idle_timeout = \"off\"",
         "start = 0xff",
     ] {
