@@ -26,7 +26,7 @@ async fn failed(settings: Settings, is_lossy: bool) -> (World, Pipe, Pipe) {
     settle().await;
     let answer = if is_lossy { ANSWER } else { &ANSWER[..3 * STAGE] };
     for piece in answer.as_bytes().chunks(STAGE) {
-        write(&mut backend, std::str::from_utf8(piece).expect("pieces are text")).await;
+        write(&mut backend, std::str::from_utf8(piece).expect("ASCII")).await;
         settle().await;
     }
     tinylb_core::Conn::abort(&mut backend);
