@@ -253,7 +253,8 @@ mod tests {
                     let idle = socket.tcp_keepalive_time().unwrap();
                     let probing = socket.tcp_keepalive_interval().unwrap()
                         * socket.tcp_keepalive_retries().unwrap();
-                    assert_eq!(idle + probing, peer_timeout);
+                    let found = idle + probing;
+                    assert!(found <= peer_timeout && found > peer_timeout * 3 / 4, "{found:?}");
                 }
             }
             assert_eq!(is_probed, [peer_timeout.is_some(); 2]);

@@ -16,7 +16,7 @@ mod peer;
 mod table;
 
 use std::{
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -120,9 +120,7 @@ fn look(socket: BorrowedFd<'_>, entry: Entry, now: u32) -> Option<Entry> {
     let peer = entry.peer.look(see(socket), now, limit);
     match (entry.peer, peer) {
         (Peer::Condemned { .. }, Peer::Dead) => {
-            // Resets the connection; whoever waits for the socket gets an error, as do all later
-            // reads, and never an end of stream.
-            let _ = rustix::net::connect_unspec(socket);
+            end(socket);
             return None;
         }
         // The system ends it when it next would have sent something again, and keeps what has come
@@ -140,8 +138,16 @@ fn look(socket: BorrowedFd<'_>, entry: Entry, now: u32) -> Option<Entry> {
 
 /// Has the system probe the peer of a connection. If it can't, looks will have to do.
 fn tend(socket: BorrowedFd<'_>, limit: Limit) {
-    let _ = SockRef::from(&socket).set_tcp_keepalive(&limit.keepalive());
+    let keepalive = limit.keepalive(socket.as_raw_fd() as u32);
+    let _ = SockRef::from(&socket).set_tcp_keepalive(&keepalive);
     let _ = set_rto_max(socket, limit.repeat_max());
+}
+
+/// Ends a connection: whoever waits for the socket gets an error, as do all later reads, and never
+/// an end of stream.
+fn end(socket: BorrowedFd<'_>) {
+    // Which takes the socket's peer away (connect(2)). It fails for a socket that has none.
+    let _ = rustix::net::connect_unspec(socket);
 }
 
 fn see(socket: BorrowedFd<'_>) -> Seen {
