@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod absence;
 mod balancer;
 mod change;
 mod conn;
@@ -39,6 +40,7 @@ mod source;
 mod sync;
 
 pub use self::{
+    absence::Absent,
     balancer::{Admission, Balancer, Owed, Pick, Refusal, Replaced},
     change::Change,
     conn::Conn,

@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use crate::{BackendSet, BadEntry, Generation, Held, Load, Settings, Totals};
+use crate::{Absent, BackendSet, BadEntry, Generation, Held, Load, Settings, Totals};
 
 /// The state of a server at one moment.
 ///
@@ -20,6 +20,8 @@ pub struct Snapshot<T> {
     pub set_held: Option<Held>,
     /// Entries of the source that are no backends and were left out.
     pub left_out: Arc<[BadEntry]>,
+    /// Backends in the set that its source mentions no more, in key order.
+    pub absent: Vec<Absent>,
     /// The sessions of each target that has any, ascending by target.
     pub loads: Vec<Load<T>>,
     /// Sessions that wait for the first set.

@@ -148,10 +148,11 @@ impl<T: Target> Follower<T> {
     fn act(&self, decision: Decision<T>) {
         let shared = &self.shared;
         match decision {
-            Decision::Take(set) => {
+            Decision::Take(set, absent) => {
                 shared.swap(set, |state| {
                     state.source_lost = None;
                     state.set_held = None;
+                    state.absent = absent.clone();
                 });
             }
             Decision::Hold(held) => shared.step(|state| {
@@ -175,7 +176,7 @@ impl<T: Target> Follower<T> {
             }),
             Decision::Expire(reason) => {
                 shared.step(|state| state.outbox.event(|| Event::SourceStale { reason }));
-                shared.swap(BackendSet::empty(), |_| {});
+                shared.swap(BackendSet::empty(), |state| state.absent = Default::default());
             }
         }
     }
@@ -189,6 +190,7 @@ impl<T: Target> Drop for Follower<T> {
             if !has_ended {
                 state.source_lost = None;
                 state.left_out = Arc::default();
+                state.absent = Default::default();
             }
         });
     }

@@ -29,6 +29,7 @@ pub(super) struct State<T> {
     pub(super) source_lost: Option<Arc<str>>,
     pub(super) set_held: Option<Held>,
     pub(super) left_out: Arc<[BadEntry]>,
+    pub(super) absent: crate::absence::Absentees,
     pub(super) bytes_to_backends: u64,
     pub(super) bytes_to_clients: u64,
 }
@@ -87,6 +88,7 @@ impl<T: Target> State<T> {
             source_lost: None,
             set_held: None,
             left_out: Arc::default(),
+            absent: Default::default(),
             bytes_to_backends: 0,
             bytes_to_clients: 0,
         }
@@ -111,6 +113,7 @@ impl<T: Target> State<T> {
             listeners: self.listeners,
             is_shutting_down: self.phase != Phase::Running,
             settings: Arc::clone(&self.settings),
+            absent: self.absent.at(now),
         }
     }
 

@@ -376,6 +376,8 @@ fn show(service: &Service) -> Value {
         .map(|reason| (reason.as_str().to_string(), Value::from(snapshot.ended.of(reason))));
     let left_out: BTreeMap<_, _> =
         snapshot.left_out.iter().map(|entry| (&*entry.key, &*entry.reason)).collect();
+    let absent: BTreeMap<_, _> =
+        snapshot.absent.iter().map(|one| (one.key.as_str(), one.time.as_secs_f64())).collect();
     json!({
         "backends": backends,
         "generation": snapshot.generation.number(),
@@ -391,6 +393,7 @@ fn show(service: &Service) -> Value {
             })
         }),
         "left_out": left_out,
+        "absent_seconds": absent,
         "targets": targets,
         "waiting": snapshot.waiting,
         "accepted": snapshot.accepted,

@@ -6,7 +6,7 @@ use tinylb_tokio::{Address, DnsName, DnsOptions, Host, Splice, TcpTarget};
 
 use crate::{
     Failure,
-    config::{Etcd, Followed, Place, Source, WORKERS_MAX},
+    config::{Etcd, Followed, Place, Source, WORKERS_MAX, duration},
 };
 
 /// A round-robin load balancer of connections. When a backend is removed, its connections are
@@ -108,7 +108,7 @@ pub(crate) struct Register {
     pub(crate) address: Address,
     /// How long it stays registered when this program dies without a word: whole seconds, up to 1h.
     /// A third of it is how long etcd may take to answer, and the pause between two renewals.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "5s")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "5s")]
     pub(crate) ttl: Duration,
     /// Register it only while it accepts connections.
     #[arg(long, value_enum, value_name = "HOW")]
@@ -244,6 +244,10 @@ fn listen_address(text: &str) -> Result<Address, String> {
         Ok(address) => Ok(address),
         Err(error) => Err(format!("{error}")),
     }
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    duration(text).map_err(|cause| format!("`{text}`, {cause}: write for example 5s"))
 }
 
 fn backend(text: &str) -> Result<(String, Address), String> {

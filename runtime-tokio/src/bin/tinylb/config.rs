@@ -23,6 +23,7 @@ use tinylb_tokio::{Address, TcpOptions, read_file};
 pub(crate) use etcd::Etcd;
 #[cfg(not(feature = "etcd"))]
 pub(crate) use etcd::WITHOUT_ETCD;
+pub(crate) use fields::duration;
 pub(crate) use problem::Problem;
 pub(crate) use source::{Followed, Place, Source};
 

@@ -85,7 +85,7 @@ fn totals(page: &mut Page, service: &str, snapshot: &Snapshot<Address>) {
     }
     let backends = snapshot.set.as_ref().map_or(0, |set| set.len());
     let age = snapshot.set_age.map_or(0.0, |age| age.as_secs_f64());
-    let gauges: [(&str, &str, &dyn Display); 10] = [
+    let gauges: [(&str, &str, &dyn Display); 11] = [
         ("tinylb_connections_live", "Connections that have not ended.", &snapshot.live),
         (
             "tinylb_connections_waiting",
@@ -119,6 +119,11 @@ fn totals(page: &mut Page, service: &str, snapshot: &Snapshot<Address>) {
             "tinylb_entries_left_out",
             "Entries of the source that are no backends.",
             &snapshot.left_out.len(),
+        ),
+        (
+            "tinylb_backends_absent",
+            "Backends in the set that its source mentions no more.",
+            &snapshot.absent.len(),
         ),
     ];
     for (metric, help, value) in gauges {

@@ -53,6 +53,7 @@ const KEYS: [&str; 12] = [
     "bad_entries",
     "max_stale",
     "floor",
+    "keep_absent",
     "last_known",
 ];
 
@@ -177,6 +178,7 @@ impl Reader<'_> {
             "timeout" => timeout(value).map(|time| draft.options.timeout = time),
             "bad_entries" => bad_entries(value).map(|entries| draft.settings.bad_entries = entries),
             "max_stale" => time_or_off(value).map(|time| draft.settings.max_stale = time),
+            "keep_absent" => time_or_off(value).map(|time| draft.settings.keep_absent = time),
             "last_known" => text(value).map(|path| draft.last_known = Some(path.into())),
             // These say themselves what is wrong.
             "etcd" => {

@@ -180,6 +180,24 @@ fn a_bad_setting_is_told_with_its_place_and_remedy() {
             format!("16: `dial_timeout` is \"\", which is no length of time: {time}"),
         ),
         (
+            "dial_timeout = \"5M\"",
+            format!(
+                "16: `dial_timeout` is \"5M\", and `M` is no unit: \"5m\" may be meant: {time}"
+            ),
+        ),
+        (
+            "dial_timeout = \"2 hours\"",
+            format!(
+                "16: `dial_timeout` is \"2 hours\", and `hours` is no unit: \"2h\" may be meant: {time}"
+            ),
+        ),
+        (
+            "dial_timeout = \"99999999999999999999d\"",
+            format!(
+                "16: `dial_timeout` is \"99999999999999999999d\", which is no length of time: {time}"
+            ),
+        ),
+        (
             "dial_timeout = \"off\"",
             format!("16: `dial_timeout` is \"off\", which is no length of time: {time}"),
         ),
@@ -734,7 +752,8 @@ fn every_key_of_a_source_reaches_its_setting() {
         "{ dns = \"_db._tcp.example.org\", servers = [\"10.0.0.2\", \"[::1]:5353\"], \
          refresh_min = \"100ms\", refresh_max = \"24h\", timeout = \"2s\", family = \"ipv6\", \
          bad_entries = \"leave_out\", max_stale = \"1h\", \
-         floor = { removed_percent_max = 50, hold = \"5m\" }, last_known = \"/var/known\" }",
+         floor = { removed_percent_max = 50, hold = \"5m\" }, \
+         keep_absent = \"30s\", last_known = \"/var/known\" }",
     );
     let mut options = DnsOptions::default();
     options.servers = ["10.0.0.2:53", "[::1]:5353"].map(|text| text.parse().unwrap()).into();
@@ -747,6 +766,7 @@ fn every_key_of_a_source_reaches_its_setting() {
     settings.bad_entries = BadEntries::LeaveOut;
     settings.max_stale = Some(Duration::from_secs(3600));
     settings.floor = Some(Floor { removed_percent_max: 50, hold: Duration::from_secs(300) });
+    settings.keep_absent = Some(Duration::from_secs(30));
     let followed = Followed {
         place: Place::Dns("_db._tcp.example.org".parse().unwrap(), options),
         settings,
@@ -782,6 +802,10 @@ fn a_source_that_is_no_good_is_told_with_its_remedy() {
         ("{ dns = \"db:1\", timeout = \"5\" }", "`timeout` is \"5\", without a unit"),
         ("{ dns = \"db:1\", bad_entries = \"x\" }", "write \"reject\" or \"leave_out\""),
         ("{ dns = \"db:1\", max_stale = \"1ms\" }", "max_stale is 1ms; it must be 1s to"),
+        (
+            "{ dns = \"db:1\", keep_absent = \"500ms\" }",
+            "keep_absent is 500ms; it must be 1s to 24h, or off",
+        ),
         ("{ dns = \"db:1\", floor = 50 }", "`floor` must be a table; this is an integer: write"),
         ("{ dns = \"db:1\", floor = {} }", "`floor` has no `hold`: write"),
         (
@@ -912,4 +936,29 @@ fn without_etcd_a_file_that_wants_it_is_refused_with_what_to_build() {
     let text = source("{ etcd = { endpoints = \"a:1\", prefix = \"/\" } }");
     let expected = "3:19: this tinylb was built without etcd: build it with `--features etcd`";
     assert_eq!(problems(&text), [expected]);
+}
+
+#[test]
+fn a_length_of_time_has_units_that_nobody_can_mistake() {
+    let ms = |text| super::fields::duration(text).map(|time| time.as_millis()).ok();
+    for (text, expected) in [
+        ("5ms", 5),
+        ("3s", 3_000),
+        ("5m", 300_000),
+        ("5min", 300_000),
+        ("2h", 7_200_000),
+        ("1d", 86_400_000),
+        ("1h 30m", 5_400_000),
+        (" 1h30m5s ", 5_405_000),
+        ("0", 0),
+        ("0s", 0),
+    ] {
+        assert_eq!(ms(text), Some(expected), "{text}");
+    }
+    // Months, years and weeks differ, and so do the letters of those who write them.
+    for text in ["5M", "1month", "1y", "1w", "5S", "5us", "5", "", " ", "s", "-5s", "1.5s", "5s x"]
+    {
+        assert_eq!(ms(text), None, "{text}");
+    }
+    assert_eq!(ms("18446744073709551615d"), None);
 }
