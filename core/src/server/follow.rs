@@ -6,9 +6,10 @@ use std::{
     task::Poll,
 };
 
-use futures::{FutureExt, Stream};
+use futures::Stream;
 
 use super::{
+    deadline::Deadline,
     shared::Shared,
     signal::{Signal, Word},
 };
@@ -63,7 +64,7 @@ impl<T: Target> Follower<T> {
             if self.has_ended && due.is_none() {
                 return;
             }
-            let mut sleep = due.map(|due| runtime.sleep(due.saturating_sub(now)));
+            let mut deadline = due.map(|due| Deadline::new(&*runtime, due.saturating_sub(now)));
             let said = poll_fn(|cx| {
                 if taken == TURN {
                     taken = 0;
@@ -83,8 +84,8 @@ impl<T: Target> Follower<T> {
                         return Poll::Ready(Some(said.unwrap_or_else(|e| Update::Lost(e.into()))));
                     }
                 }
-                match &mut sleep {
-                    Some(sleep) => sleep.poll_unpin(cx).map(|()| None),
+                match &mut deadline {
+                    Some(deadline) => deadline.poll(&*runtime, cx).map(|()| None),
                     None => Poll::Pending,
                 }
             });

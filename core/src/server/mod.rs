@@ -1,4 +1,5 @@
 mod accept;
+mod deadline;
 mod follow;
 mod session;
 mod shared;

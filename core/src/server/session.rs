@@ -5,13 +5,11 @@ use std::{
     time::Duration,
 };
 
-use futures::{
-    FutureExt,
-    future::{BoxFuture, poll_fn},
-};
+use futures::{FutureExt, future::poll_fn};
 
 use super::{
     Link,
+    deadline::Deadline,
     shared::Shared,
     signal::{Signal, Word},
 };
@@ -107,7 +105,8 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
 
     /// Waits for the first set.
     async fn wait(&mut self) -> Result<(), EndReason> {
-        let mut timeout = self.link.runtime.sleep(self.link.shared.settings().waiting_timeout);
+        let limit = self.link.shared.settings().waiting_timeout;
+        let mut timeout = Deadline::new(&*self.link.runtime, limit);
         poll_fn(|cx| {
             if let Poll::Ready(word) = self.signal.poll(None, cx) {
                 return Poll::Ready(match word {
@@ -119,7 +118,8 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
             if self.ends.client.poll_cut(cx).is_ready() {
                 return Poll::Ready(Err(EndReason::ClientFailed));
             }
-            timeout.poll_unpin(cx).map(|()| Err(EndReason::WaitingTimedOut))
+            let runtime = &*self.link.runtime;
+            timeout.poll(runtime, cx).map(|()| Err(EndReason::WaitingTimedOut))
         })
         .await
     }
@@ -129,12 +129,10 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
         let link = Arc::clone(&self.link);
         let (shared, id) = (&link.shared, self.record.id);
         let settings = shared.settings();
-        let began = link.runtime.now();
-        let time_left =
-            || settings.dial_time_max.saturating_sub(link.runtime.now().saturating_sub(began));
         let (mut attempts, mut left) = (0, settings.dial_time_max);
         loop {
-            let failure = match self.attempt(settings.dial_timeout.min(left)).await {
+            let (within, began) = (settings.dial_timeout.min(left), link.runtime.now());
+            let failure = match self.attempt(within).await {
                 Outcome::Dialled(backend) => {
                     self.ends.backend = Some(backend);
                     if shared.connected(id) {
@@ -151,8 +149,10 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
             if attempts == settings.dial_attempts_max {
                 return Err(EndReason::DialFailed);
             }
+            // An attempt can take longer only because the process was paused.
+            let taken = link.runtime.now().saturating_sub(began).min(within);
+            left = left.saturating_sub(taken);
             // Before the next turn is taken: it is another session's if this one can't use it.
-            left = time_left();
             if left.is_zero() {
                 return Err(EndReason::DialTimedOut);
             }
@@ -171,7 +171,7 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
             };
         };
         let mut dial = link.dialer.dial(&pick.target, within);
-        let mut timeout = link.runtime.sleep(within);
+        let mut timeout = Deadline::new(&*link.runtime, within);
         poll_fn(|cx| {
             if let Poll::Ready(word) = self.signal.poll(Some(Word::Admitted), cx) {
                 return Poll::Ready(match word {
@@ -188,7 +188,8 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
             if self.ends.client.poll_cut(cx).is_ready() {
                 return Poll::Ready(Outcome::Over(EndReason::ClientFailed));
             }
-            timeout.poll_unpin(cx).map(|()| Outcome::Failed(DialFailure::TimedOut))
+            let is_over = timeout.poll(&*link.runtime, cx);
+            is_over.map(|()| Outcome::Failed(DialFailure::TimedOut))
         })
         .await
     }
@@ -232,7 +233,7 @@ struct Watch {
     bytes: u64,
     /// When the last byte or end was seen.
     moved_at: Duration,
-    timer: BoxFuture<'static, ()>,
+    deadline: Deadline,
 }
 
 impl<'a> Limits<'a> {
@@ -264,20 +265,20 @@ impl<'a> Limits<'a> {
             watch.bytes = bytes;
             watch.moved_at = self.runtime.now();
         }
-        while watch.timer.poll_unpin(cx).is_ready() {
+        while watch.deadline.poll(&**self.runtime, cx).is_ready() {
             let left = limit.saturating_sub(self.runtime.now().saturating_sub(watch.moved_at));
             if left.is_zero() {
                 return Poll::Ready(reason);
             }
-            watch.timer = self.runtime.sleep(left);
+            watch.deadline = Deadline::new(&**self.runtime, left);
         }
         Poll::Pending
     }
 
     fn restart(&mut self) {
         let watch = |(limit, _)| {
-            let timer = self.runtime.sleep(limit);
-            Box::new(Watch { bytes: 0, moved_at: self.runtime.now(), timer })
+            let deadline = Deadline::new(&**self.runtime, limit);
+            Box::new(Watch { bytes: 0, moved_at: self.runtime.now(), deadline })
         };
         self.watch = self.limit().map(watch);
     }

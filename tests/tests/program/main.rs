@@ -11,6 +11,7 @@ mod dns;
 mod exit;
 mod harness;
 mod output;
+mod pause;
 mod put;
 mod relay;
 mod reload;

@@ -12,6 +12,7 @@ mod events;
 mod limit;
 mod listeners;
 mod panics;
+mod pause;
 mod relay;
 mod revoked;
 mod runtimes;
