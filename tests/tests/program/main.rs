@@ -10,6 +10,7 @@ mod dial;
 mod dns;
 mod exit;
 mod harness;
+mod memory;
 mod output;
 mod pause;
 mod put;

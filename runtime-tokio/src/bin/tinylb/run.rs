@@ -4,7 +4,7 @@ use tokio::{signal::unix::SignalKind, sync::mpsc, time::sleep};
 use tracing::{error, info};
 
 use crate::{
-    Failure, admin,
+    Failure, admin, allocator,
     args::Run,
     block_on,
     config::{self, Config, LoadError},
@@ -44,6 +44,8 @@ fn configuration(args: &Run) -> Result<Config, Failure> {
 
 async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
+    // On this thread, as everything that is spawned from it.
+    tokio::spawn(allocator::collect_regularly());
     let mut hangup = hear(SignalKind::hangup())?;
     let (fatal, mut deaths) = mpsc::unbounded_channel();
     let program = Arc::new(Program::new(args.workers, args.splice.into(), fatal));
