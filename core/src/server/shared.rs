@@ -2,7 +2,7 @@ use std::{
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    task::{Poll, Waker},
+    task::Waker,
     time::Duration,
 };
 
@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     Admission, BackendSet, Change, Conn, DialFailure, Direction, EndReason, Event, Generation,
-    ListenerId, Pick, Progress, Refusal, Report, Runtime, SessionId, SetError, Settings, Side,
-    Snapshot, Target,
+    Limit, ListenerId, Pick, Progress, Refusal, Report, Runtime, SessionId, SetError, Settings,
+    Side, Snapshot, Target,
     sync::{Mutex, MutexGuard},
 };
 
@@ -54,31 +54,27 @@ impl<T: Target> Shared<T> {
 
     // Sessions.
 
-    /// Accepts a client, once there is room, unless the server is shutting down. Accept loops are
-    /// nudged when there is.
-    pub(super) fn poll_admit(
+    /// Accepts a client, if there is room, unless the server is shutting down.
+    pub(super) fn admit(
         &self,
         listener: ListenerId,
         client: &mut impl Conn,
         signal: &Arc<Signal>,
-    ) -> Poll<Option<(SessionId, Admission<T>)>> {
+    ) -> Result<Option<(SessionId, Admission<T>)>, Limit> {
         // An adapter's code, so neither under the lock nor trusted not to panic.
         let peer = || catch_unwind(AssertUnwindSafe(|| client.peer())).unwrap_or_default();
         let peer = self.observer.is_some().then(peer).unwrap_or_default();
         self.step(|state| {
             if state.phase != Phase::Running {
-                return Poll::Ready(None);
+                return Ok(None);
             }
-            if !state.has_room() {
-                state.is_parked = true;
-                return Poll::Pending;
-            }
+            state.take_room()?;
             let (id, admission) = state.balancer.admit(Arc::clone(signal));
             state.outbox.event(|| Event::Accepted { id, listener, peer });
             if let Admission::Dial(pick) = &admission {
                 state.outbox.event(|| Event::Admitted { id, pick: pick.clone() });
             }
-            Poll::Ready(Some((id, admission)))
+            Ok(Some((id, admission)))
         })
     }
 
@@ -131,6 +127,7 @@ impl<T: Target> Shared<T> {
         self.step(|state| {
             let pick = state.balancer.pick(id).cloned();
             let owed = state.balancer.finish(id, reason);
+            state.give_room();
             state.bytes_to_backends += bytes_to_backend;
             state.bytes_to_clients += bytes_to_client;
             state.outbox.event(|| Event::Ended {
@@ -158,10 +155,10 @@ impl<T: Target> Shared<T> {
         set: BackendSet<T>,
         with: impl Fn(&mut State<T>),
     ) -> Report {
-        let now = self.runtime.now();
         let replacing = self.replacing.lock().unwrap_or_else(|poison| poison.into_inner());
         let mut change = Change::between(self.set(), set);
         let (report, before, drain, wakes) = loop {
+            let now = self.runtime.now();
             let mut state = self.lock();
             state.set_at = Some(now);
             with(&mut state);
@@ -283,14 +280,6 @@ impl<T: Target> Shared<T> {
         stop
     }
 
-    /// Whether another connection may be accepted; if not, accept loops are nudged once it may.
-    pub(super) fn has_room(&self) -> bool {
-        self.step(|state| {
-            state.is_parked |= !state.has_room();
-            state.has_room()
-        })
-    }
-
     pub(super) fn accept_failed(
         &self,
         listener: ListenerId,
@@ -325,6 +314,7 @@ impl<T: Target> Shared<T> {
             let is_first = state.phase == Phase::Running;
             if is_first {
                 state.phase = Phase::Closing;
+                state.need_no_room();
                 state.stop_tasks(|task| task.is_listener);
             }
             is_first
@@ -335,6 +325,7 @@ impl<T: Target> Shared<T> {
     pub(super) fn close(&self) {
         self.step(|state| {
             state.phase = Phase::Closed;
+            state.need_no_room();
             let kills = state.balancer.abort_all();
             state.wakes.tell(kills, Word::Closed);
             state.stop_tasks(|_| true);

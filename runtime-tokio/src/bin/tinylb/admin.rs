@@ -138,7 +138,9 @@ impl Admin {
         match path[..] {
             ["healthz"] => text(StatusCode::OK, "ok\n".into()),
             ["readyz"] => self.ready(),
-            ["metrics"] => text(StatusCode::OK, metrics::text(&self.program.services())),
+            ["metrics"] => {
+                text(StatusCode::OK, metrics::text(&self.program.services(), self.program.budget()))
+            }
             ["services"] => self.show_services(),
             ["services", name, "backends"] => match self.program.service(name) {
                 Some(service) => self.put_backends(&service, request).await,

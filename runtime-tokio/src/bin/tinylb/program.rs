@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures::future::join_all;
+use tinylb_core::SharedBudget;
 use tinylb_tokio::{Address, SocketRelay, Splice};
 use tokio::{runtime::Handle, sync::mpsc};
 use tracing::{info, warn};
@@ -27,6 +28,8 @@ pub(crate) struct Program {
     workers_fixed: Option<usize>,
     /// Shared by all listeners, and so are its pipes.
     relay: SocketRelay,
+    /// The connections of all services, retired ones included.
+    budget: SharedBudget,
     fatal: mpsc::UnboundedSender<String>,
     /// Where the rotations of this process begin, where the configuration doesn't say: anywhere.
     start: u64,
@@ -55,6 +58,8 @@ impl Program {
             workers: Workers::new(fatal.clone()),
             workers_fixed,
             relay: SocketRelay::new(splice, descriptors::pipes_max()),
+            // Until it is known what else needs descriptors.
+            budget: SharedBudget::new(0),
             fatal,
             start: RandomState::new().hash_one(()),
         }
@@ -68,7 +73,9 @@ impl Program {
     pub(crate) fn apply(&self, config: Config) -> Result<(), String> {
         let mut state = self.lock();
         let workers = self.workers_fixed.or(config.workers).unwrap_or_else(cores);
-        let config = self.complete(config, workers);
+        let addresses = config.services.values().map(|service| service.listen.len()).sum();
+        let connections = descriptors::connections_max(workers, addresses);
+        let config = self.complete(config, connections);
         let bound = bind_new(&state.sockets, &config, workers)?;
         let workers = self.workers.first(workers)?;
         let mut changes = Vec::new();
@@ -97,15 +104,24 @@ impl Program {
             info!(target: log::ALWAYS, "listening on {address}");
             state.sockets.insert(key, socket);
         }
+        self.set_budget(connections);
+        let guaranteed = descriptors::connections_min(connections, changes.len());
         let mut services = BTreeMap::new();
         for (service, config, opened) in changes {
             let is_new = !state.services.contains_key(&service.name);
+            let minimum = guaranteed.min(config.settings.max_connections);
+            service.handle().share(&self.budget, minimum);
             service.apply(config, opened, is_new)?;
             services.insert(service.name.clone(), service);
         }
         let before = std::mem::replace(&mut state.services, services);
         self.retire_missing(&mut state, before);
         Ok(())
+    }
+
+    /// The connections that all services have together, and may have.
+    pub(crate) fn budget(&self) -> &SharedBudget {
+        &self.budget
     }
 
     /// The service of this name.
@@ -136,24 +152,33 @@ impl Program {
     }
 
     /// Fills in what the configuration leaves to the program.
-    fn complete(&self, config: Config, workers: usize) -> BTreeMap<String, config::Service> {
+    fn complete(&self, config: Config, connections: usize) -> BTreeMap<String, config::Service> {
         let mut services = config.services;
-        let open_ended = services.values().filter(|s| s.max_connections.is_none()).count();
-        let addresses = services.values().map(|service| service.listen.len()).sum();
-        let descriptors = descriptors::connections_max(workers, addresses);
-        let connections_max = (descriptors / open_ended.max(1)).max(1);
         for service in services.values_mut() {
-            service.settings.max_connections = service.max_connections.unwrap_or(connections_max);
+            service.settings.max_connections = service.max_connections.unwrap_or(connections);
             service.settings.start = service.start.unwrap_or(self.start);
-            if service.settings.max_connections > descriptors {
+            if service.settings.max_connections > connections {
                 warn!(
-                    "max_connections is {}, and there are descriptors for {descriptors}: raise the \
-                     limit of descriptors, or clients beyond that are reset",
+                    "max_connections is {}, and there are descriptors for {connections}: raise \
+                     `ulimit -n` (LimitNOFILE of a systemd unit), or clients beyond that wait",
                     service.settings.max_connections
                 );
             }
         }
         services
+    }
+
+    fn set_budget(&self, connections: usize) {
+        if connections < descriptors::FEW && connections != self.budget.total() {
+            warn!(
+                connections,
+                descriptors = descriptors::limit(),
+                "the limit of descriptors leaves room for few connections at a time \
+                 ({connections}), and clients beyond that wait: raise `ulimit -n` (LimitNOFILE of a \
+                 systemd unit)"
+            );
+        }
+        self.budget.set_total(connections);
     }
 
     fn retire_missing(&self, state: &mut State, before: BTreeMap<String, Arc<Service>>) {
