@@ -15,7 +15,9 @@ pub enum Removal {
 
 /// What a server can be told. All of it can be changed while it runs
 /// ([`Handle::configure`](crate::Handle::configure)) but `start`; sessions keep the time limits
-/// that were in force when they began to dial (for dialling) or to relay (for the rest).
+/// that were in force when they began to dial (for dialling) or to relay (for the rest). `removal`
+/// reaches those that drain already: their time counts from their removal, and with
+/// [`Removal::Abort`] it is over at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {

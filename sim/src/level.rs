@@ -66,6 +66,8 @@ const DECISIONS_REACH: &[Sometimes] = &[
     Sometimes::DialTimedOut,
     Sometimes::DrainInterrupted,
     Sometimes::DrainExpired,
+    Sometimes::DrainShortened,
+    Sometimes::DrainProlonged,
     Sometimes::LimitReached,
     Sometimes::GraceOver,
     Sometimes::Finished,

@@ -330,6 +330,8 @@ struct Run<'a, P> {
     /// What was said last, which is the set.
     set: Backends,
     drain: u32,
+    /// Replacements whose deadline to drain hasn't come, ascending.
+    draining: Vec<u64>,
     rules_left: Vec<u32>,
     /// Replacements that the policy hasn't said to be applied, ascending.
     unapplied: VecDeque<u64>,
@@ -360,6 +362,7 @@ impl<'a, P: Policy> Run<'a, P> {
             parked: Vec::new(),
             set: Vec::new(),
             drain: scenario.config.drain,
+            draining: Vec::new(),
             rules_left: scenario.rules.iter().map(|rule| rule.times).collect(),
             unapplied: VecDeque::new(),
             is_healed: false,
@@ -478,6 +481,8 @@ impl<'a, P: Policy> Run<'a, P> {
                 self.end(session, EndReason::WaitingTimedOut);
             }
             Due::WaitOver(_) => {}
+            // The time to drain has changed, and so has the deadline.
+            Due::Deadline(generation) if !self.is_over(generation) => {}
             Due::Deadline(generation) => {
                 let cut = self.policy.drain_expired(generation);
                 self.note(Note::DrainExpired(generation));
@@ -730,7 +735,7 @@ impl<'a, P: Policy> Run<'a, P> {
             }
             Operation::Bounce(place) => *self.place(*place) = PlaceState::default(),
             Operation::PanicDial(place) => self.place(*place).panics = true,
-            Operation::Drain(time) => self.drain = *time,
+            Operation::Drain(time) => self.drains_change(*time),
             Operation::ResetCycle => {
                 self.policy.reset_cycle();
                 self.ledger.reset_cycle();
@@ -806,12 +811,31 @@ impl<'a, P: Policy> Run<'a, P> {
             self.dial(session, key, place);
         }
         if taken.draining > 0 {
+            self.draining.push(generation);
             let time = u64::from(self.drain) * 1000;
             self.after(time, time, Due::Deadline(generation));
             self.trigger(Trigger::DrainBegan, Place(0));
         }
         let place = set.first().map_or(Place(0), |(_, place)| *place);
         self.trigger(Trigger::Replaced, place);
+    }
+
+    fn drains_change(&mut self, time: u32) {
+        self.drain = time;
+        self.ledger.drains_change(u64::from(time) * 1000);
+        for generation in self.draining.clone() {
+            let until = self.ledger.drain_until(generation, u64::from(time) * 1000);
+            let at = until.unwrap_or_default().max(self.now);
+            self.due(at, Due::Deadline(generation));
+        }
+    }
+
+    /// Whether a drain that has begun is over by the time that it has now.
+    fn is_over(&mut self, generation: u64) -> bool {
+        let until = self.ledger.drain_until(generation, u64::from(self.drain) * 1000);
+        let is_over = until.is_some_and(|until| until <= self.now);
+        self.draining.retain(|draining| !is_over || *draining != generation);
+        is_over
     }
 
     fn shut_down(&mut self, grace: u32) {

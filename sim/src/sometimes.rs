@@ -54,6 +54,10 @@ sometimes! {
     DrainInterrupted "a target came back while its sessions drained",
     /// A drain's deadline cut a session.
     DrainExpired "the deadline of a drain cut a session",
+    /// A session had less time to drain than when it began to.
+    DrainShortened "a drain was shortened while a session drained",
+    /// A session had more time to drain than when it began to.
+    DrainProlonged "a drain was prolonged while a session drained",
     /// The limit of connections was reached.
     LimitReached "the limit of connections was reached",
     /// A shutdown's grace was over with sessions left.

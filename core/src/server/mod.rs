@@ -1,5 +1,6 @@
 mod accept;
 mod deadline;
+mod drain;
 mod follow;
 mod limit;
 mod member;

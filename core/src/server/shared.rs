@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    drain::Drain,
     signal::{Signal, Word, until_told},
     state::{Item, Phase, State, Task},
 };
@@ -157,15 +158,19 @@ impl<T: Target> Shared<T> {
     ) -> Report {
         let replacing = self.replacing.lock().unwrap_or_else(|poison| poison.into_inner());
         let mut change = Change::between(self.set(), set);
-        let (report, before, drain, wakes) = loop {
+        let (report, before, drains, wakes) = loop {
             let now = self.runtime.now();
             let mut state = self.lock();
             state.set_at = Some(now);
             with(&mut state);
             match state.replace(change) {
-                Ok((report, before, drain)) => {
+                Ok((report, before)) => {
+                    let drains = report.sessions_draining > 0;
+                    if drains {
+                        state.drains.insert(report.generation, Drain::new(now));
+                    }
                     state.settle();
-                    break (report, before, drain, mem::take(&mut state.wakes));
+                    break (report, before, drains, mem::take(&mut state.wakes));
                 }
                 // Only whoever holds `replacing` replaces the set, but nothing depends on that.
                 Err(stale) => {
@@ -179,8 +184,8 @@ impl<T: Target> Shared<T> {
         wakes.wake();
         self.deliver();
         drop(before);
-        if let Some(time) = drain {
-            self.expire_drain(report.generation, time);
+        if drains {
+            self.end_drain(report.generation);
         }
         Report::clone(&report)
     }
@@ -224,17 +229,6 @@ impl<T: Target> Shared<T> {
 
     pub(super) fn validate_target(&self, target: &T) -> Result<(), String> {
         (self.validate)(target)
-    }
-
-    fn expire_drain(self: &Arc<Self>, generation: Generation, time: Duration) {
-        let (shared, sleep) = (Arc::clone(self), self.runtime.sleep(time));
-        self.spawn(async move {
-            sleep.await;
-            shared.step(|state| {
-                let expired = state.balancer.drain_expired(generation);
-                state.wakes.tell(expired, Word::Expired);
-            });
-        });
     }
 
     // Tasks.
@@ -297,11 +291,16 @@ impl<T: Target> Shared<T> {
         Arc::clone(&self.lock().settings)
     }
 
-    pub(super) fn configure(&self, settings: Settings) {
-        self.step(|state| {
+    pub(super) fn configure(self: &Arc<Self>, settings: Settings) {
+        let drains_change = self.step(|state| {
+            let drains_change = state.settings.removal != settings.removal;
             state.balancer.set_waiting_max(settings.waiting_max);
             state.settings = Arc::new(settings);
+            drains_change
         });
+        if drains_change {
+            self.end_drains();
+        }
     }
 
     pub(super) fn reset_cycle(&self) {

@@ -3,11 +3,12 @@ use std::{collections::BTreeMap, sync::Arc, task::Waker, time::Duration};
 use slab::Slab;
 
 use super::{
+    drain::Drain,
     member::{Membership, Nudge},
     signal::{Signal, Word},
 };
 use crate::{
-    BackendSet, BadEntry, Balancer, Change, Event, Generation, Held, Limit, Owed, Removal, Report, Settings,
+    BackendSet, BadEntry, Balancer, Change, Event, Generation, Held, Limit, Owed, Report, Settings,
     Snapshot, Target,
 };
 
@@ -32,6 +33,8 @@ pub(super) struct State<T> {
     pub(super) limit_reached: Option<(Limit, Duration)>,
     /// The replacements whose futures wait.
     pub(super) barriers: BTreeMap<Generation, Waker>,
+    /// The replacements whose sessions may drain.
+    pub(super) drains: BTreeMap<Generation, Drain>,
     /// The shutdowns whose futures wait.
     pub(super) shutdowns: Slab<Option<Waker>>,
     pub(super) set_at: Option<Duration>,
@@ -96,6 +99,7 @@ impl<T: Target> State<T> {
             member: None,
             limit_reached: None,
             barriers: BTreeMap::new(),
+            drains: BTreeMap::new(),
             shutdowns: Slab::new(),
             set_at: None,
             source_lost: None,
@@ -169,14 +173,13 @@ impl<T: Target> State<T> {
         self.phase != Phase::Running && self.listeners == 0 && self.balancer.live() == 0
     }
 
-    /// A replacement, its report, what is to be dropped, and the time that sessions may drain.
+    /// A replacement, its report, and what is to be dropped.
     #[expect(clippy::result_large_err, reason = "the change is handed back, not boxed up")]
     pub(super) fn replace(
         &mut self,
         change: Change<T>,
-    ) -> Result<(Arc<Report>, impl Sized + use<T>, Option<Duration>), Change<T>> {
-        let removal = self.settings.removal;
-        let replaced = self.balancer.replace(change, removal)?;
+    ) -> Result<(Arc<Report>, impl Sized + use<T>), Change<T>> {
+        let replaced = self.balancer.replace(change, self.settings.removal)?;
         let report = Arc::new(Report {
             generation: replaced.generation,
             is_change: replaced.is_change,
@@ -199,11 +202,7 @@ impl<T: Target> State<T> {
             self.wakes.tell(signal, Word::Admitted);
             self.outbox.event(|| Event::Admitted { id, pick });
         }
-        let drain = match removal {
-            Removal::Drain(time) if report.sessions_draining > 0 => Some(time),
-            _ => None,
-        };
-        Ok((report, (replaced.before, replaced.spent), drain))
+        Ok((report, (replaced.before, replaced.spent)))
     }
 
     /// What an attempt owes is paid once the events so far have been delivered.

@@ -45,7 +45,10 @@ pub(crate) struct Ledger {
     closes_at: Option<u64>,
     /// How late a timer may be.
     slack: u64,
-    /// Until then, a session whose target came back after its deadline may be kept or cut.
+    /// When the drains began that are not over, by replacement, ascending.
+    drains: Vec<(u64, u64)>,
+    /// Until then, a session whose target came back after its deadline, or whose deadline was put
+    /// off then, may be kept or cut.
     doubt_until: u64,
     violations: Vec<Violation>,
     pub(crate) counts: Counts,
@@ -79,7 +82,8 @@ struct Session {
     dial_began: u64,
     /// The target's dial is to panic.
     may_panic: bool,
-    /// Its target came back after the deadline of its drain, which may have been first.
+    /// Its target came back after the deadline of its drain, or that was put off after it had come;
+    /// the deadline may have been first.
     is_doubtful: bool,
 }
 
@@ -148,6 +152,7 @@ impl Ledger {
             is_closing: false,
             closes_at: None,
             slack: SLACK,
+            drains: Vec::new(),
             doubt_until: 0,
             violations: Vec::new(),
             counts: Counts::default(),
@@ -446,7 +451,9 @@ impl Ledger {
             EndReason::Finished => is_relaying,
             EndReason::BackendRemoved => matches!(phase, Phase::Cut(_)),
             EndReason::DrainExpired => match phase {
-                Phase::Draining(_, until) => now + self.slack >= until,
+                Phase::Draining(_, until) => {
+                    now + self.slack >= until || session.is_doubtful && self.is_in_doubt()
+                }
                 Phase::Connected => session.is_doubtful && self.is_in_doubt(),
                 phase => matches!(phase, Phase::Expired(_)),
             },
@@ -574,6 +581,9 @@ impl Ledger {
             self.counts.add(what, times as u64);
         }
         self.owe(generation, (cut + revoked) as u32);
+        if draining > 0 {
+            self.drains.push((generation, self.at));
+        }
         self.set.clone_from(set);
         self.keys_of = keys_of;
         self.has_set = true;
@@ -601,8 +611,38 @@ impl Ledger {
         self.generation = generation;
     }
 
+    /// Sessions of removed targets may drain for so long from now on, those included that do.
+    pub(crate) fn drains_change(&mut self, time: u64) {
+        let (at, slack) = (self.at, self.slack);
+        let mut counts = [(Sometimes::DrainShortened, 0), (Sometimes::DrainProlonged, 0)];
+        for serial in &self.live {
+            let session = &mut self.sessions[*serial as usize];
+            let Phase::Draining(generation, until) = session.phase else { continue };
+            let Ok(drain) = self.drains.binary_search_by_key(&generation, |(number, _)| *number)
+            else {
+                continue;
+            };
+            let now_until = (self.drains[drain].1 + time).max(at);
+            session.phase = Phase::Draining(generation, now_until);
+            session.is_doubtful = at + slack >= until && now_until > until;
+            if session.is_doubtful {
+                self.doubt_until = at + slack;
+            }
+            counts[0].1 += u64::from(now_until < until);
+            counts[1].1 += u64::from(now_until > until);
+        }
+        counts.into_iter().for_each(|(what, times)| self.counts.add(what, times));
+    }
+
+    /// When a replacement's drain is to be over, if that takes so long.
+    pub(crate) fn drain_until(&self, generation: u64, time: u64) -> Option<u64> {
+        let drain = self.drains.iter().find(|(number, _)| *number == generation)?;
+        Some(drain.1 + time)
+    }
+
     /// The deadline of a replacement's drain has come; how many sessions were taken out.
     pub(crate) fn drain_expired(&mut self, generation: u64, taken: usize) {
+        self.drains.retain(|(number, _)| *number != generation);
         let mut due = 0;
         for serial in &self.live {
             let session = &mut self.sessions[*serial as usize];
