@@ -23,7 +23,9 @@ pub enum Removal {
 pub struct Settings {
     /// Time for one attempt to dial, 1 ms to 1 h; shared among the addresses of a name. 3 s.
     pub dial_timeout: Duration,
-    /// Distinct targets tried for one client, 1 to 16. A revoked dial doesn't count. 3.
+    /// Attempts to dial for one client, 1 to 16. Each goes to a target that hasn't been tried; if
+    /// all have been, they are tried again after a pause of 250 ms, since one lost packet may be all
+    /// that was wrong. A revoked dial doesn't count. 3.
     pub dial_attempts_max: usize,
     /// Time for all attempts of one client together, 1 ms to 1 h. 8 s.
     pub dial_time_max: Duration,

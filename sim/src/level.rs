@@ -62,6 +62,7 @@ const DECISIONS_REACH: &[Sometimes] = &[
     Sometimes::WaitingFull,
     Sometimes::WaitingTimedOut,
     Sometimes::TurnPassed,
+    Sometimes::TriedAgain,
     Sometimes::DialFailed,
     Sometimes::DialTimedOut,
     Sometimes::DrainInterrupted,

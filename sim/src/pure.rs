@@ -120,7 +120,6 @@ fn reason_of(refusal: Refusal) -> EndReason {
     match refusal {
         Refusal::NoBackends => EndReason::NoBackends,
         Refusal::WaitingFull => EndReason::WaitingFull,
-        Refusal::AllTried => EndReason::DialFailed,
         _ => EndReason::Shutdown,
     }
 }
@@ -214,6 +213,9 @@ pub fn run_policy(scenario: &Scenario, policy: impl Policy, keep_trace: bool) ->
     run.finish()
 }
 
+/// Microseconds before targets that have failed are dialled again.
+const ROUND_PAUSE: u64 = 250_000;
+
 /// Something that comes due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Due {
@@ -227,6 +229,8 @@ enum Due {
     Over(u32, u32, EndReason),
     /// A session's task notices what it was told.
     Told(u32, u32, Told),
+    /// The pause is over before targets that have failed are dialled again.
+    Again(u32, u32),
     /// A session has waited for long enough.
     WaitOver(u32),
     /// The time to drain since a replacement is over.
@@ -476,7 +480,8 @@ impl<'a, P: Policy> Run<'a, P> {
             Due::Told(session, epoch, told) if self.is_now(session, epoch) => {
                 self.told(session, told);
             }
-            Due::Dialled(..) | Due::Over(..) | Due::Told(..) => {}
+            Due::Again(session, epoch) if self.is_now(session, epoch) => self.retry(session),
+            Due::Dialled(..) | Due::Over(..) | Due::Told(..) | Due::Again(..) => {}
             Due::WaitOver(session) if self.is_now(session, 0) => {
                 self.end(session, EndReason::WaitingTimedOut);
             }
@@ -631,14 +636,28 @@ impl<'a, P: Policy> Run<'a, P> {
             self.end(session, EndReason::DialFailed);
         } else if self.now - began >= u64::from(config.dial_time) * 1000 {
             self.end(session, EndReason::DialTimedOut);
+        } else if failure != Failure::Revoked && self.ledger.has_tried_all(serial) {
+            // What the session is told meanwhile still counts, and ends the pause.
+            let epoch = self.sessions[session as usize].epoch;
+            let left = began + u64::from(config.dial_time) * 1000 - self.now;
+            let pause = ROUND_PAUSE.min(left);
+            self.after(pause, pause, Due::Again(session, epoch));
         } else {
-            match self.policy.retry(session) {
-                Verdict::Dial(key, place) => self.dial(session, key, place),
-                Verdict::Wait => self.ledger.fail(Law::Pool, format!("{session} is to wait again")),
-                Verdict::End(reason) => self.end(session, reason),
-            }
+            self.retry(session);
         }
         self.trigger(Trigger::DialFailed, place);
+    }
+
+    fn retry(&mut self, session: u32) {
+        let time = u64::from(self.scenario.config.dial_time) * 1000;
+        if self.now - self.sessions[session as usize].began >= time {
+            return self.end(session, EndReason::DialTimedOut);
+        }
+        match self.policy.retry(session) {
+            Verdict::Dial(key, place) => self.dial(session, key, place),
+            Verdict::Wait => self.ledger.fail(Law::Pool, format!("{session} is to wait again")),
+            Verdict::End(reason) => self.end(session, reason),
+        }
     }
 
     fn relay(&mut self, session: u32) {

@@ -46,6 +46,8 @@ sometimes! {
     WaitingTimedOut "a session waited for too long",
     /// A retry found its turn's target tried.
     TurnPassed "a retry left the turn to others",
+    /// Every target had failed for a client, and was tried again.
+    TriedAgain "targets that had all failed were tried again",
     /// A client got no backend because every dial failed.
     DialFailed "every dial of a client failed",
     /// A dial took too long.

@@ -18,6 +18,9 @@ use crate::{
     Settings, Side, Target,
 };
 
+/// Pause before a client's second round through targets that have all failed.
+const ROUND_PAUSE: Duration = Duration::from_millis(250);
+
 /// One client's connection and what is done for it.
 ///
 /// However it goes away (its end, a kill, a panic, a runtime that drops its task), its fields are
@@ -129,6 +132,8 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
         let link = Arc::clone(&self.link);
         let (shared, id) = (&link.shared, self.record.id);
         let settings = shared.settings();
+        // What takes longer than it may does so only because the process was paused.
+        let taken = |since, most| link.runtime.now().saturating_sub(since).min(most);
         let (mut attempts, mut left) = (0, settings.dial_time_max);
         loop {
             let (within, began) = (settings.dial_timeout.min(left), link.runtime.now());
@@ -149,9 +154,12 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
             if attempts == settings.dial_attempts_max {
                 return Err(EndReason::DialFailed);
             }
-            // An attempt can take longer only because the process was paused.
-            let taken = link.runtime.now().saturating_sub(began).min(within);
-            left = left.saturating_sub(taken);
+            left = left.saturating_sub(taken(began, within));
+            if shared.has_tried_all(id) {
+                let (pause, began) = (ROUND_PAUSE.min(left), link.runtime.now());
+                self.pause(pause).await?;
+                left = left.saturating_sub(taken(began, pause));
+            }
             // Before the next turn is taken: it is another session's if this one can't use it.
             if left.is_zero() {
                 return Err(EndReason::DialTimedOut);
@@ -159,6 +167,24 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
             self.signal = Arc::new(Signal::default());
             shared.retry(id, &self.signal)?;
         }
+    }
+
+    /// Waits before targets that have failed are dialled again, unless the set has changed.
+    async fn pause(&mut self, time: Duration) -> Result<(), EndReason> {
+        let mut over = self.link.runtime.sleep(time);
+        poll_fn(|cx| {
+            if let Poll::Ready(word) = self.signal.poll(Some(Word::Admitted), cx) {
+                return Poll::Ready(match word {
+                    Word::Revoked => Ok(()),
+                    word => Err(word.into()),
+                });
+            }
+            if self.ends.client.poll_cut(cx).is_ready() {
+                return Poll::Ready(Err(EndReason::ClientFailed));
+            }
+            over.poll_unpin(cx).map(Ok)
+        })
+        .await
     }
 
     /// Dials the session's current backend.
@@ -330,7 +356,6 @@ impl From<Refusal> for EndReason {
         match refusal {
             Refusal::NoBackends => Self::NoBackends,
             Refusal::WaitingFull => Self::WaitingFull,
-            Refusal::AllTried => Self::DialFailed,
             Refusal::Closed => Self::Shutdown,
         }
     }

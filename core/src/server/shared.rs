@@ -98,6 +98,11 @@ impl<T: Target> Shared<T> {
         });
     }
 
+    /// Whether the next attempt would go to a target that has failed already.
+    pub(super) fn has_tried_all(&self, id: SessionId) -> bool {
+        self.step(|state| state.balancer.has_tried_all(id))
+    }
+
     /// Registers the next attempt.
     pub(super) fn retry(&self, id: SessionId, signal: &Arc<Signal>) -> Result<(), Refusal> {
         self.step(|state| {

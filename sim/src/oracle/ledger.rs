@@ -277,7 +277,12 @@ impl Ledger {
 
     pub(crate) fn admitted(&mut self, serial: u64, key: Key, place: Place) {
         let Some(session) = self.session(serial) else { return };
-        let (phase, tried) = (session.phase, session.tried);
+        let phase = session.phase;
+        if self.has_tried_all(serial) {
+            self.counts.add(Sometimes::TriedAgain, 1);
+            self.sessions[serial as usize].tried = 0;
+        }
+        let tried = self.sessions[serial as usize].tried;
         match phase {
             Phase::New | Phase::Revoked(_) | Phase::Failed => {}
             Phase::Waiting => {
@@ -309,6 +314,12 @@ impl Ledger {
         session.phase = Phase::Dialling;
         (session.key, session.place, session.dial_began) = (key, place, 0);
         self.loads[usize::from(place.0)].dialling += 1;
+    }
+
+    /// Whether dials of each target of the set have failed for a session.
+    pub(crate) fn has_tried_all(&self, serial: u64) -> bool {
+        let tried = self.sessions.get(serial as usize).map_or(0, |session| session.tried);
+        !self.set.is_empty() && self.set.iter().all(|(_, place)| tried & 1 << place.0 != 0)
     }
 
     /// The pick is the next turn, or the first target after it that this session hasn't tried.
@@ -444,7 +455,6 @@ impl Ledger {
         let session = &self.sessions[serial as usize];
         let (phase, now) = (session.phase, self.at);
         let since_began = now.saturating_sub(session.began);
-        let all_tried = self.set.iter().all(|(_, place)| session.tried & 1 << place.0 != 0);
         let is_between = matches!(phase, Phase::Failed | Phase::Revoked(_));
         let is_relaying = phase.may_move();
         let is_true = match reason {
@@ -467,9 +477,7 @@ impl Ledger {
                 matches!(phase, Phase::Waiting | Phase::Refused)
                     && since_began + self.slack >= self.waiting_timeout
             }
-            EndReason::DialFailed => {
-                is_between && (session.failures >= self.dial_attempts_max || all_tried)
-            }
+            EndReason::DialFailed => is_between && session.failures >= self.dial_attempts_max,
             EndReason::DialTimedOut => is_between && since_began + self.slack >= self.dial_time_max,
             EndReason::ClientFailed => phase != Phase::New,
             EndReason::BackendFailed | EndReason::HalfCloseTimedOut | EndReason::IdleTimedOut => {
