@@ -15,13 +15,17 @@ pub enum Removal {
 
 /// What a server can be told. All of it can be changed while it runs
 /// ([`Handle::configure`](crate::Handle::configure)) but `start`; sessions keep the time limits
-/// that were in force when they began to dial (for dialling) or to relay (for the rest).
+/// that were in force when they began to dial (for dialling) or to relay (for the rest). `removal`
+/// reaches those that drain already: their time counts from their removal, and with
+/// [`Removal::Abort`] it is over at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
     /// Time for one attempt to dial, 1 ms to 1 h; shared among the addresses of a name. 3 s.
     pub dial_timeout: Duration,
-    /// Distinct targets tried for one client, 1 to 16. A revoked dial doesn't count. 3.
+    /// Attempts to dial for one client, 1 to 16. Each goes to a target that hasn't been tried; if
+    /// all have been, they are tried again after a pause of 250 ms, since one lost packet may be all
+    /// that was wrong. A revoked dial doesn't count. 3.
     pub dial_attempts_max: usize,
     /// Time for all attempts of one client together, 1 ms to 1 h. 8 s.
     pub dial_time_max: Duration,

@@ -6,9 +6,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures::{FutureExt, Stream};
+use futures::Stream;
 
 use super::{
+    deadline::Deadline,
     shared::Shared,
     signal::{Signal, Word},
 };
@@ -63,7 +64,7 @@ impl<T: Target> Follower<T> {
             if self.has_ended && due.is_none() {
                 return;
             }
-            let mut sleep = due.map(|due| runtime.sleep(due.saturating_sub(now)));
+            let mut deadline = due.map(|due| Deadline::new(&*runtime, due.saturating_sub(now)));
             let said = poll_fn(|cx| {
                 if taken == TURN {
                     taken = 0;
@@ -76,8 +77,8 @@ impl<T: Target> Follower<T> {
                     taken += 1;
                     return Poll::Ready(Some(said));
                 }
-                match &mut sleep {
-                    Some(sleep) => sleep.poll_unpin(cx).map(|()| None),
+                match &mut deadline {
+                    Some(deadline) => deadline.poll(&*runtime, cx).map(|()| None),
                     None => Poll::Pending,
                 }
             });

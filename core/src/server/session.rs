@@ -12,6 +12,7 @@ use futures::{
 
 use super::{
     Link,
+    deadline::Deadline,
     delivery::confirmed,
     shared::Shared,
     signal::{Signal, Word},
@@ -20,6 +21,9 @@ use crate::{
     Conn, DialFailure, Dialer, Direction, EndReason, Progress, Refusal, Relay, Runtime, SessionId,
     Settings, Side, Target,
 };
+
+/// Pause before a client's second round through targets that have all failed.
+const ROUND_PAUSE: Duration = Duration::from_millis(250);
 
 /// One client's connection and what is done for it.
 ///
@@ -111,7 +115,8 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
 
     /// Waits for the first set.
     async fn wait(&mut self) -> Result<(), EndReason> {
-        let mut timeout = self.link.runtime.sleep(self.link.shared.settings().waiting_timeout);
+        let limit = self.link.shared.settings().waiting_timeout;
+        let mut timeout = Deadline::new(&*self.link.runtime, limit);
         poll_fn(|cx| {
             if let Poll::Ready(word) = self.signal.poll(None, cx) {
                 return Poll::Ready(match word {
@@ -123,7 +128,8 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
             if self.ends.client.poll_cut(cx).is_ready() {
                 return Poll::Ready(Err(EndReason::ClientFailed));
             }
-            timeout.poll_unpin(cx).map(|()| Err(EndReason::WaitingTimedOut))
+            let runtime = &*self.link.runtime;
+            timeout.poll(runtime, cx).map(|()| Err(EndReason::WaitingTimedOut))
         })
         .await
     }
@@ -133,12 +139,12 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
         let link = Arc::clone(&self.link);
         let (shared, id) = (&link.shared, self.record.id);
         let settings = shared.settings();
-        let began = link.runtime.now();
-        let time_left =
-            || settings.dial_time_max.saturating_sub(link.runtime.now().saturating_sub(began));
+        // What takes longer than it may does so only because the process was paused.
+        let taken = |since, most| link.runtime.now().saturating_sub(since).min(most);
         let (mut attempts, mut left) = (0, settings.dial_time_max);
         loop {
-            let failure = match self.attempt(settings.dial_timeout.min(left)).await {
+            let (within, began) = (settings.dial_timeout.min(left), link.runtime.now());
+            let failure = match self.attempt(within).await {
                 Outcome::Dialled(backend) => {
                     self.ends.backend = Some(backend);
                     if shared.connected(id) {
@@ -155,14 +161,37 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
             if attempts == settings.dial_attempts_max {
                 return Err(EndReason::DialFailed);
             }
+            left = left.saturating_sub(taken(began, within));
+            if shared.has_tried_all(id) {
+                let (pause, began) = (ROUND_PAUSE.min(left), link.runtime.now());
+                self.pause(pause).await?;
+                left = left.saturating_sub(taken(began, pause));
+            }
             // Before the next turn is taken: it is another session's if this one can't use it.
-            left = time_left();
             if left.is_zero() {
                 return Err(EndReason::DialTimedOut);
             }
             self.signal = Arc::new(Signal::default());
             shared.retry(id, &self.signal)?;
         }
+    }
+
+    /// Waits before targets that have failed are dialled again, unless the set has changed.
+    async fn pause(&mut self, time: Duration) -> Result<(), EndReason> {
+        let mut over = self.link.runtime.sleep(time);
+        poll_fn(|cx| {
+            if let Poll::Ready(word) = self.signal.poll(Some(Word::Admitted), cx) {
+                return Poll::Ready(match word {
+                    Word::Revoked => Ok(()),
+                    word => Err(word.into()),
+                });
+            }
+            if self.ends.client.poll_cut(cx).is_ready() {
+                return Poll::Ready(Err(EndReason::ClientFailed));
+            }
+            over.poll_unpin(cx).map(Ok)
+        })
+        .await
     }
 
     /// Dials the session's current backend.
@@ -175,7 +204,7 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
             };
         };
         let mut dial = link.dialer.dial(&pick.target, within);
-        let mut timeout = link.runtime.sleep(within);
+        let mut timeout = Deadline::new(&*link.runtime, within);
         poll_fn(|cx| {
             if let Poll::Ready(word) = self.signal.poll(Some(Word::Admitted), cx) {
                 return Poll::Ready(match word {
@@ -192,7 +221,8 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
             if self.ends.client.poll_cut(cx).is_ready() {
                 return Poll::Ready(Outcome::Over(EndReason::ClientFailed));
             }
-            timeout.poll_unpin(cx).map(|()| Outcome::Failed(DialFailure::TimedOut))
+            let is_over = timeout.poll(&*link.runtime, cx);
+            is_over.map(|()| Outcome::Failed(DialFailure::TimedOut))
         })
         .await
     }
@@ -258,7 +288,7 @@ struct Watch {
     bytes: u64,
     /// When the last byte or end was seen.
     moved_at: Duration,
-    timer: BoxFuture<'static, ()>,
+    deadline: Deadline,
 }
 
 impl<'a> Limits<'a> {
@@ -294,12 +324,12 @@ impl<'a> Limits<'a> {
             watch.bytes = bytes;
             watch.moved_at = self.runtime.now();
         }
-        while watch.timer.poll_unpin(cx).is_ready() {
+        while watch.deadline.poll(&**self.runtime, cx).is_ready() {
             let left = limit.saturating_sub(self.runtime.now().saturating_sub(watch.moved_at));
             if left.is_zero() {
                 return Poll::Ready(reason);
             }
-            watch.timer = self.runtime.sleep(left);
+            watch.deadline = Deadline::new(&**self.runtime, left);
         }
         Poll::Pending
     }
@@ -308,16 +338,17 @@ impl<'a> Limits<'a> {
     /// applies from then on.
     fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !std::mem::replace(&mut self.is_delivering, true) {
-            let timer = self.runtime.sleep(self.settings.delivery_timeout);
-            self.watch = Some(Box::new(Watch { bytes: 0, moved_at: Duration::ZERO, timer }));
+            let deadline = Deadline::new(&**self.runtime, self.settings.delivery_timeout);
+            self.watch = Some(Box::new(Watch { bytes: 0, moved_at: Duration::ZERO, deadline }));
         }
-        self.watch.as_mut().map_or(Poll::Pending, |watch| watch.timer.poll_unpin(cx))
+        let Some(watch) = &mut self.watch else { return Poll::Pending };
+        watch.deadline.poll(&**self.runtime, cx)
     }
 
     fn restart(&mut self) {
         let watch = |(limit, _)| {
-            let timer = self.runtime.sleep(limit);
-            Box::new(Watch { bytes: 0, moved_at: self.runtime.now(), timer })
+            let deadline = Deadline::new(&**self.runtime, limit);
+            Box::new(Watch { bytes: 0, moved_at: self.runtime.now(), deadline })
         };
         self.watch = self.limit().map(watch);
     }
@@ -391,7 +422,6 @@ impl From<Refusal> for EndReason {
         match refusal {
             Refusal::NoBackends => Self::NoBackends,
             Refusal::WaitingFull => Self::WaitingFull,
-            Refusal::AllTried => Self::DialFailed,
             Refusal::Closed => Self::Shutdown,
         }
     }

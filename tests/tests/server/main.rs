@@ -13,6 +13,7 @@ mod events;
 mod limit;
 mod listeners;
 mod panics;
+mod pause;
 mod relay;
 mod revoked;
 mod runtimes;

@@ -191,7 +191,9 @@ impl Admin {
         }
         let Some(work) = self.guests.work(guest).await else { return busy() };
         work.hold(match path[..] {
-            ["metrics"] => text(StatusCode::OK, metrics::text(&self.program.services())),
+            ["metrics"] => {
+                text(StatusCode::OK, metrics::text(&self.program.services(), self.program.budget()))
+            }
             ["services"] => self.show_services(),
             ["services", name, "backends"] => match self.program.service(&plain(name)) {
                 Some(service) => self.put_backends(&service, guest, request).await,

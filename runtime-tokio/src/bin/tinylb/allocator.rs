@@ -9,10 +9,12 @@
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 use libmimalloc_sys::{mi_collect, mi_is_in_heap_region};
 use mimalloc::MiMalloc;
+use tokio::time::sleep;
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator { has_fallen_back: AtomicBool::new(false) };
@@ -84,6 +86,19 @@ unsafe impl GlobalAlloc for Allocator {
             }
             moved
         }
+    }
+}
+
+/// How often the main thread gives memory back.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Gives the calling thread's memory back now and then, for as long as its runtime lives. The main
+/// thread needs that as the workers do: it reads configurations and drops sets, and of one with
+/// 400,000 backends it kept 58 MB after that set had gone.
+pub(crate) async fn collect_regularly() {
+    loop {
+        sleep(TICK).await;
+        collect();
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tinylb_core::{BackendKey, DialFailure, Event, Handle, Report, SessionId};
+use tinylb_core::{BackendKey, DialFailure, Event, Handle, Limit, Report, SessionId};
 use tinylb_tokio::{Address, AddressFailure};
 use tokio::{runtime, time::sleep};
 use tracing::{Level, debug, enabled, info, warn};
@@ -165,6 +165,23 @@ impl EventLog {
                 let first = &entries[0];
                 warn!(service, entries = entries.len(), "entries of the source left out: {first}");
             }
+            Event::LimitReached(Limit::Own(max_connections)) => {
+                warn!(
+                    service,
+                    max_connections,
+                    "max_connections is reached, new clients wait until others leave: raise it if \
+                     the backends can take more"
+                );
+            }
+            Event::LimitReached(Limit::Shared(connections)) => {
+                warn!(
+                    service,
+                    connections,
+                    "no descriptors are left, new clients wait until others leave: raise \
+                     `ulimit -n` (LimitNOFILE of a systemd unit)"
+                );
+            }
+            Event::LimitLeft => info!(service, "new clients don't have to wait any more"),
             Event::AcceptFailed { error, pause, .. } => {
                 self.accept_failures.fetch_add(1, Ordering::Relaxed);
                 if let Some(spared) = lock(&self.failure_lines).line() {

@@ -4,14 +4,19 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use tinylb_core::{EndReason, Snapshot};
+use tinylb_core::{EndReason, SharedBudget, Snapshot};
 use tinylb_tokio::Address;
 
 use crate::service::Service;
 
 /// The state of all services in Prometheus's text format, version 0.0.4.
-pub(crate) fn text(services: &[std::sync::Arc<Service>]) -> String {
+pub(crate) fn text(services: &[std::sync::Arc<Service>], budget: &SharedBudget) -> String {
     let mut page = Page::default();
+    let (total, in_use) = (budget.total(), budget.in_use());
+    let help = "Connections that there are descriptors for, of all services together.";
+    page.add("tinylb_descriptor_connections_max", "gauge", help, &[], total);
+    let help = "Connections that have not ended, of all services together.";
+    page.add("tinylb_descriptor_connections_live", "gauge", help, &[], in_use);
     for service in services {
         let snapshot = service.handle().snapshot();
         let name = service.name.as_str();
@@ -98,6 +103,11 @@ fn totals(page: &mut Page, service: &str, snapshot: &Snapshot<Address>) {
             &snapshot.settings.max_connections,
         ),
         (
+            "tinylb_connections_limit_reached",
+            "Whether clients had to wait for room at some time in the last 10 s.",
+            &u8::from(snapshot.limit_reached.is_some()),
+        ),
+        (
             "tinylb_listeners",
             "Accept loops: each worker has one at each address.",
             &snapshot.listeners,
@@ -174,7 +184,9 @@ impl Page {
             .or_insert_with(|| format!("# HELP {metric} {help}\n# TYPE {metric} {kind}\n"));
         let labels: Vec<String> =
             labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
-        let _ = writeln!(text, "{metric}{{{}}} {value}", labels.join(","));
+        let labels =
+            if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(text, "{metric}{labels} {value}");
     }
 
     fn finish(self) -> String {

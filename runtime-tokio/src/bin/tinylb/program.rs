@@ -5,7 +5,7 @@ use std::{
     thread,
 };
 
-use tinylb_core::{BackendSet, Totals};
+use tinylb_core::{BackendSet, SharedBudget, Totals};
 use tinylb_tokio::{Address, SocketRelay, Splice};
 use tokio::{
     runtime::Handle,
@@ -35,6 +35,8 @@ pub(crate) struct Program {
     relay: SocketRelay,
     /// Where the program answers requests: no service can listen there.
     admin: Option<Address>,
+    /// The connections of all services, those that leave included.
+    budget: SharedBudget,
     fatal: mpsc::UnboundedSender<String>,
     /// Where the rotations of this process begin, where the configuration doesn't say: anywhere.
     start: u64,
@@ -86,6 +88,8 @@ impl Program {
             workers_fixed,
             relay: SocketRelay::new(splice, descriptors::pipes_max()),
             admin,
+            // Until it is known what else needs descriptors.
+            budget: SharedBudget::new(0),
             fatal,
             start: RandomState::new().hash_one(()),
             gone: Notify::new(),
@@ -104,7 +108,9 @@ impl Program {
     pub(crate) fn apply(self: &Arc<Self>, config: Config) -> Result<Applied, String> {
         let mut state = self.lock();
         let workers = self.workers_fixed.or(config.workers).unwrap_or_else(cores);
-        let config = self.complete(config, workers);
+        let addresses = config.services.values().map(|service| service.listen.len()).sum();
+        let connections = descriptors::connections_max(workers, addresses);
+        let config = self.complete(config, connections);
         let lives: Vec<_> = state.lives().collect();
         let lives = lives.iter().map(|(name, life)| (name.as_str(), life));
         let names = config.keys().cloned().collect::<Vec<_>>();
@@ -148,11 +154,15 @@ impl Program {
             info!(target: log::ALWAYS, "listening on {address}");
             state.sockets.insert(key, socket);
         }
+        self.set_budget(connections);
+        let guaranteed = descriptors::connections_min(connections, changes.len());
         for (service, config, opened, step) in changes {
             if step == Step::Return {
                 let sessions = service.handle().snapshot().live;
                 info!(service = service.name, sessions, "service is back, and has its sessions");
             }
+            let minimum = guaranteed.min(config.settings.max_connections);
+            service.handle().share(&self.budget, minimum);
             service.apply(config, opened, step)?;
             let before = state.services.insert(service.name.clone(), Arc::clone(&service));
             state.succeeded.extend(before.filter(|before| !Arc::ptr_eq(before, &service)));
@@ -169,6 +179,11 @@ impl Program {
         state.close_unused_sockets();
         state.find_ways();
         Ok(Applied::Whole)
+    }
+
+    /// The connections that all services have together, and may have.
+    pub(crate) fn budget(&self) -> &SharedBudget {
+        &self.budget
     }
 
     /// The service of this name, if sets can reach it.
@@ -288,24 +303,33 @@ impl Program {
     }
 
     /// Fills in what the configuration leaves to the program.
-    fn complete(&self, config: Config, workers: usize) -> BTreeMap<String, config::Service> {
+    fn complete(&self, config: Config, connections: usize) -> BTreeMap<String, config::Service> {
         let mut services = config.services;
-        let open_ended = services.values().filter(|s| s.max_connections.is_none()).count();
-        let addresses = services.values().map(|service| service.listen.len()).sum();
-        let descriptors = descriptors::connections_max(workers, addresses);
-        let connections_max = (descriptors / open_ended.max(1)).max(1);
         for service in services.values_mut() {
-            service.settings.max_connections = service.max_connections.unwrap_or(connections_max);
+            service.settings.max_connections = service.max_connections.unwrap_or(connections);
             service.settings.start = service.start.unwrap_or(self.start);
-            if service.settings.max_connections > descriptors {
+            if service.settings.max_connections > connections {
                 warn!(
-                    "max_connections is {}, and there are descriptors for {descriptors}: raise the \
-                     limit of descriptors, or clients beyond that are reset",
+                    "max_connections is {}, and there are descriptors for {connections}: raise \
+                     `ulimit -n` (LimitNOFILE of a systemd unit), or clients beyond that wait",
                     service.settings.max_connections
                 );
             }
         }
         services
+    }
+
+    fn set_budget(&self, connections: usize) {
+        if connections < descriptors::FEW && connections != self.budget.total() {
+            warn!(
+                connections,
+                descriptors = descriptors::limit(),
+                "the limit of descriptors leaves room for few connections at a time \
+                 ({connections}), and clients beyond that wait: raise `ulimit -n` (LimitNOFILE of a \
+                 systemd unit)"
+            );
+        }
+        self.budget.set_total(connections);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -5,7 +5,7 @@ use tokio::{signal::unix::SignalKind, sync::mpsc, time::sleep};
 use tracing::{error, info};
 
 use crate::{
-    Failure, admin,
+    Failure, admin, allocator,
     args::Run,
     block_on,
     config::{self, Config, LoadError},
@@ -63,6 +63,8 @@ fn check_admin(args: &Run, config: &Config) -> Result<(), Failure> {
 
 async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
+    // On this thread, as everything that is spawned from it.
+    tokio::spawn(allocator::collect_regularly());
     let mut hangup = hear(SignalKind::hangup())?;
     let (fatal, mut deaths) = mpsc::unbounded_channel();
     let program =
