@@ -138,12 +138,7 @@ impl EventLog {
             }
             Event::SetReplaced(report) => self.replaced(report),
             Event::SourceLost { reason } => self.source_lost(reason),
-            Event::SourceBack { lost_for } => {
-                if lock(&self.flapping).back() {
-                    let lost_seconds = lost_for.as_secs_f64();
-                    info!(service, lost_seconds, "source of backends is back");
-                }
-            }
+            Event::SourceBack { lost_for } => self.source_back(*lost_for),
             Event::SourceStale { reason } => {
                 warn!(
                     service,
@@ -206,6 +201,13 @@ impl EventLog {
                  minute: {}",
                 failure.error
             );
+        }
+    }
+
+    fn source_back(&self, lost_for: Duration) {
+        if lock(&self.flapping).back() {
+            let (service, lost_seconds) = (self.service.as_str(), lost_for.as_secs_f64());
+            info!(service, lost_seconds, "source of backends is back");
         }
     }
 

@@ -90,7 +90,7 @@ fn totals(page: &mut Page, service: &str, snapshot: &Snapshot<Address>) {
     }
     let backends = snapshot.set.as_ref().map_or(0, |set| set.len());
     let age = snapshot.set_age.map_or(0.0, |age| age.as_secs_f64());
-    let gauges: [(&str, &str, &dyn Display); 11] = [
+    let gauges: [(&str, &str, &dyn Display); 12] = [
         ("tinylb_connections_live", "Connections that have not ended.", &snapshot.live),
         (
             "tinylb_connections_waiting",

@@ -41,7 +41,7 @@ pub(crate) enum Place {
 }
 
 /// Every key of a source. One of [`PLACES`] says where it is.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "dns",
     "etcd",
     "file",
