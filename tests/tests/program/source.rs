@@ -211,3 +211,43 @@ fn a_moment_without_threads_loses_no_source_for_good() {
     assert_eq!(services["s"]["source_restarts"], 0, "it was a loss, and no panic");
     tinylb.stop();
 }
+
+#[test]
+fn a_backend_that_is_mentioned_no_more_is_kept_for_as_long_as_that_is_set() {
+    let [a, b] = ["a", "b"].map(Backend::echo);
+    let line = |backend: &Backend| format!("{} = {:?}\n", backend.key, backend.address);
+    let file = ConfigFile::new(
+        "[services.s]\nlisten = \"127.0.0.1:0\"\nstart = 0\n\
+         source = { file = \"backends.toml\", keep_absent = \"3s\" }\n",
+    );
+    let backends = file.in_dir("backends.toml");
+    fs::write(&backends, line(&a) + &line(&b)).unwrap();
+    let tinylb = file.run_with(&["--admin", "127.0.0.1:0"]);
+    let address = tinylb.address();
+    let mut clients = Client::several(&address, 2);
+    clients.sort_by(|one, other| one.backend.cmp(&other.backend));
+    let shown = || get(&tinylb.admin(), "/services").json()["s"]["absent_seconds"].clone();
+    assert_eq!(shown().as_object().unwrap().len(), 0);
+    // The one and the other, as an answer does that rotates.
+    for _ in 0..3 {
+        for present in [&a, &b] {
+            fs::write(&backends, line(present)).unwrap();
+            let other = if present.key == "a" { "b" } else { "a" };
+            until("the other's absence", || {
+                let shown = shown();
+                shown[other].is_number() && shown[&present.key].is_null()
+            });
+        }
+    }
+    assert!(clients.iter_mut().all(Client::is_served), "each was absent for a moment only");
+    assert!(
+        get(&tinylb.admin(), "/metrics").body.contains("tinylb_backends_absent{service=\"s\"} 1")
+    );
+    assert_eq!(clients.remove(0).end(), End::Reset, "a has been absent for long");
+    assert!(clients[0].is_served());
+    assert_eq!(shown().as_object().unwrap().len(), 0);
+    tinylb.stop_and_log(|lines| {
+        let replaced = lines.iter().filter(|line| line.says("\"removed\":\"a\"")).count();
+        assert_eq!(replaced, 1, "{lines:?}");
+    });
+}
