@@ -9,7 +9,7 @@
 //!   the set and shuts it down. [`Event`]s tell what happens.
 //! - The traits that an adapter implements: [`Listener`], [`Dialer`], [`Conn`] and [`Runtime`];
 //!   [`Relay`] if [`CopyRelay`] won't do. `tinylb-tokio` is one for production, and
-//!   `examples/smol.rs` a complete one in fewer than a hundred lines.
+//!   `examples/smol.rs` a complete one in about a hundred lines.
 //!
 //! Nothing in this crate reads a clock, a random number or the order of a hash map; nothing in it
 //! names a runtime or a socket.
