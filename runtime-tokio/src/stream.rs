@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt;
 use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags, Shutdown},
@@ -31,6 +32,8 @@ pub struct Stream {
     may_be_writable: bool,
     /// The system resets the connection when it is closed.
     pub(crate) resets: bool,
+    /// All that the peer sent before its end has been read.
+    is_at_end: bool,
 }
 
 /// What kind of socket it is.
@@ -57,7 +60,7 @@ impl Stream {
         let interest = interest | Interest::PRIORITY;
         let socket = watch(socket, interest)?;
         let resets = kind == Kind::Tcp && RESETS_ON_CLOSE;
-        Ok(Self { socket: Some(socket), kind, may_be_writable: false, resets })
+        Ok(Self { socket: Some(socket), kind, may_be_writable: false, resets, is_at_end: false })
     }
 
     pub(crate) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
@@ -132,13 +135,21 @@ impl Stream {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        if self.is_at_end {
+            return Poll::Ready(Ok(0));
+        }
         loop {
             let socket = self.socket()?;
             let mut guard = ready!(socket.poll_read_ready(cx))?;
+            let had_ended = guard.ready().is_read_closed();
             match rustix::net::recv(socket.get_ref(), &mut *buffer, RecvFlags::DONTWAIT) {
                 Ok((_, length)) => {
-                    if 0 < length && length < buffer.len() && !self.may_stop_short() {
-                        guard.clear_ready();
+                    if 0 < length && length < buffer.len() {
+                        if !self.may_stop_short() {
+                            guard.clear_ready();
+                        } else if had_ended {
+                            self.is_at_end = self.ends_there();
+                        }
                     }
                     return Poll::Ready(Ok(length));
                 }
@@ -157,6 +168,50 @@ impl Stream {
             return socket.try_io(Interest::PRIORITY, |_| Ok(())).is_ok();
         }
         true
+    }
+
+    /// Whether a read that gave less than was asked for, after the reactor had reported that no more
+    /// is to be read, has read all there will ever be.
+    ///
+    /// What has that reported is the peer's end of stream, or a failure: a reset, a time-out.
+    /// - Linux processes an end of stream in its order: once it is reported, everything before it has
+    ///   arrived. So a read has it all, unless it was stopped by urgent data; and there the reactor
+    ///   has reported that at the latest with the end, since a sender marks each segment up to the
+    ///   urgent byte (RFC 9293, section 3.8.5).
+    /// - A failure is reported as an error along with it: Linux sets that first, and epoll looks at
+    ///   it last. (Who takes it from the socket in between fails with it, and the session too.)
+    ///
+    /// A failure that comes after the end changes nothing: the system still reads the end.
+    fn ends_there(&self) -> bool {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let (Kind::Tcp, Some(socket)) = (self.kind, &self.socket) {
+            let reported = socket.ready(Interest::PRIORITY | Interest::ERROR).now_or_never();
+            return reported.and_then(Result::ok).is_some_and(|guard| {
+                let ready = guard.ready();
+                ready.is_read_closed() && !ready.is_priority() && !ready.is_error()
+            });
+        }
+        false
+    }
+
+    /// Whether the next read gives the end, as is known without asking the system.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.is_at_end
+    }
+
+    /// Writes what [`Self::poll_close`] is to follow at once: Linux may hold it back until then, so
+    /// that both go in one packet (`MSG_MORE`, send(2)).
+    pub(crate) fn poll_write_last(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        const FLAGS: SendFlags = SEND_FLAGS.union(SendFlags::MORE);
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        const FLAGS: SendFlags = SEND_FLAGS;
+        let send = |socket: &OwnedFd| rustix::net::send(socket, buffer, FLAGS);
+        self.poll_give(cx, buffer.len(), send)
     }
 
     pub(crate) fn poll_write(
@@ -206,6 +261,9 @@ impl Stream {
         cx: &mut Context<'_>,
         take: impl Fn(&OwnedFd) -> rustix::io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
+        if self.is_at_end {
+            return Poll::Ready(Ok(0));
+        }
         loop {
             let socket = self.socket()?;
             let mut guard = ready!(socket.poll_read_ready(cx))?;
