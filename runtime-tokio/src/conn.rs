@@ -212,10 +212,13 @@ mod tests {
             let began = std::time::Instant::now();
             let (accepted, dialled) =
                 tokio::join!(listener.accept(), dialer.dial(&target, Duration::from_secs(10)));
+            let mut dialled = dialled.unwrap();
+            // One option comes with the second write.
+            for _ in 0..2 {
+                futures::AsyncWriteExt::write_all(&mut dialled, b"?").await.unwrap();
+            }
             let mut is_probed = [false; 2];
-            for (conn, is_probed) in
-                [accepted.unwrap(), dialled.unwrap()].iter().zip(&mut is_probed)
-            {
+            for (conn, is_probed) in [accepted.unwrap(), dialled].iter().zip(&mut is_probed) {
                 let socket = conn.stream.fd().unwrap();
                 let socket = SockRef::from(&socket);
                 assert!(socket.tcp_nodelay().unwrap());

@@ -34,6 +34,18 @@ pub struct Stream {
     pub(crate) resets: bool,
     /// All that the peer sent before its end has been read.
     is_at_end: bool,
+    nagle: Nagle,
+}
+
+/// Whether the system holds a small write back while another is unacknowledged (Nagle's algorithm,
+/// RFC 9293, section 3.7.4).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nagle {
+    Off,
+    /// It would, but nothing has been written yet. On to `On` with the first write.
+    Unused,
+    /// It may. To be switched off before the next write.
+    On,
 }
 
 /// What kind of socket it is.
@@ -60,7 +72,21 @@ impl Stream {
         let interest = interest | Interest::PRIORITY;
         let socket = watch(socket, interest)?;
         let resets = kind == Kind::Tcp && RESETS_ON_CLOSE;
-        Ok(Self { socket: Some(socket), kind, may_be_writable: false, resets, is_at_end: false })
+        Ok(Self {
+            socket: Some(socket),
+            kind,
+            may_be_writable: false,
+            resets,
+            is_at_end: false,
+            nagle: Nagle::Off,
+        })
+    }
+
+    /// Has `TCP_NODELAY` set before the second write: before there is one, it makes no difference on
+    /// Linux, which holds back what is small only while something else that was small is on its way
+    /// (tcp(7)).
+    pub(crate) fn set_nodelay_when_due(&mut self) {
+        self.nagle = Nagle::Unused;
     }
 
     pub(crate) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
@@ -230,6 +256,10 @@ impl Stream {
         length: usize,
         give: impl Fn(&OwnedFd) -> rustix::io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
+        if self.nagle == Nagle::On {
+            SockRef::from(&self.fd()?).set_tcp_nodelay(true)?;
+            self.nagle = Nagle::Off;
+        }
         loop {
             let socket = self.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
             let mut guard = match socket.poll_write_ready(cx)? {
@@ -237,7 +267,11 @@ impl Stream {
                 Poll::Pending if self.may_be_writable => None,
                 Poll::Pending => return Poll::Pending,
             };
-            match give(socket.get_ref()) {
+            let given = give(socket.get_ref());
+            if self.nagle == Nagle::Unused && given.is_ok() {
+                self.nagle = Nagle::On;
+            }
+            match given {
                 Ok(given) if given < length && given > 0 => {
                     // So the next poll saves a call in vain.
                     self.may_be_writable = false;
