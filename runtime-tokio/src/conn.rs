@@ -232,10 +232,13 @@ mod tests {
             let began = std::time::Instant::now();
             let (accepted, dialled) =
                 tokio::join!(listener.accept(), dialer.dial(&target, Duration::from_secs(10)));
+            let mut dialled = dialled.unwrap();
+            // One option comes with the second write.
+            for _ in 0..2 {
+                futures::AsyncWriteExt::write_all(&mut dialled, b"?").await.unwrap();
+            }
             let mut is_probed = [false; 2];
-            for (conn, is_probed) in
-                [accepted.unwrap(), dialled.unwrap()].iter().zip(&mut is_probed)
-            {
+            for (conn, is_probed) in [accepted.unwrap(), dialled].iter().zip(&mut is_probed) {
                 let socket = conn.stream.fd().unwrap();
                 let socket = SockRef::from(&socket);
                 assert!(socket.tcp_nodelay().unwrap());
@@ -317,5 +320,83 @@ mod tests {
             read.extend_from_slice(&buffer[..length]);
         }
         assert_eq!(read, b"A!C");
+    }
+
+    /// What is read of a client that does this once it is connected, until its end; and whether that
+    /// was known without asking the system.
+    #[cfg(target_os = "linux")]
+    async fn read_of(client_does: impl Fn(std::net::TcpStream)) -> (io::Result<Vec<u8>>, bool) {
+        use futures::AsyncReadExt;
+
+        let options = TcpOptions::default();
+        let mut listener = TcpListener::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap();
+        client_does(std::net::TcpStream::connect(listener.local_address().unwrap()).unwrap());
+        let mut conn = listener.accept().await.unwrap();
+        let mut read = Vec::new();
+        loop {
+            let is_known = conn.stream.is_at_end();
+            let mut buffer = [0; 16];
+            match conn.read(&mut buffer).await {
+                Ok(0) => return (Ok(read), is_known),
+                Ok(length) => read.extend_from_slice(&buffer[..length]),
+                Err(error) => return (Err(error), is_known),
+            }
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn an_end_right_behind_the_data_is_known_and_a_cut_is_not_taken_for_it() {
+        use std::io::Write;
+
+        let (read, is_known) = read_of(|mut client| client.write_all(b"bye").unwrap()).await;
+        assert_eq!((read.unwrap(), is_known), (b"bye".to_vec(), true));
+        // A read that was full may have left something.
+        let (read, is_known) = read_of(|mut client| client.write_all(&[7; 32]).unwrap()).await;
+        assert_eq!((read.unwrap(), is_known), (vec![7; 32], false));
+        // One that stopped at urgent data has.
+        let urgent = |mut client: std::net::TcpStream| {
+            client.write_all(b"A").unwrap();
+            SockRef::from(&client).send_out_of_band(b"!").unwrap();
+            client.write_all(b"C").unwrap();
+        };
+        assert_eq!(read_of(urgent).await.0.unwrap(), b"A!C");
+        let cut = |mut client: std::net::TcpStream| {
+            client.write_all(b"bye").unwrap();
+            SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        };
+        let (read, is_known) = read_of(cut).await;
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert!(!is_known);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_last_bytes_go_with_the_end_behind_them() {
+        use std::io::Read;
+
+        use futures::AsyncWriteExt;
+
+        let options = TcpOptions::default();
+        let mut listener = TcpListener::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap();
+        // The system sends them after a while anyway: a test that is held up has to try again.
+        for attempt in 1.. {
+            let address = listener.local_address().unwrap();
+            let mut client = std::net::TcpStream::connect(address).unwrap();
+            let mut conn = listener.accept().await.unwrap();
+            let written = std::future::poll_fn(|cx| conn.stream.poll_write_last(cx, b"bye")).await;
+            assert_eq!(written.unwrap(), 3);
+            client.set_nonblocking(true).unwrap();
+            let is_held = client.read(&mut [0; 16]).is_err();
+            conn.close().await.unwrap();
+            if is_held {
+                client.set_nonblocking(false).unwrap();
+                let mut read = Vec::new();
+                client.read_to_end(&mut read).unwrap();
+                assert_eq!(read, b"bye");
+                break;
+            }
+            assert!(attempt < 50, "they are sent at once");
+        }
     }
 }

@@ -121,7 +121,9 @@ impl TcpDialer {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
-        let stream = Stream::new(socket, Kind::Tcp)?;
+        let mut stream = Stream::new(socket, Kind::Tcp)?;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        stream.set_nodelay_when_due();
         // A dial that is given up may have come through by then: dropping it sends a reset, so the
         // backend doesn't take it for a stream without bytes.
         stream.connected().await?;
@@ -399,5 +401,16 @@ mod tests {
         conn.write_all(b"?").await.unwrap();
         let socket = conn.stream().fd().unwrap();
         assert!(rustix::net::sockopt::tcp_quickack(socket).unwrap());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn small_writes_to_a_backend_do_not_wait_for_each_other() {
+        let backend = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = TcpTarget::from(backend.local_addr().unwrap());
+        let mut conn = TcpDialer::default().dial(&target, Duration::from_secs(10)).await.unwrap();
+        conn.write_all(b"1").await.unwrap();
+        conn.write_all(b"2").await.unwrap();
+        assert!(rustix::net::sockopt::tcp_nodelay(conn.stream().fd().unwrap()).unwrap());
     }
 }

@@ -5,7 +5,7 @@ use socket2::SockRef;
 use crate::limit::Limit;
 
 /// What every TCP connection is set to, accepted or dialled. Besides this, `TCP_NODELAY` is always
-/// on: a relay writes what it has read at once. So is `SO_OOBINLINE`: urgent data stays in its
+/// on, from the second write at the latest: a relay writes what it has read at once. So is `SO_OOBINLINE`: urgent data stays in its
 /// place in the stream, and passes as any other. And `SO_LINGER` is on with a time of 0, until a
 /// connection is finished: if it is closed before, or its process dies in any way, the system
 /// resets it. (Not on Apple's systems, where it can't be cleared once both directions have ended:
@@ -51,17 +51,20 @@ impl TcpOptions {
     /// The system's.
     pub fn apply(&self, listener: &impl AsFd) -> io::Result<()> {
         self.apply_dialled(listener)?;
+        SockRef::from(listener).set_tcp_nodelay(true)?;
         #[cfg(any(target_os = "linux", target_os = "android"))]
         Limit::set_inherited(self.limit(), listener)?;
         Ok(())
     }
 
-    /// Sets the options of a socket that is to connect.
+    /// Sets the options of a socket that is to connect, but for `TCP_NODELAY` on Linux, where that
+    /// can wait ([`Stream::set_nodelay_when_due`](crate::stream::Stream::set_nodelay_when_due)).
     pub(crate) fn apply_dialled(&self, socket: &impl AsFd) -> io::Result<()> {
         reset_on_close(socket)?;
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         let number = std::os::fd::AsRawFd::as_raw_fd(&socket.as_fd()) as u32;
         let socket = SockRef::from(socket);
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
         socket.set_tcp_nodelay(true)?;
         socket.set_out_of_band_inline(true)?;
         #[cfg(not(any(target_os = "linux", target_os = "android")))]

@@ -253,7 +253,17 @@ impl Flow<'_> {
         if length == 0 {
             return Poll::Ready(Ok(0));
         }
-        let written = match self.writer.poll_write(cx, &buffer[..length]) {
+        let bytes = &buffer[..length];
+        // The end of the first direction is passed on at once. With the second, the caller closes; and
+        // after a failure, no end is passed on.
+        let is_last = self.reader.is_at_end()
+            && !self.progress.has_ended(self.direction.reverse())
+            && self.progress.failed().is_none();
+        let polled = match is_last {
+            true => self.writer.poll_write_last(cx, bytes),
+            false => self.writer.poll_write(cx, bytes),
+        };
+        let written = match polled {
             Poll::Ready(written) => self.wrote(written)?,
             Poll::Pending => 0,
         };

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt;
 use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags, Shutdown},
@@ -36,6 +37,20 @@ pub struct Stream {
     has_ended: bool,
     /// The system resets the connection when it is closed.
     pub(crate) resets: bool,
+    /// All that the peer sent before its end has been read.
+    is_at_end: bool,
+    nagle: Nagle,
+}
+
+/// Whether the system holds a small write back while another is unacknowledged (Nagle's algorithm,
+/// RFC 9293, section 3.7.4).
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Nagle {
+    Off,
+    /// It would, but nothing has been written yet. On to `On` with the first write.
+    Unused,
+    /// It may. To be switched off before the next write.
+    On,
 }
 
 /// What kind of socket it is.
@@ -69,7 +84,16 @@ impl Stream {
             may_be_readable: false,
             has_ended: false,
             resets,
+            is_at_end: false,
+            nagle: Nagle::Off,
         })
+    }
+
+    /// Has `TCP_NODELAY` set before the second write: before there is one, it makes no difference on
+    /// Linux, which holds back what is small only while something else that was small is on its way
+    /// (tcp(7)).
+    pub(crate) fn set_nodelay_when_due(&mut self) {
+        self.nagle = Nagle::Unused;
     }
 
     pub(crate) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
@@ -144,6 +168,9 @@ impl Stream {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        if self.is_at_end {
+            return Poll::Ready(Ok(0));
+        }
         loop {
             let socket = self.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
             let mut guard = match socket.poll_read_ready(cx)? {
@@ -151,14 +178,18 @@ impl Stream {
                 Poll::Pending if self.may_be_readable => None,
                 Poll::Pending => return Poll::Pending,
             };
+            let had_ended = guard.as_ref().is_some_and(|guard| guard.ready().is_read_closed());
             match rustix::net::recv(socket.get_ref(), &mut *buffer, RecvFlags::DONTWAIT) {
                 Ok((_, length)) => {
                     if let Some(guard) = &mut guard
                         && 0 < length
                         && length < buffer.len()
-                        && !self.may_stop_short()
                     {
-                        guard.clear_ready();
+                        if !self.may_stop_short() {
+                            guard.clear_ready();
+                        } else if had_ended {
+                            self.is_at_end = self.ends_there();
+                        }
                     }
                     return Poll::Ready(Ok(length));
                 }
@@ -182,6 +213,50 @@ impl Stream {
         true
     }
 
+    /// Whether a read that gave less than was asked for, after the reactor had reported that no more
+    /// is to be read, has read all there will ever be.
+    ///
+    /// What has that reported is the peer's end of stream, or a failure: a reset, a time-out.
+    /// - Linux processes an end of stream in its order: once it is reported, everything before it has
+    ///   arrived. So a read has it all, unless it was stopped by urgent data; and there the reactor
+    ///   has reported that at the latest with the end, since a sender marks each segment up to the
+    ///   urgent byte (RFC 9293, section 3.8.5).
+    /// - A failure is reported as an error along with it: Linux sets that first, and epoll looks at
+    ///   it last. (Who takes it from the socket in between fails with it, and the session too.)
+    ///
+    /// A failure that comes after the end changes nothing: the system still reads the end.
+    fn ends_there(&self) -> bool {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let (Kind::Tcp, Some(socket)) = (self.kind, &self.socket) {
+            let reported = socket.ready(Interest::PRIORITY | Interest::ERROR).now_or_never();
+            return reported.and_then(Result::ok).is_some_and(|guard| {
+                let ready = guard.ready();
+                ready.is_read_closed() && !ready.is_priority() && !ready.is_error()
+            });
+        }
+        false
+    }
+
+    /// Whether the next read gives the end, as is known without asking the system.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.is_at_end
+    }
+
+    /// Writes what [`Self::poll_close`] is to follow at once: Linux may hold it back until then, so
+    /// that both go in one packet (`MSG_MORE`, send(2)).
+    pub(crate) fn poll_write_last(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        const FLAGS: SendFlags = SEND_FLAGS.union(SendFlags::MORE);
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        const FLAGS: SendFlags = SEND_FLAGS;
+        let send = |socket: &OwnedFd| rustix::net::send(socket, buffer, FLAGS);
+        self.poll_give(cx, buffer.len(), send)
+    }
+
     pub(crate) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -198,6 +273,10 @@ impl Stream {
         length: usize,
         give: impl Fn(&OwnedFd) -> rustix::io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
+        if self.nagle == Nagle::On {
+            SockRef::from(&self.fd()?).set_tcp_nodelay(true)?;
+            self.nagle = Nagle::Off;
+        }
         loop {
             let socket = self.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
             let mut guard = match socket.poll_write_ready(cx)? {
@@ -205,7 +284,11 @@ impl Stream {
                 Poll::Pending if self.may_be_writable => None,
                 Poll::Pending => return Poll::Pending,
             };
-            match give(socket.get_ref()) {
+            let given = give(socket.get_ref());
+            if self.nagle == Nagle::Unused && given.is_ok() {
+                self.nagle = Nagle::On;
+            }
+            match given {
                 Ok(given) if given < length && given > 0 => {
                     // So the next poll saves a call in vain.
                     self.may_be_writable = false;
@@ -230,6 +313,9 @@ impl Stream {
         cx: &mut Context<'_>,
         take: impl Fn(&OwnedFd) -> rustix::io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
+        if self.is_at_end {
+            return Poll::Ready(Ok(0));
+        }
         loop {
             let socket = self.socket()?;
             let mut guard = ready!(socket.poll_read_ready(cx))?;
