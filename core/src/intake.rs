@@ -76,14 +76,8 @@ impl SourceSettings {
         let floor = self.floor.unwrap_or(Floor { removed_percent_max: 50, hold: day });
         let percent = u64::from(floor.removed_percent_max);
         let times = [
-            (
-                "max_stale",
-                self.max_stale.unwrap_or(day),
-                SECOND,
-                365 * day,
-                "1s to 365days, or off",
-            ),
-            ("hold", floor.hold, MS, 7 * day, "1ms to 7days"),
+            ("max_stale", self.max_stale.unwrap_or(day), SECOND, 365 * day, "1s to 365d, or off"),
+            ("hold", floor.hold, MS, 7 * day, "1ms to 7d"),
             ("keep_absent", self.keep_absent.unwrap_or(day), SECOND, day, "1s to 24h, or off"),
         ];
         for (name, value, min, max, range) in times {

@@ -91,10 +91,10 @@ impl Settings {
         check_count("waiting_max", self.waiting_max, 0, 1_000_000, "0 to 1000000")?;
         check_time("waiting_timeout", self.waiting_timeout, HOUR, "1ms to 1h")?;
         if let Some(timeout) = self.half_close_timeout {
-            check_time("half_close_timeout", timeout, week, "1ms to 7days, or off")?;
+            check_time("half_close_timeout", timeout, week, "1ms to 7d, or off")?;
         }
         if let Some(timeout) = self.idle_timeout {
-            check_time("idle_timeout", timeout, week, "1ms to 7days, or off")?;
+            check_time("idle_timeout", timeout, week, "1ms to 7d, or off")?;
         }
         check_time("delivery_timeout", self.delivery_timeout, HOUR, "1ms to 1h")?;
         check_count("max_connections", self.max_connections, 1, usize::MAX, "1 or more")?;

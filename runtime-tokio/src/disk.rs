@@ -17,7 +17,7 @@ use std::{
 /// It blocks as long as the file system does; see [`run_blocking`](crate::run_blocking).
 ///
 /// # Errors
-/// The system's; or [`InvalidInput`](io::ErrorKind::InvalidInput): it is no regular file,
+/// The system's; or [`InvalidInput`](io::ErrorKind::InvalidInput): it isn't a regular file,
 /// [`FileTooLarge`](io::ErrorKind::FileTooLarge), [`PermissionDenied`](io::ErrorKind::PermissionDenied):
 /// such a link.
 pub fn read_file(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
@@ -31,7 +31,7 @@ pub fn read_file(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(bytes_max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max {
-        let cause = format!("it has more than {}", size(bytes_max));
+        let cause = format!("it is larger than {}", size(bytes_max));
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, cause));
     }
     Ok(bytes)
@@ -106,7 +106,7 @@ fn trusted(link: &Path, directory: &Metadata) -> io::Result<()> {
     }
     let link = link.display();
     let cause = format!(
-        "{link} is somebody else's link in a directory where anybody can write: give the path that \
+        "{link} is another user's link in a directory where anybody can write: give the path that \
          it points to"
     );
     Err(io::Error::new(io::ErrorKind::PermissionDenied, cause))
@@ -124,7 +124,7 @@ fn is_trusted(link: u32, own: u32, directory: u32, mode: u32) -> bool {
 fn resolve_to_change(path: &Path) -> io::Result<PathBuf> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "it names no file");
+            let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "it doesn't name a file");
             let name = path.file_name().ok_or_else(no_name)?;
             Ok(resolve(parent(path))?.join(name))
         }
@@ -140,7 +140,7 @@ fn resolve_to_change(path: &Path) -> io::Result<PathBuf> {
 fn regular(file: &Metadata) -> io::Result<()> {
     match file.is_file() {
         true => Ok(()),
-        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it isn't a regular file")),
     }
 }
 
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(read_file(&path, 2048).unwrap().len(), 2048);
         let error = read_file(&path, 2047).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
-        assert_eq!(error.to_string(), "it has more than 1 KiB");
+        assert_eq!(error.to_string(), "it is larger than 1 KiB");
         assert_eq!(read_file(&scratch.of("none"), 1).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 

@@ -32,7 +32,7 @@ pub enum AddressError {
         text: String,
     },
     /// A URL.
-    #[error("`{text}` is a URL, and nothing here speaks {scheme}: write {write}")]
+    #[error("`{text}` is a URL, and tinylb doesn't speak {scheme}: write {write}")]
     Url {
         /// The text.
         text: String,
@@ -55,8 +55,8 @@ pub enum AddressError {
     },
     /// The path of a Unix socket is relative.
     #[error(
-        "`unix:{path}` is no absolute path: write unix:/PATH (or `unix.:PORT` for a host that is \
-         named so)"
+        "`unix:{path}` isn't an absolute path: write unix:/PATH (or `unix.:PORT` for a host called \
+         `unix`)"
     )]
     RelativePath {
         /// The path.

@@ -25,12 +25,12 @@ impl Error for Explained {
 pub(crate) fn explain(error: io::Error) -> io::Error {
     let remedy = match Errno::from_io_error(&error) {
         Some(Errno::MFILE) => {
-            "raise the limit of descriptors (ulimit -n, systemd's LimitNOFILE), or lower \
+            "raise the descriptor limit (ulimit -n, systemd's LimitNOFILE), or lower \
              `max_connections`"
         }
         Some(Errno::NFILE) => "raise the system's limit of files (sysctl fs.file-max)",
         Some(Errno::ADDRNOTAVAIL) => {
-            "this machine has no address from which that can be reached, or no port left for it: \
+            "this machine has no address that can reach it, or no port left for it: \
              set net.ipv4.tcp_tw_reuse=1, widen net.ipv4.ip_local_port_range, or give several \
              addresses in `dial_from`"
         }

@@ -73,8 +73,8 @@ impl Lookups {
         }
         if pending.len() >= self.0.max {
             let text = format!(
-                "{} names are being looked up already, and none of them is answered: see to the \
-                 name servers of this machine, or give IP addresses",
+                "{} lookups of names are waiting for an answer: check the name servers of this \
+                 machine, or give IP addresses",
                 pending.len()
             );
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));

@@ -82,7 +82,8 @@ impl Races {
                 Step::Won(address, conn) => {
                     self.forget(target, address);
                     for late in race.late() {
-                        let text = format!("no answer for {DELAY:?}, and {} has one", address.ip());
+                        let text =
+                            format!("no answer after {DELAY:?}, but {} answered", address.ip());
                         let error = io::Error::new(io::ErrorKind::TimedOut, text);
                         self.remember(target, late, &error);
                     }
@@ -426,7 +427,7 @@ mod tests {
         });
         let reported = || std::mem::take(&mut *reports.lock().unwrap());
         net.dial(LONG).await.unwrap();
-        let report = "192.0.2.1:80 no answer for 250ms, and 192.0.2.2 has one";
+        let report = "192.0.2.1:80 no answer after 250ms, but 192.0.2.2 answered";
         assert_eq!(reported(), [format!("{report} true")]);
         net.dial(LONG).await.unwrap();
         assert!(reported().is_empty());

@@ -146,7 +146,7 @@ pub(crate) fn no_machine(ip: IpAddr) -> Option<&'static str> {
         // Linux takes such a dial for one to itself, and other systems refuse it.
         ip if ip.is_unspecified() => Some("this is the unspecified address"),
         // RFC 1122, section 3.2.1.3.
-        IpAddr::V4(ip) if ip.octets()[0] == 0 => Some("this is an address of no network"),
+        IpAddr::V4(ip) if ip.octets()[0] == 0 => Some("this address belongs to no network"),
         _ => None,
     }
 }
@@ -395,7 +395,7 @@ mod tests {
             ("UNIX:80", "`unix.:PORT`"),
             (
                 "http://127.0.0.1:9001",
-                "is a URL, and nothing here speaks http: write 127.0.0.1:9001",
+                "is a URL, and tinylb doesn't speak http: write 127.0.0.1:9001",
             ),
             ("tcp://user@[::1]:9001/x", "write [::1]:9001"),
             ("https://db.example.org/", "write HOST:PORT"),

@@ -119,7 +119,7 @@ impl Watch {
         {
             let cause = format!(
                 "it lacks {gone}, which it had before, and may have been cut off: end its last line \
-                 with a newline if it is whole"
+                 with a newline if it is complete"
             );
             return Update::Lost(lost(cause).into());
         }
@@ -153,7 +153,7 @@ fn read(path: &Path) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| named("it is not UTF-8: save it as UTF-8".into()))
 }
 
-const NONE_REMEDY: &str = "write `backends = {}` if there shall be none";
+const NONE_REMEDY: &str = "write `backends = {}` if there should be none";
 
 /// The backends of a file's text, and its entries that are none.
 ///
@@ -177,7 +177,10 @@ fn parse(text: &str) -> Result<(BackendSet<Address>, Arc<[BadEntry]>), String> {
         let key = key.get_ref().as_ref();
         if key == "backends" && is_none {
             if table.len() > 1 {
-                bad.push((key, "it says that there are none, beside others: remove it".into()));
+                bad.push((
+                    key,
+                    "it says that there are none, but there are others: remove it".into(),
+                ));
             }
             continue;
         }

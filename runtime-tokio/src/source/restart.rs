@@ -84,7 +84,7 @@ where
             self.backoff.reset();
         }
         self.pause = self.backoff.pause(random());
-        Update::Lost(format!("{failure}; it begins anew").into())
+        Update::Lost(format!("{failure}; it will be restarted").into())
     }
 
     /// What the source says, or its panic.
@@ -155,9 +155,9 @@ mod tests {
             assert!(lives != 3, "at once");
             Script { sets: u32::from(lives != 4), panics: lives % 2 == 1 }
         }));
-        let panicked = "the source panicked: as a test says; it begins anew";
-        let ended = "the source has ended; it begins anew";
-        let at_once = "the source panicked: at once; it begins anew";
+        let panicked = "the source panicked: as a test says; it will be restarted";
+        let ended = "the source has ended; it will be restarted";
+        let at_once = "the source panicked: at once; it will be restarted";
         for expected in ["set", panicked, "set", ended, at_once, ended, "set", panicked, "set"] {
             assert_eq!(next(&mut updates).await, expected);
         }

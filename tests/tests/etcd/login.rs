@@ -100,7 +100,7 @@ async fn a_certificate_that_is_no_regular_file_holds_up_nobody() {
     let mut options = EtcdOptions::new(["https://127.0.0.1:2379"], PREFIX);
     options.tls = Some(EtcdTls::new(&ca));
     let mut told = Told::by(options);
-    told.until_lost(&[&format!("can't read {}: it is no regular file", ca.display())]).await;
+    told.until_lost(&[&format!("can't read {}: it isn't a regular file", ca.display())]).await;
 }
 
 /// Two authorities, and a certificate by the first. Whether there is an `openssl` for that, which is

@@ -309,7 +309,7 @@ fn a_start_with_few_descriptors_says_how_many_connections_there_is_room_for() {
     let file = ConfigFile::new(&format!("workers = 1\n{}", service("s", "127.0.0.1:0", [&a], "")));
     let tinylb = with_descriptors(32, &file, &[]);
     assert_eq!(Client::connect(&tinylb.address()).finish(), End::Clean);
-    let line = tinylb.line("the limit of descriptors leaves room");
+    let line = tinylb.line("the descriptor limit leaves room");
     assert_eq!((line.field("level"), &line.json["descriptors"]), ("WARN", &32.into()));
     assert!(line.says("connections at a time (1)") && line.says("ulimit -n"), "{line:?}");
     // With enough, there is nothing to say.

@@ -86,7 +86,7 @@ fn wrong_arguments_are_told_apart_by_exit_code_2() {
         (with(&["--backend", "a=127.0.0.1:1", "--listen", "127.0.0.1:0"]), "there twice"),
         (
             with(&["--backend", "a=127.0.0.1:2", "--listen", "0.0.0.0:1", "--listen", "[::]:1"]),
-            "[::]:1 takes in 0.0.0.0:1",
+            "[::]:1 covers 0.0.0.0:1",
         ),
         (vec!["run", "--listen", "localhost:1", "--backend", "a=127.0.0.1:1"], "is a name"),
         (vec!["run", "--listen", "127.0.0.1:1", "--backend", "a=127.0.0.1:1"], "127.0.0.1:1"),
@@ -291,12 +291,12 @@ fn an_address_that_tinylb_itself_has_is_blamed_on_nobody_else() {
         let all = [output.stdout, output.stderr].concat();
         let all = String::from_utf8(all).unwrap();
         assert_eq!(output.status.code(), Some(1), "{all}");
-        assert!(all.contains(&format!("[::]:{port} takes in {wide}: keep one of them")), "{all}");
+        assert!(all.contains(&format!("[::]:{port} covers {wide}: keep one of them")), "{all}");
     }
     let path = file(&wide);
     let args = ["run", "--config", path.path().to_str().unwrap(), "--admin", &address];
     let error = String::from_utf8(run(&args).stderr).unwrap();
-    assert!(error.contains("requests are answered there (--admin)"), "{error}");
+    assert!(error.contains("this is the admin address (--admin)"), "{error}");
     assert!(!error.contains("end the program"), "{error}");
 
     let narrow = file(&address);

@@ -102,7 +102,7 @@ fn a_lookup_for_which_there_is_no_thread_costs_the_client_a_retry() {
         assert_eq!(Client::connect(&address).backend, "b");
     }
     let line = tinylb.line("dial failed");
-    assert!(line.says("the system has no thread") && line.says("ulimit -u"), "{line:?}");
+    assert!(line.says("no thread can be started") && line.says("ulimit -u"), "{line:?}");
     prlimit(pid, Resource::As, unlimited).unwrap();
     let backends = Client::several(&address, 2);
     assert!(backends.iter().any(|client| client.backend == "a"), "it is tried again");

@@ -57,7 +57,7 @@ fn a_file_that_is_emptied_closes_nothing_and_one_that_says_so_closes_all() {
     };
     for (place, nothing) in ["", "# a = \"127.0.0.1:1\"\n", "\n\n"].iter().enumerate() {
         fs::write(&backends, nothing).unwrap();
-        lost("it has no entry: write `backends = {}` if there shall be none");
+        lost("it has no entry: write `backends = {}` if there should be none");
         assert!(client.is_served(), "{nothing:?}");
         fs::write(&backends, &line).unwrap();
         tinylb.lines(place + 1, "source of backends is back");
@@ -157,9 +157,12 @@ fn a_file_of_the_last_backends_that_is_none_holds_up_nobody() {
     for (what, make) in [("pipe", &pipe as &dyn Fn()), ("device", &endless)] {
         make();
         let tinylb = file.run();
-        assert!(tinylb.line("are no use").says("it is no regular file"), "{what}");
+        assert!(tinylb.line("are no use").says("it isn't a regular file"), "{what}");
         assert!(Client::connect(&tinylb.address()).is_served());
-        assert!(tinylb.line("can't write the last known").says("it is no regular file"), "{what}");
+        assert!(
+            tinylb.line("can't write the last known").says("it isn't a regular file"),
+            "{what}"
+        );
         tinylb.stop();
         fs::remove_file(&known).unwrap();
     }

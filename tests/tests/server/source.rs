@@ -103,7 +103,7 @@ async fn a_source_that_begins_anew_keeps_its_set_for_as_long_as_it_is_fine_again
     let mut backend = world.accept("A").await;
     pass(secs(30)).await;
     talk(&mut client, &mut backend).await;
-    let cause = "the source panicked: the source panics, as told by a test; it begins anew";
+    let cause = "the source panicked: the source panics, as told by a test; it will be restarted";
     assert_eq!(world.log.texts("lost"), [format!("lost: {cause}")]);
     assert_eq!(world.log.texts("back").len(), 1);
     pass(secs(60)).await;

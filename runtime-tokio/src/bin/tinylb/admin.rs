@@ -253,7 +253,7 @@ impl Admin {
                 let cause = "the body broke off, or its chunks are malformed: send it again";
                 return error(StatusCode::BAD_REQUEST, cause);
             }
-            None => return error(StatusCode::REQUEST_TIMEOUT, "the body didn't come in time"),
+            None => return error(StatusCode::REQUEST_TIMEOUT, "the body didn't arrive in time"),
         };
         let set = match backends(&body) {
             Ok(set) => set,
@@ -409,7 +409,7 @@ fn show(service: &Service) -> Value {
 }
 
 fn busy() -> Answer {
-    let cause = "too many requests at a time: nothing was done, try again";
+    let cause = "too many requests at once: nothing was done, try again";
     let mut answer = error(StatusCode::SERVICE_UNAVAILABLE, cause);
     answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

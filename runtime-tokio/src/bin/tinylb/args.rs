@@ -184,7 +184,7 @@ impl Run {
         let has_backends = !self.backend.is_empty() || self.dns.is_some() || has_etcd;
         let missing = match (&self.config, self.listen.is_empty(), has_backends) {
             (Some(_), ..) | (None, false, true) => return Ok(()),
-            (None, true, true) => "there is no `--listen ADDRESS`, where clients connect",
+            (None, true, true) => "`--listen ADDRESS`, where clients connect, is missing",
             (None, false, false) => {
                 "there are no backends: give `--backend KEY=ADDRESS`, `--dns NAME:PORT`, or `--etcd \
                  URL` with `--prefix`"
@@ -210,8 +210,7 @@ impl Run {
             for other in &self.listen[..place] {
                 for (wide, narrow) in [(other, address), (address, other)] {
                     if wide.takes_in(narrow) {
-                        let message =
-                            format!("--listen {wide} takes in {narrow}: keep one of them");
+                        let message = format!("--listen {wide} covers {narrow}: keep one of them");
                         return Err(Failure::Usage(message));
                     }
                 }

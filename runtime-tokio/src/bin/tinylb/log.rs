@@ -48,11 +48,11 @@ pub(crate) fn is_human(log: &args::Log) -> bool {
 pub(crate) fn start(log: &args::Log) -> Result<Guard, Failure> {
     let is_human = is_human(log);
     let lost = move |count| {
-        let message = format!("{count} lines of the log were lost: nobody read them in time");
+        let message = format!("{count} log lines were lost: nobody read them in time");
         if is_human { format!("{message}\n") } else { json_line(Level::WARN, &message) }
     };
     let (writer, guard) = Lines::start(std::io::stderr(), lost).map_err(|error| {
-        let remedy = "raise the limit of threads (`ulimit -u`, or pids.max of the cgroup)";
+        let remedy = "raise the thread limit (`ulimit -u`, or pids.max of the cgroup)";
         Failure::Error(format!("can't start the thread that writes the log: {error}: {remedy}"))
     })?;
     let level = match log.log_level {

@@ -13,9 +13,9 @@ use crate::service::Service;
 pub(crate) fn text(services: &[std::sync::Arc<Service>], budget: &SharedBudget) -> String {
     let mut page = Page::default();
     let (total, in_use) = (budget.total(), budget.in_use());
-    let help = "Connections that there are descriptors for, of all services together.";
+    let help = "Connections that all services may have together, given the descriptor limit.";
     page.add("tinylb_descriptor_connections_max", "gauge", help, &[], total);
-    let help = "Connections that have not ended, of all services together.";
+    let help = "Connections that have not ended, in all services together.";
     page.add("tinylb_descriptor_connections_live", "gauge", help, &[], in_use);
     for service in services {
         let snapshot = service.handle().snapshot();
@@ -24,7 +24,7 @@ pub(crate) fn text(services: &[std::sync::Arc<Service>], budget: &SharedBudget) 
         page.add(
             "tinylb_shutting_down",
             "gauge",
-            "Whether the service accepts no more, while its sessions finish.",
+            "Whether the service has stopped accepting while its sessions finish.",
             &[("service", name)],
             u8::from(service.is_leaving()),
         );
@@ -42,12 +42,12 @@ pub(crate) fn text(services: &[std::sync::Arc<Service>], budget: &SharedBudget) 
             ),
             (
                 "tinylb_address_failures_total",
-                "Addresses of backends' names that failed in a dial, whether or not another served.",
+                "Addresses of a backend's name that failed in a dial, even if another answered.",
                 &service.events.address_failures,
             ),
             (
                 "tinylb_source_restarts_total",
-                "Times that the source panicked or ended, and began anew.",
+                "Times that the source panicked or ended and was restarted.",
                 &*service.source_restarts,
             ),
         ];
@@ -104,7 +104,7 @@ fn totals(page: &mut Page, service: &str, snapshot: &Snapshot<Address>) {
         ),
         (
             "tinylb_connections_limit_reached",
-            "Whether clients had to wait for room at some time in the last 10 s.",
+            "Whether clients had to wait for room in the last 10 s.",
             &u8::from(snapshot.limit_reached.is_some()),
         ),
         (
@@ -132,7 +132,7 @@ fn totals(page: &mut Page, service: &str, snapshot: &Snapshot<Address>) {
         ),
         (
             "tinylb_backends_absent",
-            "Backends in the set that its source mentions no more.",
+            "Backends in the set that the source no longer names.",
             &snapshot.absent.len(),
         ),
     ];

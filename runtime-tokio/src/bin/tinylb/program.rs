@@ -159,7 +159,7 @@ impl Program {
         for (service, config, opened, step) in changes {
             if step == Step::Return {
                 let sessions = service.handle().snapshot().live;
-                info!(service = service.name, sessions, "service is back, and has its sessions");
+                info!(service = service.name, sessions, "service is back, with its sessions");
             }
             let minimum = guaranteed.min(config.settings.max_connections);
             service.handle().share(&self.budget, minimum);
@@ -172,7 +172,7 @@ impl Program {
             let (sessions, time) = (service.handle().snapshot().live, service.shutdown_timeout());
             info!(
                 service = name,
-                sessions, "service removed, its sessions may finish for {time:?}"
+                sessions, "service removed, its sessions have {time:?} to finish"
             );
             self.see_off(&service, Why::Removed);
         }
@@ -310,8 +310,8 @@ impl Program {
             service.settings.start = service.start.unwrap_or(self.start);
             if service.settings.max_connections > connections {
                 warn!(
-                    "max_connections is {}, and there are descriptors for {connections}: raise \
-                     `ulimit -n` (LimitNOFILE of a systemd unit), or clients beyond that wait",
+                    "max_connections is {}, but there are only descriptors for {connections}, and \
+                     clients beyond that wait: raise `ulimit -n` (LimitNOFILE of a systemd unit)",
                     service.settings.max_connections
                 );
             }
@@ -324,7 +324,7 @@ impl Program {
             warn!(
                 connections,
                 descriptors = descriptors::limit(),
-                "the limit of descriptors leaves room for few connections at a time \
+                "the descriptor limit leaves room for few connections at a time \
                  ({connections}), and clients beyond that wait: raise `ulimit -n` (LimitNOFILE of a \
                  systemd unit)"
             );
@@ -471,13 +471,13 @@ fn in_the_way<'a>(
 ) -> Option<String> {
     let is_in_the_way = |own: &Address| own.takes_in(wanted) || wanted.takes_in(own);
     if admin.is_some_and(is_in_the_way) {
-        let cause = "requests are answered there (--admin): choose another address";
+        let cause = "this is the admin address (--admin): choose another address";
         return Some(format!("can't listen at {wanted}: {cause}"));
     }
     // It may be closed by the same change, but only when the new one listens.
     let own = own.find(|own| is_in_the_way(own))?;
     let cause =
-        format!("tinylb itself listens at {own}: take that out first, in a step of its own");
+        format!("tinylb itself listens at {own}: remove that listener first, in a separate change");
     Some(format!("can't listen at {wanted}: {cause}"))
 }
 

@@ -45,8 +45,8 @@ impl Workers {
             let number = workers.len();
             let worker = self.start(number).map_err(|error| {
                 format!(
-                    "can't start worker {number} of {count}: {error}: ask for fewer workers, or \
-                     raise the limits of threads and descriptors"
+                    "can't start worker {number} of {count}: {error}: use fewer workers, or raise the \
+                     thread and descriptor limits"
                 )
             })?;
             workers.push(worker);

@@ -25,7 +25,7 @@ pub(super) async fn servers(within: Duration) -> Result<Vec<SocketAddr>, String>
     let file = match timeout(within, read).await {
         Ok(Ok(Ok(file))) => file,
         Ok(Ok(Err(error)) | Err(error)) => return Err(format!("{RESOLV_CONF}: {error}")),
-        Err(_) => return Err(format!("{RESOLV_CONF} can't be read in time")),
+        Err(_) => return Err(format!("{RESOLV_CONF} couldn't be read in time")),
     };
     match servers_in(&String::from_utf8_lossy(&file)) {
         servers if servers.is_empty() => Err(format!("{RESOLV_CONF} names no server")),

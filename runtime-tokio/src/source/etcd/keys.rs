@@ -281,7 +281,7 @@ impl Keys {
             return Update::Lost(
                 format!(
                     "no key begins with {}, and none was deleted: register a backend there (if there \
-                     shall be none, put a key and delete it)",
+                     should be none, put a key and delete it)",
                     self.prefix
                 )
                 .into(),

@@ -31,7 +31,7 @@ pub(super) fn refuse_strangers<B>(request: &Request<B>) -> Result<(), String> {
     let is_same = |origin: &str| hosts.iter().any(|host| origin == format!("http://{host}"));
     match headers.get_all(ORIGIN).iter().map(text).find(|origin| !is_same(origin)) {
         Some(origin) => Err(format!(
-            "the request comes from a web page, of the origin `{origin}`: send it without a browser"
+            "the request comes from a web page with the origin `{origin}`: send it without a browser"
         )),
         None => Ok(()),
     }

@@ -166,7 +166,7 @@ impl Reader<'_> {
         }
         for (key, remedy) in [
             ("listen", "write for example listen = \"127.0.0.1:8080\""),
-            ("backends", "write a table of them, or backends = {} if there shall be none"),
+            ("backends", "write a table of them, or backends = {} if there should be none"),
         ] {
             if key == "backends" && (table.contains_key("source") || misspelt.contains(&"source")) {
                 continue;
@@ -300,8 +300,8 @@ impl Reader<'_> {
                     .find(|(wide, narrow)| wide != narrow && wide.takes_in(narrow))?;
                 let line = self.text[..*first].matches('\n').count() + 1;
                 Some(format!(
-                    "`{service}` listens at {other} already, line {line}, and {wide} takes in \
-                     {narrow}: keep one of them"
+                    "`{service}` listens at {other} already, line {line}, and {wide} covers {narrow}: \
+                     keep one of them"
                 ))
             });
             found.extend(taken.map(|message| (*at, message)));
@@ -389,7 +389,7 @@ impl Reader<'_> {
         // A header might have lost its lines: only braces say that there are none.
         let is_explicit = self.text.get(value.span()).is_some_and(|text| text.starts_with('{'));
         if table.is_empty() && !is_explicit {
-            let message = "`backends` is empty: write backends = {} if there shall be none";
+            let message = "`backends` is empty: write backends = {} if there should be none";
             self.missing(at.span().start, message);
         }
         let max = service.settings.backends_max;

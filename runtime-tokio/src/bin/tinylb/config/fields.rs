@@ -149,7 +149,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         let is_number = !number.is_empty() && (!unit.is_empty() || rest.is_empty());
         let number: u64 = match number.parse() {
             Ok(number) if is_number => number,
-            _ => return Err("which is no length of time".into()),
+            _ => return Err("which is not a length of time".into()),
         };
         let seconds = match unit {
             "ms" => None,
@@ -171,7 +171,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
             return Err("which is too long".into());
         }
     }
-    sum.ok_or("which is no length of time".into())
+    sum.ok_or("which is not a length of time".into())
 }
 
 /// The characters of this kind that a text begins with, and the rest.
@@ -187,9 +187,9 @@ fn not_a_unit(number: u64, unit: &str) -> String {
         "H" | "hr" | "hrs" | "hour" | "hours" => "h",
         "D" | "day" | "days" => "d",
         "MS" | "Ms" | "msec" | "millis" | "milliseconds" => "ms",
-        _ => return "which is no length of time".into(),
+        _ => return "which is not a length of time".into(),
     };
-    format!("and `{unit}` is no unit: \"{number}{meant}\" may be meant")
+    format!("and `{unit}` is not a unit (did you mean \"{number}{meant}\"?)")
 }
 
 pub(super) fn count(value: &Value<'_>) -> Result<usize, String> {
@@ -210,9 +210,9 @@ fn own_address(value: &Value<'_>) -> Result<IpAddr, String> {
         format!("has \"{text}\": write an IP address of this machine, such as \"10.0.0.5\"")
     })?;
     // With any port: what can't be dialled can't be dialled from.
-    Address::from(SocketAddr::new(ip, 1))
-        .validate_target(&[])
-        .map_err(|_| format!("has \"{text}\", which is no machine's: give one of this machine"))?;
+    Address::from(SocketAddr::new(ip, 1)).validate_target(&[]).map_err(|_| {
+        format!("has \"{text}\", which is not the address of a machine: give one of this machine")
+    })?;
     Ok(ip.to_canonical())
 }
 

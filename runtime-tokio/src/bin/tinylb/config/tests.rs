@@ -173,41 +173,41 @@ fn a_bad_setting_is_told_with_its_place_and_remedy() {
         ("dial_timeout = \"3\"", format!("16: `dial_timeout` is \"3\", without a unit: {time}")),
         (
             "dial_timeout = \"3x\"",
-            format!("16: `dial_timeout` is \"3x\", which is no length of time: {time}"),
+            format!("16: `dial_timeout` is \"3x\", which is not a length of time: {time}"),
         ),
         (
             "dial_timeout = \"\"",
-            format!("16: `dial_timeout` is \"\", which is no length of time: {time}"),
+            format!("16: `dial_timeout` is \"\", which is not a length of time: {time}"),
         ),
         (
             "dial_timeout = \"5M\"",
             format!(
-                "16: `dial_timeout` is \"5M\", and `M` is no unit: \"5m\" may be meant: {time}"
+                "16: `dial_timeout` is \"5M\", and `M` is not a unit (did you mean \"5m\"?): {time}"
             ),
         ),
         (
             "dial_timeout = \"2 hours\"",
             format!(
-                "16: `dial_timeout` is \"2 hours\", and `hours` is no unit: \"2h\" may be meant: {time}"
+                "16: `dial_timeout` is \"2 hours\", and `hours` is not a unit (did you mean \"2h\"?): {time}"
             ),
         ),
         (
             "dial_timeout = \"99999999999999999999d\"",
             format!(
-                "16: `dial_timeout` is \"99999999999999999999d\", which is no length of time: {time}"
+                "16: `dial_timeout` is \"99999999999999999999d\", which is not a length of time: {time}"
             ),
         ),
         (
             "dial_timeout = \"off\"",
-            format!("16: `dial_timeout` is \"off\", which is no length of time: {time}"),
+            format!("16: `dial_timeout` is \"off\", which is not a length of time: {time}"),
         ),
         (
             "idle_timeout = \"of\"",
-            format!("16: `idle_timeout` is \"of\", which is no length of time: {time}, or \"off\""),
+            format!("16: `idle_timeout` is \"of\", which is not a length of time: {time}, or \"off\""),
         ),
         (
             "dial_timeout = \"é\\n\"",
-            format!("16: `dial_timeout` is \"é\\n\", which is no length of time: {time}"),
+            format!("16: `dial_timeout` is \"é\\n\", which is not a length of time: {time}"),
         ),
         // Not a whole number that fits.
         (
@@ -229,11 +229,11 @@ fn a_bad_setting_is_told_with_its_place_and_remedy() {
         ("waiting_timeout = \"0ms\"", "19: waiting_timeout is 0ns; it must be 1ms to 1h".into()),
         (
             "half_close_timeout = \"8d\"",
-            "22: half_close_timeout is 691200s; it must be 1ms to 7days, or off".into(),
+            "22: half_close_timeout is 691200s; it must be 1ms to 7d, or off".into(),
         ),
         (
             "idle_timeout = \"8d\"",
-            "16: idle_timeout is 691200s; it must be 1ms to 7days, or off".into(),
+            "16: idle_timeout is 691200s; it must be 1ms to 7d, or off".into(),
         ),
         ("max_connections = 0", "19: max_connections is 0; it must be 1 or more".into()),
         (
@@ -259,7 +259,7 @@ fn a_bad_setting_is_told_with_its_place_and_remedy() {
         ),
         (
             "dial_from = [\"10.0.0.5\", \"224.0.0.1\"]",
-            "13: `dial_from` has \"224.0.0.1\", which is no machine's: give one of this machine"
+            "13: `dial_from` has \"224.0.0.1\", which is not the address of a machine: give one of this machine"
                 .into(),
         ),
         // Of a form of its own.
@@ -334,7 +334,7 @@ fn a_key_that_is_misspelt_is_never_ignored() {
 #[test]
 fn what_a_service_cannot_do_without_is_missed() {
     let listen = "1:11: `web` has no `listen`: write for example listen = \"127.0.0.1:8080\"";
-    let backends = "1:11: `web` has no `backends`: write a table of them, or backends = {} if there shall be none";
+    let backends = "1:11: `web` has no `backends`: write a table of them, or backends = {} if there should be none";
     assert_eq!(problems("[services.web]"), [listen, backends]);
     assert_eq!(problems("[services.web]\nbackends = {}"), [listen]);
     assert_eq!(problems("[services.web]\nlisten = \"127.0.0.1:1\""), [backends]);
@@ -466,7 +466,7 @@ fn an_address_that_another_takes_in_is_told_before_the_program_starts() {
                 [services.a]\nlisten = [\"[::]:80\", \"127.0.0.1:81\", \"[::]:82\"]\nbackends = {}\n";
     let taken = |other, wide, narrow| {
         format!(
-            "`b` listens at {other} already, line 2, and {wide} takes in {narrow}: keep one of them"
+            "`b` listens at {other} already, line 2, and {wide} covers {narrow}: keep one of them"
         )
     };
     let expected = [
@@ -533,7 +533,7 @@ fn an_error_of_syntax_hides_nothing_but_what_it_may_have_distorted() {
 #[test]
 fn a_header_without_backends_is_no_empty_set() {
     let text = |rest: &str| format!("[services.a]\nlisten = \"127.0.0.1:1\"\n{rest}");
-    let message = "`backends` is empty: write backends = {} if there shall be none";
+    let message = "`backends` is empty: write backends = {} if there should be none";
     assert_eq!(problems(&text("[services.a.backends]\n")), [format!("3:13: {message}")]);
     assert_eq!(problems(&text("[services.a.backends]\na = \"127.0.0.1:2\"\n")).len(), 0);
     assert_eq!(problems(&text("backends = { }\n")).len(), 0);
@@ -660,7 +660,7 @@ fn a_file_is_loaded_or_the_error_names_it() {
     );
     let directory = load(&std::env::temp_dir()).unwrap_err().to_string();
     assert!(
-        directory.ends_with("it is no regular file: give the path of a TOML file"),
+        directory.ends_with("it isn't a regular file: give the path of a TOML file"),
         "{directory}"
     );
 }

@@ -73,7 +73,7 @@ fn what_changes_nothing_is_not_told() {
 }
 
 const NOTHING: &str = "lost: no key begins with /lb/, and none was deleted: register a backend there \
-    (if there shall be none, put a key and delete it)";
+    (if there should be none, put a key and delete it)";
 
 #[test]
 fn a_prefix_without_keys_is_no_empty_set() {
