@@ -1,11 +1,11 @@
-use std::{io, net::SocketAddr, sync::mpsc, thread};
+use std::{fs, io, net::SocketAddr, sync::mpsc, thread};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
 };
 
-use crate::{load::current_thread, machine};
+use crate::load::current_thread;
 
 /// Bytes that the ends of a bulk transfer write and read at once.
 pub const CHUNK: usize = 256 << 10;
@@ -88,11 +88,17 @@ impl Backend {
 
 /// Listens where servers do: below the ports that the system gives to clients.
 fn listen_below_ephemeral() -> io::Result<TcpListener> {
-    let ports = (PORT_MIN..machine::ephemeral_port_min()).chain([0]);
+    let ports = (PORT_MIN..ephemeral_port_min()).chain([0]);
     let listeners = ports.map(|port| listen(SocketAddr::from(([127, 0, 0, 1], port))));
     let is_taken = |error: &io::Error| error.kind() == io::ErrorKind::AddrInUse;
     let mut others = listeners.skip_while(|listener| listener.as_ref().is_err_and(is_taken));
     others.next().unwrap_or_else(|| Err(io::ErrorKind::AddrInUse.into()))
+}
+
+/// The first port that the system gives to clients, or 0 where it doesn't say so.
+fn ephemeral_port_min() -> u16 {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    range.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(0)
 }
 
 /// Listens with a backlog that a burst doesn't fill.
