@@ -90,8 +90,6 @@ pub enum Refusal {
     NoBackends,
     /// As many sessions as allowed wait for the first set.
     WaitingFull,
-    /// Every target of the set has been tried for this session.
-    AllTried,
     /// The balancer has been closed by [`Balancer::abort_all`].
     Closed,
 }
@@ -204,13 +202,13 @@ impl<T: Target, K> Balancer<T, K> {
     /// The dial has failed or was revoked: the next attempt takes the next turn of the cycle, so
     /// that a dead backend's load spreads over all. If that turn's target has been tried for this
     /// session already, it is the first untried one after it, and the turn isn't taken. A revoked
-    /// attempt doesn't count as tried. O(1) unless many keys share a target.
+    /// attempt doesn't count as tried. Once every target has been tried, all may be tried again; see
+    /// [`Self::has_tried_all`]. O(1) unless many keys share a target.
     ///
     /// The second part is what the attempt before owes to a replacement.
     ///
     /// # Errors
-    /// [`Refusal::NoBackends`], [`Refusal::AllTried`] or [`Refusal::Closed`]: the session is to be
-    /// ended.
+    /// [`Refusal::NoBackends`] or [`Refusal::Closed`]: the session is to be ended.
     pub fn retry(&mut self, id: SessionId, kill: K) -> (Result<Pick<T>, Refusal>, Option<Owed>) {
         let Some(session) = self.session_mut(id) else {
             return (Err(Refusal::Closed), None);
@@ -232,6 +230,18 @@ impl<T: Target, K> Balancer<T, K> {
         }
         let place = self.untried(id);
         (place.map(|place| self.enter(id, place, kill)), owed)
+    }
+
+    /// Whether each target of the set has been tried for a session, its attempt in the pool included:
+    /// [`Self::retry`] would go to one that has failed already, and is better asked after a pause.
+    /// False in an empty set. O(targets tried).
+    pub fn has_tried_all(&self, id: SessionId) -> bool {
+        let Some(session) = self.session(id) else { return false };
+        let is_pooled = matches!(session.phase, Phase::Pooled(_));
+        let current = session.pick.as_ref().filter(|_| is_pooled).map(|pick| &pick.target);
+        let is_tried = |target: &T| session.tried.contains(target) || current == Some(target);
+        let targets = self.cycle.set().targets();
+        !targets.is_empty() && targets.iter().all(is_tried)
     }
 
     /// Ends a session, however it came to that. O(1). Safe to call for one that has been taken
@@ -430,13 +440,16 @@ impl<T: Target, K> Balancer<T, K> {
     /// Where a session that has tried some targets goes next.
     fn untried(&mut self, id: SessionId) -> Result<usize, Refusal> {
         let turn = self.cycle.peek().ok_or(Refusal::NoBackends)?;
+        if self.has_tried_all(id) {
+            self.sessions[id.slot as usize].tried = Vec::new();
+        }
         let tried = &self.sessions[id.slot as usize].tried;
         let set = self.cycle.set();
         let is_untried = |place: &usize| !tried.contains(set.target_at(*place));
         if is_untried(&turn) {
             return self.cycle.turn().ok_or(Refusal::NoBackends);
         }
-        (turn + 1..set.len()).chain(0..turn).find(is_untried).ok_or(Refusal::AllTried)
+        (turn + 1..set.len()).chain(0..turn).find(is_untried).ok_or(Refusal::NoBackends)
     }
 
     fn take_out(&mut self, taken: Vec<Taken<K>>, generation: Generation) -> Vec<K> {

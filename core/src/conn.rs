@@ -10,9 +10,12 @@ use futures::io::{AsyncRead, AsyncWrite};
 /// What the balancer relies on beyond the usual contract of [`AsyncRead`] and [`AsyncWrite`]:
 /// - `poll_close` ends the write side only: what was written before arrives, then an end of
 ///   stream, and reads go on;
-/// - a read returns 0 only at such an end; a connection that was cut reads as an error. Once that
-///   has been told, by an error or by [`Self::poll_cut`], what reads say is open (a system may
-///   report a reset once, and an end of stream from then on): the balancer doesn't ask;
+/// - a read returns 0 only at such an end; a connection that was cut reads as an error;
+/// - once a write has failed, or [`Self::poll_cut`] has reported a cut, what came before can still be
+///   read, as far as the system has it, without waiting: such a read asks the system, and not a
+///   reactor's note of what the system reported last. Whether an error or an end of stream comes
+///   after that is open (a system may report a reset once, and an end of stream from then on), and
+///   the balancer takes neither for an end;
 /// - a connection that is dropped without [`Self::finish`] looks cut to the other end, and so it
 ///   does when its process is killed, as far as the transport allows: half a stream never passes
 ///   for a whole one. (TCP: `SO_LINGER` with a time of 0, from the first moment on.) An adapter
@@ -33,6 +36,14 @@ pub trait Conn: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// right before the drop. By default nothing, which is right where a drop never looks like a
     /// cut.
     fn finish(&mut self) {}
+
+    /// Bytes that were written and that the other end's system has not confirmed: what an abort
+    /// would discard (TCP: the send queue, including what is under way). Before the balancer aborts
+    /// the side that is left of a session whose other side has failed, it waits until there are
+    /// none; and what an abort discards doesn't count as passed on. By default 0: none, or unknown.
+    fn unacknowledged(&self) -> usize {
+        0
+    }
 
     /// Gives the connection up now, without waiting, in the way that lets the other end know that
     /// the stream was cut (TCP: reset). Nothing is read or written afterwards; the connection is

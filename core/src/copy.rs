@@ -63,26 +63,23 @@ impl<C: Conn, B: Conn> Relay<C, B> for CopyRelay {
     ) -> Result<(), RelayError> {
         let mut to_backend = Copy::new(self, Direction::ToBackend, progress);
         let mut to_client = Copy::new(self, Direction::ToClient, progress);
-        let result = poll_fn(|cx| {
+        let moved = poll_fn(|cx| {
             let up = to_backend.poll(client, backend, cx)?;
             let down = to_client.poll(backend, client, cx)?;
             match (up, down) {
                 (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
                 _ => Poll::Pending,
             }
+        });
+        let moved: Result<(), RelayError> = moved.await;
+        let Err(failure) = moved else { return Ok(()) };
+        progress.fail(failure.side);
+        poll_fn(|cx| match failure.side {
+            Side::Client => to_backend.poll_deliver(client, backend, cx),
+            Side::Backend => to_client.poll_deliver(backend, client, cx),
         })
         .await;
-        if let Err(RelayError { side, .. }) = &result {
-            poll_fn(|cx| {
-                match side {
-                    Side::Client => to_backend.offer(client, backend, cx),
-                    Side::Backend => to_client.offer(backend, client, cx),
-                }
-                Poll::Ready(())
-            })
-            .await;
-        }
-        result
+        Err(failure)
     }
 }
 
@@ -202,28 +199,40 @@ impl<'a> Copy<'a> {
         Poll::Ready(Ok(()))
     }
 
-    /// The reader's side has failed: what can be had from it is offered to the writer once. The
-    /// writer isn't closed, even if the reader now seems to have ended: a system reports a reset
-    /// once, and an end of stream from then on.
-    fn offer<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    /// The reader's side has failed. Ready when what it had sent before is written, or the writer
+    /// has failed too. The writer isn't closed, even if the reader now seems to have ended: a system
+    /// reports a reset once, and an end of stream from then on.
+    fn poll_deliver<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         &mut self,
         reader: &mut R,
         writer: &mut W,
         cx: &mut Context<'_>,
-    ) {
+    ) -> Poll<()> {
         for _ in 0..TURN {
-            if !matches!(self.poll_write(writer, cx), Poll::Ready(Ok(()))) {
-                return;
+            if ready!(self.poll_write(writer, cx)).is_err() {
+                return Poll::Ready(());
             }
-            let mut buffer = self.relay.take_buffer();
-            match Pin::new(&mut *reader).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(end)) if end > 0 => {
-                    self.unwritten = Some(Unwritten { buffer, start: 0, end });
-                }
-                _ => return self.relay.give_back(buffer),
+            if self.state != State::Open || !self.read_rest(reader, cx) {
+                return Pin::new(writer).poll_flush(cx).map(drop);
             }
         }
-        let _ = self.poll_write(writer, cx);
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Reads from a side that has failed, where nothing more comes: whether there was something.
+    fn read_rest<R: AsyncRead + Unpin>(&mut self, reader: &mut R, cx: &mut Context<'_>) -> bool {
+        let mut buffer = self.relay.take_buffer();
+        match Pin::new(reader).poll_read(cx, &mut buffer) {
+            Poll::Ready(Ok(end @ 1..)) => {
+                self.unwritten = Some(Unwritten { buffer, start: 0, end });
+                true
+            }
+            _ => {
+                self.relay.give_back(buffer);
+                false
+            }
+        }
     }
 
     fn reader(&self, error: io::Error) -> RelayError {
@@ -367,15 +376,28 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_after_a_failure_is_offered_to_the_last_byte() {
+    fn what_a_side_sent_before_it_failed_is_delivered_and_flushed_to_the_last_byte() {
         let (relay, progress) = (CopyRelay::new(1), Progress::default());
         let sent = vec![0; 10 * TURN];
         let mut client = Buffering { is_full: true, unread: sent, ..Buffering::default() };
         let mut backend = Buffering { unread: vec![0], ..Buffering::default() };
-        let relayed = relay.relay(&mut client, &mut backend, &progress).now_or_never();
-        assert_eq!(relayed.map(|relayed| relayed.unwrap_err().side), Some(Side::Client));
-        let passed_on = backend.flushed.len() + backend.unflushed.len();
-        assert_eq!((passed_on, client.unread.len()), (2 * TURN, 8 * TURN));
+        let mut relaying = relay.relay(&mut client, &mut backend, &progress);
+        let mut cx = Context::from_waker(noop_waker_ref());
+        let mut turns = 0;
+        let relayed = loop {
+            match relaying.poll_unpin(&mut cx) {
+                Poll::Ready(relayed) => break relayed,
+                // It was reported at once, and others get their turns meanwhile.
+                Poll::Pending => assert_eq!(progress.failed(), Some(Side::Client)),
+            }
+            turns += 1;
+            assert!(turns < 100, "it would never end");
+        };
+        drop(relaying);
+        assert_eq!(relayed.unwrap_err().side, Side::Client);
+        assert!(turns > 5, "all was moved in {turns} turns");
+        assert_eq!((backend.flushed.len(), client.unread.len()), (10 * TURN, 0));
+        assert_eq!(progress.bytes(Direction::ToBackend), 10 * TURN as u64);
     }
 
     #[test]

@@ -64,9 +64,10 @@ pub enum Event<T> {
         pick: Option<Pick<T>>,
         /// Why.
         reason: EndReason,
-        /// Bytes that were written to the backend.
+        /// Bytes that were passed on to the backend: written, and not discarded by an abort as far
+        /// as the transport can tell ([`Conn::unacknowledged`](crate::Conn::unacknowledged)).
         bytes_to_backend: u64,
-        /// Bytes that were written to the client.
+        /// Bytes that were passed on to the client.
         bytes_to_client: u64,
     },
     /// The set was replaced by one that says something else.
@@ -93,6 +94,11 @@ pub enum Event<T> {
     SetHeld(Held),
     /// Sets of a source lack these entries from now on, which are no backends; perhaps none again.
     EntriesLeftOut(Arc<[BadEntry]>),
+    /// Accepting pauses, since there is no room for another connection. Reported once, until the
+    /// limit is left, however many clients wait meanwhile.
+    LimitReached(Limit),
+    /// For 10 s no accept loop has had to wait for room.
+    LimitLeft,
     /// An accept failed.
     AcceptFailed {
         /// The listener.
@@ -102,6 +108,17 @@ pub enum Event<T> {
         /// How long the listener pauses; zero if it just goes on, `None` if it is dead.
         pause: Option<Duration>,
     },
+}
+
+/// What leaves no room for another connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Limit {
+    /// [`Settings::max_connections`](crate::Settings::max_connections), which is this.
+    Own(usize),
+    /// The [`SharedBudget`](crate::SharedBudget), whose total is this: it is in use, or kept for
+    /// other servers.
+    Shared(usize),
 }
 
 /// One of the two ends of a session.

@@ -1,6 +1,9 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use crate::{BackendSet, BadEntry, SettingsError, Target, Update};
+use crate::{
+    BackendSet, BadEntry, SettingsError, Target, Update,
+    absence::{Absence, Absentees},
+};
 
 /// How the sets of a source are taken; see [`Handle::follow_with`](crate::Handle::follow_with).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,6 +16,16 @@ pub struct SourceSettings {
     pub max_stale: Option<Duration>,
     /// How much of the set one other set may remove at once. `None`: all, which is the default.
     pub floor: Option<Floor>,
+    /// How long a target stays in force that the source no longer mentions, 1 s to 24 h. `None`: it
+    /// goes at once, which is the default.
+    ///
+    /// It is for a source that names some of the targets at a time. It delays each removal: what has
+    /// really left is dialled and keeps its connections for this long, also if its key has another
+    /// target now (its key is then `KEY (TARGET)`) and if its entry is left out. What is in force when
+    /// the source is first heard counts as mentioned. The time stands still while the source is lost.
+    /// A [`floor`](Self::floor) counts what is removed when it is removed, after this time. What is
+    /// kept doesn't count for [`Settings::backends_max`](crate::Settings::backends_max).
+    pub keep_absent: Option<Duration>,
 }
 
 /// What becomes of a set with entries that can't be used: they can't be read, or the dialer refuses
@@ -22,7 +35,8 @@ pub enum BadEntries {
     /// The source counts as lost, with the first of them as the reason: the last set stays.
     #[default]
     Reject,
-    /// The set is taken without them.
+    /// The set is taken without them. If none of its entries can be used, the source counts as lost:
+    /// nobody has said that there are no backends.
     LeaveOut,
 }
 
@@ -70,6 +84,7 @@ impl SourceSettings {
                 "1s to 365days, or off",
             ),
             ("hold", floor.hold, MS, 7 * day, "1ms to 7days"),
+            ("keep_absent", self.keep_absent.unwrap_or(day), SECOND, day, "1s to 24h, or off"),
         ];
         for (name, value, min, max, range) in times {
             if value < min || value > max {
@@ -103,6 +118,7 @@ pub(crate) struct Intake<T> {
     held_since: Option<Duration>,
     lost: Option<Lost>,
     left_out: Arc<[BadEntry]>,
+    absence: Absence<T>,
 }
 
 struct Lost {
@@ -114,8 +130,8 @@ struct Lost {
 
 /// What is to be done.
 pub(crate) enum Decision<T> {
-    /// To replace the set by this one.
-    Take(BackendSet<T>),
+    /// To replace the set by this one, of which the source doesn't mention these.
+    Take(BackendSet<T>, Absentees),
     /// To tell that a set is held.
     Hold(Held),
     /// To note that the source is lost; to tell it too, if it wasn't before.
@@ -130,6 +146,7 @@ pub(crate) enum Decision<T> {
 
 impl<T: Target> Intake<T> {
     pub(crate) fn new(settings: SourceSettings) -> Self {
+        let absence = Absence::new(settings.keep_absent);
         Self {
             settings,
             decided: VecDeque::new(),
@@ -138,6 +155,7 @@ impl<T: Target> Intake<T> {
             held_since: None,
             lost: None,
             left_out: Arc::default(),
+            absence,
         }
     }
 
@@ -149,13 +167,23 @@ impl<T: Target> Intake<T> {
                 Some(entry) if self.settings.bad_entries == BadEntries::Reject => {
                     return self.lose(now, entry.to_string().into(), set);
                 }
+                // Nobody has said that there are no backends.
+                Some(entry) if next.is_empty() => {
+                    let count = entries.len();
+                    let reason =
+                        format!("none of {count} entries is a backend; the first: {entry}");
+                    return self.lose(now, reason.into(), set);
+                }
                 _ => (next, entries),
             },
             Update::Lost(reason) => return self.lose(now, reason, set),
         };
         if let Some(lost) = self.lost.take() {
-            self.decided.push_back(Decision::Recover(now.saturating_sub(lost.since)));
+            let lost_for = now.saturating_sub(lost.since);
+            self.absence.pause(lost_for);
+            self.decided.push_back(Decision::Recover(lost_for));
         }
+        self.absence.mention(&next);
         if self.left_out != left_out {
             self.decided.push_back(Decision::LeaveOut(Arc::clone(&left_out)));
             self.left_out = left_out;
@@ -165,11 +193,13 @@ impl<T: Target> Intake<T> {
 
     fn lose(&mut self, now: Duration, reason: Arc<str>, set: Option<&BackendSet<T>>) {
         // What was said before the loss counts, unless it is held or would be.
-        if let Some(next) = self.next.take()
+        if let Some(said) = self.next.take()
             && self.held_since.take().is_none()
-            && self.holds(set, &next).is_none()
         {
-            self.take(now, next);
+            let next = self.absence.complete(now, set, &said);
+            if self.holds(set, &next).is_none() {
+                self.take(now, said, next);
+            }
         }
         let is_news = self.lost.is_none();
         let lost = self.lost.get_or_insert(Lost {
@@ -181,9 +211,10 @@ impl<T: Target> Intake<T> {
         self.decided.push_back(Decision::Lose { reason, is_news });
     }
 
-    fn take(&mut self, now: Duration, set: BackendSet<T>) {
+    fn take(&mut self, now: Duration, said: BackendSet<T>, set: BackendSet<T>) {
         self.taken_at = Some(now);
-        self.decided.push_back(Decision::Take(set));
+        let absent = self.absence.taken(said, &set);
+        self.decided.push_back(Decision::Take(set, absent));
     }
 
     /// What is to be done now; to be asked until that is nothing. `set`: the set in force.
@@ -199,10 +230,14 @@ impl<T: Target> Intake<T> {
     }
 
     fn consider(&mut self, now: Duration, set: Option<&BackendSet<T>>) {
-        if let Some(next) = &self.next
-            && self.taken_at.is_none_or(|at| at + PAUSE <= now)
+        if self.next.is_none() && self.lost.is_none() {
+            self.next = self.absence.over(now);
+        }
+        if self.taken_at.is_none_or(|at| at + PAUSE <= now)
+            && let Some(said) = self.next.clone()
         {
-            let held = self.holds(set, next);
+            let next = self.absence.complete(now, set, &said);
+            let held = self.holds(set, &next);
             let is_over = |held: &Held| self.held_since.is_some_and(|at| at + held.hold <= now);
             match held {
                 Some(held) if self.held_since.is_none() => {
@@ -211,10 +246,8 @@ impl<T: Target> Intake<T> {
                 }
                 Some(held) if !is_over(&held) => {}
                 _ => {
-                    self.held_since = None;
-                    if let Some(next) = self.next.take() {
-                        self.take(now, next);
-                    }
+                    (self.held_since, self.next) = (None, None);
+                    self.take(now, said, next);
                 }
             }
         }
@@ -223,6 +256,7 @@ impl<T: Target> Intake<T> {
             && !lost.is_stale
         {
             lost.is_stale = true;
+            self.absence.clear();
             if set.is_some_and(|set| !set.is_empty()) {
                 self.decided.push_back(Decision::Expire(Arc::clone(&lost.reason)));
             }
@@ -246,7 +280,10 @@ impl<T: Target> Intake<T> {
         let next = self.next.as_ref().map(|_| hold.max(pause).unwrap_or_default());
         let lost = self.lost.as_ref().filter(|lost| !lost.is_stale);
         let stale = lost.zip(self.settings.max_stale).map(|(lost, max)| lost.since + max);
-        next.into_iter().chain(stale).min()
+        let is_waited_for = self.next.is_none() && self.lost.is_none();
+        let absent = self.absence.due().filter(|_| is_waited_for);
+        let absent = absent.map(|due| due.max(pause.unwrap_or_default()));
+        next.into_iter().chain(stale).chain(absent).min()
     }
 }
 
@@ -285,8 +322,11 @@ mod tests {
             let mut done = Vec::new();
             while let Some(decision) = self.intake.decide(now, self.set.as_ref()) {
                 done.push(match decision {
-                    Decision::Take(set) => {
-                        let text = format!("take {:?}", set.targets());
+                    Decision::Take(set, absent) => {
+                        let text = match absent.len() {
+                            0 => format!("take {:?}", set.targets()),
+                            absent => format!("take {:?}, {absent} absent", set.targets()),
+                        };
                         self.set = Some(set);
                         text
                     }
@@ -401,6 +441,121 @@ mod tests {
         assert_eq!(run.says(HOLD * 4 + ms(2), Update::Lost("away".into())), ["lost: away"]);
     }
 
+    const KEEP: Duration = Duration::from_secs(30);
+
+    fn keeping(change: impl FnOnce(&mut SourceSettings)) -> Run {
+        Run::new(|settings| {
+            settings.keep_absent = Some(KEEP);
+            change(settings);
+        })
+    }
+
+    #[test]
+    fn a_target_that_is_absent_for_less_than_it_is_kept_stays() {
+        let mut run = keeping(|_| {});
+        assert_eq!(run.says_set(ms(0), &[1, 2]), ["take [1, 2]"]);
+        assert_eq!(run.says_set(ms(100), &[2, 3]), ["take [1, 2, 3], 1 absent"]);
+        assert_eq!(run.says_set(ms(200), &[3, 4]), ["take [1, 2, 3, 4], 2 absent"]);
+        assert_eq!(run.intake.due(), Some(ms(100) + KEEP));
+        // It comes back, and its time begins anew when it is absent again.
+        assert_eq!(run.says_set(ms(300), &[1, 3, 4]), ["take [1, 2, 3, 4], 1 absent"]);
+        assert_eq!(run.says_set(ms(400), &[3, 4]), ["take [1, 2, 3, 4], 2 absent"]);
+        assert!(run.at(ms(199) + KEEP).is_empty());
+        assert_eq!(run.at(ms(200) + KEEP), ["take [1, 3, 4], 1 absent"]);
+        assert_eq!(run.intake.due(), Some(ms(400) + KEEP));
+        assert_eq!(run.at(ms(400) + KEEP), ["take [3, 4]"]);
+        assert_eq!((run.at(KEEP * 9), run.intake.due()), (vec![], None));
+        assert_eq!(run.says_set(KEEP * 9, &[]), ["take [3, 4], 2 absent"], "whatever is said");
+        assert_eq!(run.at(KEEP * 10), ["take []"]);
+    }
+
+    #[test]
+    fn a_mention_that_is_overtaken_counts() {
+        let mut run = keeping(|_| {});
+        run.says_set(ms(0), &[1, 2]);
+        run.says_set(ms(20), &[1]);
+        assert_eq!(run.says_set(KEEP, &[1]), ["take [1, 2], 1 absent"]);
+        assert!(run.says_set(KEEP + ms(5), &[1, 2]).is_empty());
+        assert!(run.says_set(KEEP + ms(6), &[1]).is_empty());
+        assert_eq!(run.at(KEEP + ms(30)), ["take [1, 2], 1 absent"]);
+        assert_eq!(run.intake.due(), Some(KEEP * 2 + ms(30)));
+    }
+
+    #[test]
+    fn the_time_of_what_is_absent_stands_still_while_the_source_is_lost() {
+        let mut run = keeping(|settings| settings.max_stale = Some(STALE));
+        run.says_set(ms(0), &[1, 2]);
+        run.says_set(ms(20), &[1]);
+        assert_eq!(run.says(ms(30), Update::Lost("away".into())), ["lost: away"]);
+        assert_eq!(run.intake.due(), Some(ms(30) + STALE), "nothing goes meanwhile");
+        assert!(run.at(KEEP * 2).is_empty());
+        let back = KEEP * 2 + ms(30);
+        assert_eq!(run.says_set(back, &[1]), ["back after 60s", "take [1, 2], 1 absent"]);
+        assert_eq!(run.intake.due(), Some(KEEP * 3 + ms(20)));
+        assert_eq!(run.at(KEEP * 3 + ms(20)), ["take [1]"]);
+        // What is given up is given up whole.
+        run.says_set(KEEP * 4, &[2]);
+        run.says(KEEP * 4 + ms(20), Update::Lost("gone".into()));
+        assert_eq!(run.at(KEEP * 4 + ms(20) + STALE), ["stale: gone"]);
+        let later = KEEP * 5 + STALE;
+        assert_eq!(run.says_set(later, &[3])[1..], ["take [3]"]);
+    }
+
+    #[test]
+    fn a_floor_counts_what_goes_when_it_goes() {
+        let floor = Floor { removed_percent_max: 50, hold: HOLD };
+        let mut run = keeping(|settings| settings.floor = Some(floor));
+        run.says_set(ms(0), &[1, 2, 3, 4]);
+        assert_eq!(run.says_set(ms(20), &[1]), ["take [1, 2, 3, 4], 3 absent"]);
+        assert_eq!(run.at(ms(20) + KEEP), ["hold 3 of 4"]);
+        assert_eq!(run.intake.due(), Some(ms(20) + KEEP + HOLD));
+        assert_eq!(run.at(ms(20) + KEEP + HOLD), ["take [1]"]);
+        // Or it is mentioned again in time.
+        run.says_set(HOLD * 2, &[2, 3, 4]);
+        run.says_set(HOLD * 2 + ms(20), &[1]);
+        assert_eq!(run.at(HOLD * 2 + ms(20) + KEEP), ["hold 3 of 4"]);
+        let again = run.says_set(HOLD * 2 + ms(40) + KEEP, &[1, 2, 3, 4]);
+        assert_eq!((again, run.intake.due()), (vec!["take [1, 2, 3, 4]".into()], None));
+    }
+
+    #[test]
+    fn a_key_with_another_target_keeps_the_old_one_under_another_key() {
+        let mut run = keeping(|_| {});
+        let said =
+            |entries: &[(&str, u32)]| Update::Set(BackendSet::new(entries.to_vec()).unwrap());
+        run.says(ms(0), said(&[("a", 1), ("b", 2), ("c", 2)]));
+        run.says(ms(20), said(&[("a", 3), ("b", 2)]));
+        let keys = |run: &Run| {
+            let set = run.set.as_ref().unwrap();
+            let entries: Vec<_> =
+                set.iter().map(|(key, target)| format!("{key}={target}")).collect();
+            entries.join(", ")
+        };
+        assert_eq!(keys(&run), "a=3, a (1)=1, b=2", "2 has lost a key, and is there");
+        run.says(ms(40), said(&[("a", 4), ("a (1)", 5)]));
+        assert_eq!(keys(&run), "a=4, a (1)=5, a (1) (1)=1, a (3)=3, b=2");
+        run.at(ms(20) + KEEP);
+        assert_eq!(keys(&run), "a=4, a (1)=5, a (3)=3, b=2");
+        run.at(ms(40) + KEEP);
+        assert_eq!(keys(&run), "a=4, a (1)=5");
+    }
+
+    #[test]
+    fn what_is_in_force_before_the_source_is_heard_counts_as_mentioned() {
+        let mut run = keeping(|_| {});
+        run.set = Some(set(&[1, 2]));
+        assert_eq!(run.says_set(ms(0), &[2]), ["take [1, 2], 1 absent"]);
+        assert_eq!(run.at(KEEP), ["take [2]"]);
+    }
+
+    #[test]
+    fn an_entry_that_is_left_out_leaves_its_target_absent() {
+        let mut run = keeping(|settings| settings.bad_entries = BadEntries::LeaveOut);
+        run.says_set(ms(0), &[1, 2]);
+        let without_2 = Update::Partial(set(&[1]), [bad("2")].into());
+        assert_eq!(run.says(ms(20), without_2), ["without 1", "take [1, 2], 1 absent"]);
+    }
+
     #[test]
     fn a_bad_entry_is_named_or_left_out() {
         let partial = |entries: &[&str]| {
@@ -417,6 +572,17 @@ mod tests {
     }
 
     #[test]
+    fn a_set_of_which_nothing_is_left_is_no_empty_set() {
+        let mut run = Run::new(|settings| settings.bad_entries = BadEntries::LeaveOut);
+        assert_eq!(run.says_set(ms(0), &[1]), ["take [1]"]);
+        let none = Update::Partial(set(&[]), [bad("x"), bad("y")].into());
+        let lost = "lost: none of 2 entries is a backend; the first: x: no address";
+        assert_eq!(run.says(ms(20), none), [lost]);
+        let none_on_purpose = Update::Partial(set(&[]), Arc::default());
+        assert_eq!(run.says(ms(40), none_on_purpose), ["back after 20ms", "take []"]);
+    }
+
+    #[test]
     fn a_setting_out_of_its_range_is_named() {
         let floor = |removed_percent_max, hold| SourceSettings {
             floor: Some(Floor { removed_percent_max, hold }),
@@ -430,5 +596,11 @@ mod tests {
         assert_eq!(name(floor(50, Duration::ZERO)), Some("hold"));
         assert_eq!(name(stale(SECOND)), None);
         assert_eq!(name(stale(ms(999))), Some("max_stale"));
+        let keep = |time| SourceSettings { keep_absent: Some(time), ..SourceSettings::default() };
+        let day = SECOND * 24 * 60 * 60;
+        assert_eq!((name(keep(SECOND)), name(keep(day))), (None, None));
+        for time in [ms(999), day + ms(1)] {
+            assert_eq!(name(keep(time)), Some("keep_absent"));
+        }
     }
 }

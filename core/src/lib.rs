@@ -16,7 +16,9 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod absence;
 mod balancer;
+mod budget;
 mod change;
 mod conn;
 mod copy;
@@ -39,14 +41,16 @@ mod source;
 mod sync;
 
 pub use self::{
+    absence::Absent,
     balancer::{Admission, Balancer, Owed, Pick, Refusal, Replaced},
+    budget::{Budget, MemberId},
     change::Change,
     conn::Conn,
     copy::CopyRelay,
     cycle::Cycle,
     dialer::Dialer,
     error::{ListenerError, SetError, SettingsError},
-    event::{DialFailure, Event, Report, Side},
+    event::{DialFailure, Event, Limit, Report, Side},
     ids::{BackendKey, Generation, ListenerId, SessionId},
     intake::{BadEntries, Floor, Held, SourceSettings},
     listener::{AcceptFailure, Listener},
@@ -54,7 +58,9 @@ pub use self::{
     reason::{EndReason, Totals},
     relay::{Direction, Progress, Relay, RelayError},
     runtime::Runtime,
-    server::{Following, Handle, ListenerHandle, Replacement, Server, Shutdown, StopHandle},
+    server::{
+        Following, Handle, ListenerHandle, Replacement, Server, SharedBudget, Shutdown, StopHandle,
+    },
     set::{BackendSet, Target},
     settings::{Removal, Settings},
     snapshot::Snapshot,

@@ -18,8 +18,12 @@ pub trait Relay<C, B>: Send + Sync + 'static {
     /// is slow, and has no timers: those are the caller's.
     ///
     /// # Errors
-    /// The first failure of either side. What could be read until then has been offered once to
-    /// the other side, without waiting and without closing it; the caller aborts both.
+    /// The first failure of either side. A relay reports it by [`Progress::fail`] the moment it is
+    /// met, and returns it once all that this side had sent before is written and flushed to the
+    /// other side, or that one fails too. It waits for the other side if that is slow, moves nothing
+    /// in the other direction and passes no end of stream on any more; what it delivers is bounded
+    /// by what the system had received for the failed side. The caller bounds the time, and aborts
+    /// both.
     ///
     /// # Cancellation
     /// Dropping the future stops at once; the ends are the caller's to abort.
@@ -49,6 +53,14 @@ impl Direction {
         }
     }
 
+    /// The direction of what a side sends.
+    pub fn of(side: Side) -> Self {
+        match side {
+            Side::Client => Self::ToBackend,
+            Side::Backend => Self::ToClient,
+        }
+    }
+
     /// The other one.
     pub fn reverse(self) -> Self {
         match self {
@@ -62,43 +74,55 @@ impl Direction {
 /// relay writes, anyone may read.
 #[derive(Debug, Default)]
 pub struct Progress {
-    to_backend: Stream,
-    to_client: Stream,
-}
-
-#[derive(Debug, Default)]
-struct Stream {
-    bytes: AtomicU64,
-    ended: AtomicBool,
+    /// By direction.
+    bytes: [AtomicU64; 2],
+    ended: [AtomicBool; 2],
+    /// By side; at most one.
+    failed: [AtomicBool; 2],
 }
 
 impl Progress {
     /// Tells that so many bytes were written.
     pub fn add(&self, direction: Direction, bytes: usize) {
-        let counter = &self.stream(direction).bytes;
+        let counter = &self.bytes[direction as usize];
         counter.store(counter.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Takes bytes off the count that were written and are lost, for the caller of a relay that is
+    /// over: an abort discards what the other end's system has not confirmed.
+    pub fn take_back(&self, direction: Direction, bytes: usize) {
+        let counter = &self.bytes[direction as usize];
+        let left = counter.load(Ordering::Relaxed).saturating_sub(bytes as u64);
+        counter.store(left, Ordering::Relaxed);
+    }
+
+    /// Reports that a side has failed; the first one counts. From then on, only what that side had
+    /// sent before is delivered to the other.
+    pub fn fail(&self, side: Side) {
+        if self.failed().is_none() {
+            self.failed[side as usize].store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The side that has failed.
+    pub fn failed(&self) -> Option<Side> {
+        let has_failed = |side: &Side| self.failed[*side as usize].load(Ordering::Relaxed);
+        [Side::Client, Side::Backend].into_iter().find(has_failed)
     }
 
     /// Tells that a direction's end was passed on.
     pub fn end(&self, direction: Direction) {
-        self.stream(direction).ended.store(true, Ordering::Relaxed);
+        self.ended[direction as usize].store(true, Ordering::Relaxed);
     }
 
     /// Bytes written so far.
     pub fn bytes(&self, direction: Direction) -> u64 {
-        self.stream(direction).bytes.load(Ordering::Relaxed)
+        self.bytes[direction as usize].load(Ordering::Relaxed)
     }
 
     /// Whether a direction's end was passed on.
     pub fn has_ended(&self, direction: Direction) -> bool {
-        self.stream(direction).ended.load(Ordering::Relaxed)
-    }
-
-    fn stream(&self, direction: Direction) -> &Stream {
-        match direction {
-            Direction::ToBackend => &self.to_backend,
-            Direction::ToClient => &self.to_client,
-        }
+        self.ended[direction as usize].load(Ordering::Relaxed)
     }
 }
 
@@ -111,4 +135,23 @@ pub struct RelayError {
     /// How.
     #[source]
     pub error: io::Error,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failure_stays_and_a_count_never_goes_below_nothing() {
+        let progress = Progress::default();
+        assert_eq!(progress.failed(), None);
+        progress.fail(Side::Backend);
+        progress.fail(Side::Client);
+        assert_eq!(progress.failed(), Some(Side::Backend));
+        progress.add(Direction::ToClient, 5);
+        progress.take_back(Direction::ToClient, 2);
+        progress.take_back(Direction::ToBackend, 2);
+        let bytes = [Direction::ToBackend, Direction::ToClient].map(|to| progress.bytes(to));
+        assert_eq!(bytes, [0, 3]);
+    }
 }

@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use crate::{BackendSet, BadEntry, Generation, Held, Load, Settings, Totals};
+use crate::{Absent, BackendSet, BadEntry, Generation, Held, Limit, Load, Settings, Totals};
 
 /// The state of a server at one moment.
 ///
@@ -20,6 +20,8 @@ pub struct Snapshot<T> {
     pub set_held: Option<Held>,
     /// Entries of the source that are no backends and were left out.
     pub left_out: Arc<[BadEntry]>,
+    /// Backends in the set that its source mentions no more, in key order.
+    pub absent: Vec<Absent>,
     /// The sessions of each target that has any, ascending by target.
     pub loads: Vec<Load<T>>,
     /// Sessions that wait for the first set.
@@ -34,6 +36,8 @@ pub struct Snapshot<T> {
     pub bytes_to_backends: u64,
     /// Bytes written to clients by sessions that have ended.
     pub bytes_to_clients: u64,
+    /// The limit that accepting had to pause for at some time in the last 10 s, if it had to.
+    pub limit_reached: Option<Limit>,
     /// Listeners that accept.
     pub listeners: usize,
     /// Whether the server has begun to shut down.

@@ -12,7 +12,9 @@ use std::{
 };
 
 use shuttle::thread;
-use tinylb_core::{BackendSet, CopyRelay, Handle, Removal, Report, Server, Settings, Snapshot};
+use tinylb_core::{
+    BackendSet, CopyRelay, Handle, Removal, Report, Server, Settings, SharedBudget, Snapshot,
+};
 
 use crate::fakes::{DEAD, HANGING, Net, SOON, wait};
 
@@ -277,6 +279,32 @@ fn the_limit_holds_for_listeners_that_accept_at_once() {
         last.join().expect("the client ends");
         end(&server, &net);
         assert_eq!(net.live_most(), 1);
+        net
+    });
+}
+
+#[test]
+fn a_budget_holds_for_the_servers_that_share_it_and_each_client_is_served() {
+    explore(&["finished"], || {
+        let budget = SharedBudget::new(2);
+        let [(one, net), (other, far)] = [0, 1].map(|minimum| {
+            let (server, net) = serve(Removal::Abort);
+            server.handle().share(&budget, minimum);
+            drop(server.handle().replace(set(&[("a", 1)])));
+            (server, net)
+        });
+        let leave = |clients: [fakes::Client; 2]| {
+            thread::spawn(move || clients.iter().for_each(fakes::Client::hang_up))
+        };
+        let threads = [&net, &far].map(|net| leave([net.connect(), net.connect()]));
+        assert!(budget.in_use() <= 2);
+        net.await_connected(2);
+        assert!(budget.in_use() <= 2);
+        far.await_connected(2);
+        threads.into_iter().for_each(|thread| thread.join().expect("the clients end"));
+        end(&one, &net);
+        end(&other, &far);
+        assert_eq!((net.live_most(), budget.in_use()), (1, 0), "one room is the other's");
         net
     });
 }

@@ -1,6 +1,6 @@
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr, UdpSocket},
     sync::{PoisonError, RwLock},
     time::Duration,
 };
@@ -16,6 +16,8 @@ use tokio::time::{Instant, sleep};
 use crate::{
     Address, AddressConn, AddressFailure, Host, TcpConn, TcpOptions, TcpTarget, UnixConn,
     UnixTarget,
+    dial_from::DialFrom,
+    explain::explain,
     lookup::Lookups,
     nonblocking::socket,
     ports::EphemeralPorts,
@@ -35,6 +37,8 @@ pub struct TcpDialer {
     own: RwLock<Vec<Address>>,
     /// As they were when the dialer was made.
     ephemeral_ports: EphemeralPorts,
+    back: RwLock<Vec<Address>>,
+    dial_from: DialFrom,
     lookups: Lookups,
     races: Races,
 }
@@ -43,6 +47,7 @@ pub struct TcpDialer {
 #[derive(Default)]
 pub struct UnixDialer {
     own: RwLock<Vec<Address>>,
+    back: RwLock<Vec<Address>>,
 }
 
 /// Connects to any [`Address`].
@@ -83,15 +88,35 @@ impl TcpDialer {
         set(&self.own, own);
     }
 
+    /// Where others listen from which connections come back to the balancer: dials that lead there
+    /// are refused, those of names included. Sets may have such targets, since what leads back may
+    /// change.
+    pub fn set_back(&self, back: Vec<Address>) {
+        set(&self.back, back);
+    }
+
+    /// Has connections that are dialled from now on come from these addresses of this machine in
+    /// turn, from those of the target's family; if there is none of that, from what the system
+    /// chooses. So there are more ports for connections to one backend. None.
+    pub fn set_dial_from(&self, addresses: Vec<IpAddr>) {
+        self.dial_from.set(addresses);
+    }
+
     async fn connect(&self, address: SocketAddr) -> io::Result<TcpConn> {
+        self.try_connect(address).await.map_err(explain)
+    }
+
+    async fn try_connect(&self, address: SocketAddr) -> io::Result<TcpConn> {
         check(&self.own, &address.into())
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        refuse_back(&self.back, &address.into())?;
         let socket = socket(match address {
             SocketAddr::V4(_) => AddressFamily::INET,
             SocketAddr::V6(_) => AddressFamily::INET6,
         })?;
         let options = get(&self.options);
         options.apply_dialled(&socket)?;
+        let is_bound = self.dial_from.bind(&socket, address)?;
         match connect(&socket, &address) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
@@ -110,9 +135,14 @@ impl TcpDialer {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         // If it is one of this machine's addresses, the balancer listens there as well.
-        if listens_everywhere(&self.own, address) && stream.local_address()?.ip() == address.ip() {
-            let error = format!("the balancer itself listens at port {}", address.port());
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        let may_lead_back =
+            listens_everywhere(&self.own, address) || listens_everywhere(&self.back, address);
+        if may_lead_back {
+            let source = if is_bound { source_of(address)? } else { stream.local_address()?.ip() };
+            if source == address.ip() {
+                let error = format!("the balancer itself listens at port {}", address.port());
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+            }
         }
         if let Some(limit) = options.limit() {
             stream.look_after(Some(limit));
@@ -144,6 +174,11 @@ impl Dialer for TcpDialer {
 }
 
 impl UnixDialer {
+    /// Where others listen from which connections come back, see [`TcpDialer::set_back`].
+    pub fn set_back(&self, back: Vec<Address>) {
+        set(&self.back, back);
+    }
+
     /// Where the balancer itself listens: such targets are refused in a set.
     pub fn set_own(&self, own: Vec<Address>) {
         set(&self.own, own);
@@ -156,8 +191,9 @@ impl Dialer for UnixDialer {
     type Conn = UnixConn;
 
     async fn dial(&self, target: &UnixTarget, _within: Duration) -> io::Result<UnixConn> {
+        refuse_back(&self.back, &Address::Unix(target.clone()))?;
         loop {
-            let socket = socket(AddressFamily::UNIX)?;
+            let socket = socket(AddressFamily::UNIX).map_err(explain)?;
             match connect(&socket, &SocketAddrUnix::new(target.path())?) {
                 Ok(()) => {
                     break Ok(UnixConn::new(Stream::new(socket, Kind::Unix)?, target.to_string()));
@@ -195,6 +231,17 @@ impl AddressDialer {
         self.tcp.set_options(options);
     }
 
+    /// Where others listen from which connections come back, see [`TcpDialer::set_back`].
+    pub fn set_back(&self, back: Vec<Address>) {
+        self.tcp.set_back(back.clone());
+        self.unix.set_back(back);
+    }
+
+    /// Where TCP connections come from, see [`TcpDialer::set_dial_from`].
+    pub fn set_dial_from(&self, addresses: Vec<IpAddr>) {
+        self.tcp.set_dial_from(addresses);
+    }
+
     /// Where the balancer itself listens, see [`TcpDialer::set_own`].
     pub fn set_own(&self, own: Vec<Address>) {
         self.tcp.set_own(own.clone());
@@ -223,6 +270,17 @@ fn check(own: &RwLock<Vec<Address>>, target: &Address) -> Result<(), String> {
     target.validate_target(&own.read().unwrap_or_else(PoisonError::into_inner))
 }
 
+fn refuse_back(back: &RwLock<Vec<Address>>, address: &Address) -> io::Result<()> {
+    let back = back.read().unwrap_or_else(PoisonError::into_inner);
+    match back.iter().find(|back| back.leads_to(address)) {
+        Some(back) => {
+            let error = format!("it leads back to the balancer, by way of {back}");
+            Err(io::Error::new(io::ErrorKind::InvalidInput, error))
+        }
+        None => Ok(()),
+    }
+}
+
 fn listens_everywhere(own: &RwLock<Vec<Address>>, address: SocketAddr) -> bool {
     own.read().unwrap_or_else(PoisonError::into_inner).iter().any(|own| match own {
         Address::Tcp(TcpTarget { host: Host::Ip(ip), port }) => {
@@ -232,6 +290,16 @@ fn listens_everywhere(own: &RwLock<Vec<Address>>, address: SocketAddr) -> bool {
         }
         _ => false,
     })
+}
+
+/// Where the system would have a connection to an address come from: from that address itself, if it
+/// is one of this machine's.
+fn source_of(address: SocketAddr) -> io::Result<IpAddr> {
+    let any = if address.is_ipv4() { SocketAddr::from(([0; 4], 0)) } else { ([0; 16], 0).into() };
+    // A datagram socket sends nothing when it is connected.
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(address)?;
+    Ok(socket.local_addr()?.ip())
 }
 
 fn get<T: Clone>(shared: &RwLock<T>) -> T {
@@ -261,6 +329,31 @@ mod tests {
         dialer.set_own(vec![address.into()]);
         let error = dialer.dial(&target, within).await.err().unwrap();
         assert!(error.to_string().contains("the balancer itself"), "{error}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_backend_is_dialled_from_the_addresses_that_are_given() {
+        let dialer = TcpDialer::default();
+        let from = ["127.0.0.71", "127.0.0.72", "::1"].map(|ip| ip.parse().unwrap());
+        dialer.set_dial_from(from.into());
+        let within = Duration::from_secs(10);
+        let backend = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = TcpTarget::from(backend.local_addr().unwrap());
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            let conn = dialer.dial(&target, within).await.unwrap();
+            let peer = backend.accept().unwrap().1;
+            assert_eq!(conn.local_address().unwrap(), peer);
+            seen.push(peer.ip());
+        }
+        assert_eq!(seen, [from[0], from[1], from[0], from[1]]);
+        // No address of this machine.
+        dialer.set_dial_from(vec!["192.0.2.1".parse().unwrap()]);
+        let error = dialer.dial(&target, within).await.err().unwrap().to_string();
+        assert!(error.contains("192.0.2.1") && error.contains("of this machine"), "{error}");
+        dialer.set_dial_from(Vec::new());
+        assert!(dialer.dial(&target, within).await.is_ok());
     }
 
     #[tokio::test]

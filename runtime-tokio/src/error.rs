@@ -22,6 +22,25 @@ pub enum AddressError {
         /// The text.
         text: String,
     },
+    /// An IPv6 address with a scope, such as `[fe80::1%eth0]:80`.
+    #[error(
+        "`{text}` has a scope (`%` and an interface), which isn't supported: give an address that \
+         is valid beyond one link"
+    )]
+    Scoped {
+        /// The text.
+        text: String,
+    },
+    /// A URL.
+    #[error("`{text}` is a URL, and nothing here speaks {scheme}: write {write}")]
+    Url {
+        /// The text.
+        text: String,
+        /// What stands before `://`.
+        scheme: String,
+        /// What to write instead.
+        write: String,
+    },
     /// What stands in brackets is no IPv6 address.
     #[error("`{text}` is no IPv6 address: write [IPV6]:PORT")]
     NotAnIp {
@@ -35,7 +54,10 @@ pub enum AddressError {
         text: String,
     },
     /// The path of a Unix socket is relative.
-    #[error("`unix:{path}` is no absolute path: write unix:/PATH")]
+    #[error(
+        "`unix:{path}` is no absolute path: write unix:/PATH (or `unix.:PORT` for a host that is \
+         named so)"
+    )]
     RelativePath {
         /// The path.
         path: String,

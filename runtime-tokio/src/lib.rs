@@ -4,6 +4,8 @@
 //!   [`UnixConn`]; [`AddressDialer`] for backends of both kinds.
 //! - [`SocketRelay`], which moves the bytes between them, and [`Splice`] for when within the kernel.
 //! - [`TokioRuntime`], and [`TcpOptions`] for what every TCP connection is set to.
+//! - [`run_blocking`], for work that may hang; [`read_file`] and [`replace_file`], for files that a
+//!   configuration names.
 #![cfg_attr(feature = "dns", doc = "- [`DnsSource`]: sets from DNS (feature `dns`).")]
 #![cfg_attr(
     feature = "etcd",
@@ -11,6 +13,7 @@
   (feature `etcd`)."
 )]
 #![cfg_attr(feature = "file", doc = "- [`FileSource`]: sets from a file (feature `file`).")]
+//! - [`restarting`]: a source that begins anew when it panics or ends.
 //!
 //! The program `tinylb` is in this package as well, behind the feature `cli`.
 //!
@@ -40,8 +43,11 @@
 
 mod blocking;
 mod conn;
+mod dial_from;
 mod dialer;
+mod disk;
 mod error;
+mod explain;
 mod limit;
 mod listener;
 mod lookup;
@@ -63,19 +69,22 @@ mod upkeep;
 #[cfg(feature = "file")]
 pub use self::source::FileSource;
 #[cfg(feature = "dns")]
-pub use self::source::{DnsName, DnsOptions, DnsSource};
+pub use self::source::{DnsFamily, DnsName, DnsOptions, DnsSource};
 #[cfg(feature = "etcd")]
 pub use self::source::{
     EtcdOptions, EtcdOptionsError, EtcdRegistration, EtcdRegistrationEvent, EtcdSource, EtcdTls,
 };
 pub use self::{
+    blocking::run_blocking,
     conn::{AddressConn, TcpConn, UnixConn},
     dialer::{AddressDialer, TcpDialer, UnixDialer},
+    disk::{read_file, remove_file, replace_file},
     error::AddressError,
     listener::{TcpListener, UnixListener, UnixSocketFile},
     options::TcpOptions,
     race::AddressFailure,
     relay::{SocketRelay, Splice},
     runtime::TokioRuntime,
+    source::restarting,
     target::{Address, Host, TcpTarget, UnixTarget},
 };

@@ -12,13 +12,16 @@ use socket2::TcpKeepalive;
 pub(crate) struct Limit(u32);
 
 /// Keepalive probes without an answer that end an idle connection.
-const PROBES: u32 = 3;
+const PROBES_MIN: u32 = 6;
+
+/// Different numbers of probes.
+const PROBES_KINDS: u32 = 4;
 
 /// The most that Linux takes for the silence before the first probe, in seconds.
 const IDLE_MAX: u32 = 32_767;
 
 impl Limit {
-    /// Less would leave no time for two looks and three probes, at one a second.
+    /// Less would leave no time for two looks and a few probes, at one a second.
     pub(crate) const MIN: Duration = Duration::from_secs(5);
     pub(crate) const MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -28,20 +31,32 @@ impl Limit {
         Self(limit.as_secs() as u32 + u32::from(limit.subsec_nanos() > 0))
     }
 
-    /// About half of the time goes by before the first probe of an idle peer; the third that stays
-    /// unanswered ends the connection.
-    pub(crate) fn keepalive(self) -> TcpKeepalive {
-        let (idle, interval) = self.probing();
+    /// The times by which the system probes an idle connection, and ends it when its probes stay
+    /// unanswered. `number` is any number that differs from connection to connection.
+    ///
+    /// Many connections may be heard last at the same moment, as when clients come back after an
+    /// outage, and be probed all at once. Of ten thousand probes, a queue of a thousand drops most,
+    /// and connections would be ended whose peers are well. So their times differ, and each has
+    /// tries enough for the crowd to come apart.
+    pub(crate) fn keepalive(self, number: u32) -> TcpKeepalive {
+        let (idle, interval, probes) = self.probing(number);
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
         TcpKeepalive::new()
             .with_time(seconds(idle))
             .with_interval(seconds(interval))
-            .with_retries(PROBES)
+            .with_retries(probes)
     }
 
-    fn probing(self) -> (u32, u32) {
-        let interval = (self.0 - (self.0 / 2).min(IDLE_MAX)).div_ceil(PROBES);
-        (self.0 - PROBES * interval, interval)
+    /// Silence before the first probe, between a quarter and half of the limit; time between
+    /// probes; and how many may stay unanswered.
+    fn probing(self, number: u32) -> (u32, u32, u32) {
+        // Linux's timers may be late by an eighth, on average by a sixteenth.
+        let limit = self.0 - self.0 / 12;
+        let first = limit / 4;
+        let idle = (first + number % (first + 1)).min(IDLE_MAX);
+        let left = limit - idle;
+        let interval = (left / (PROBES_MIN + number / (first + 1) % PROBES_KINDS)).max(1);
+        (idle, interval, left / interval)
     }
 }
 
@@ -64,7 +79,7 @@ impl Limit {
 
     /// Turns between two looks at a connection that is well.
     pub(crate) fn look_every(self) -> u32 {
-        (self.0 / 6).clamp(1, 60)
+        (self.0 / 4).clamp(1, 60)
     }
 
     /// Turns for which something has to be seen unanswered before a peer may be dead.
@@ -83,8 +98,7 @@ impl Limit {
     /// other options are, whoever accepts from whichever clone of the socket.
     pub(crate) fn set_inherited(limit: Option<Self>, listener: impl AsFd) -> io::Result<()> {
         // Without a limit, as the system has them unless it is told otherwise.
-        let (idle, interval) = limit.map_or((7200, 75), Self::probing);
-        let probes = if limit.is_some() { PROBES } else { 9 };
+        let (idle, interval, probes) = limit.map_or((7200, 75, 9), Self::as_times);
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
         sockopt::set_tcp_keepidle(&listener, seconds(idle))?;
         sockopt::set_tcp_keepintvl(&listener, seconds(interval))?;
@@ -98,9 +112,17 @@ impl Limit {
         let idle = seconds(sockopt::tcp_keepidle(&socket).ok()?)?;
         let interval = seconds(sockopt::tcp_keepintvl(&socket).ok()?)?;
         let probes = sockopt::tcp_keepcnt(&socket).ok()?;
-        let limit = Self(idle.checked_add(interval.checked_mul(PROBES)?)?);
-        // Other times are the system's own.
-        (probes == PROBES && limit.probing() == (idle, interval)).then_some(limit)
+        let sum = idle.checked_add(interval.checked_mul(probes)?)?;
+        let limit = Self::new(Duration::from_secs(sum.into()));
+        // Other times are the system's own, or somebody else's.
+        (limit.as_times() == (idle, interval, probes)).then_some(limit)
+    }
+
+    /// A limit as times of keepalive: the sum of all of them.
+    fn as_times(self) -> (u32, u32, u32) {
+        const PROBES: u32 = 3;
+        let interval = (self.0 - (self.0 / 2).min(IDLE_MAX)).div_ceil(PROBES);
+        (self.0 - PROBES * interval, interval, PROBES)
     }
 }
 
@@ -109,15 +131,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_idle_peer_that_is_dead_is_found_by_its_probes_when_the_limit_has_passed() {
-        for (seconds, expected) in [(5, (2, 1)), (10, (4, 2)), (60, (30, 10)), (120, (60, 20))] {
-            assert_eq!(Limit(seconds).probing(), expected);
+    fn an_idle_peer_that_is_dead_is_found_by_its_probes_within_the_limit_and_not_much_earlier() {
+        for limit in [5, 6, 8, 10, 59, 60, 61, 120, 3600, 65_000, 86_400] {
+            for number in 0..200 {
+                let (idle, interval, probes) = Limit(limit).probing(number);
+                let found = idle + probes * interval;
+                assert!(found <= limit && found >= limit * 3 / 4, "{found} of {limit}");
+                assert!((1..=IDLE_MAX).contains(&idle), "{limit}: {idle}");
+                assert!((1..=IDLE_MAX).contains(&interval), "{limit}: {interval}");
+                assert!(probes >= PROBES_MIN.min(limit / 2), "{limit}: {probes}");
+            }
         }
-        for limit in [Limit::MIN, Duration::from_secs(61), Limit::MAX].map(Limit::new) {
-            let (idle, interval) = limit.probing();
-            assert_eq!(idle + PROBES * interval, limit.seconds());
-            assert!(interval > 0 && interval <= IDLE_MAX && idle <= IDLE_MAX, "{limit:?}");
+    }
+
+    #[test]
+    fn connections_that_were_heard_last_at_the_same_moment_are_not_all_probed_together() {
+        // Connections whose first probes are sent in the same second, and whose second ones are.
+        let mut first = std::collections::BTreeMap::<_, u32>::new();
+        let mut second = std::collections::BTreeMap::<_, u32>::new();
+        for number in 0..10_000 {
+            let (idle, interval, _) = Limit(60).probing(number);
+            *first.entry(idle).or_default() += 1;
+            *second.entry((idle, interval)).or_default() += 1;
         }
+        assert!(first.values().all(|count| *count < 1000), "{first:?}");
+        assert!(second.values().all(|count| *count < 500), "{second:?}");
     }
 
     #[test]
@@ -144,6 +182,13 @@ mod tests {
             let (one, _client) = accept();
             assert_eq!(Limit::inherited(&one), limit);
             assert!(!socket2::SockRef::from(&one).keepalive().unwrap());
+        }
+        for times in [(1, 1, 1), (32_767, 32_767, 127), (30, 10, 4)] {
+            let (idle, interval, probes) = times;
+            sockopt::set_tcp_keepidle(&listener, Duration::from_secs(idle)).unwrap();
+            sockopt::set_tcp_keepintvl(&listener, Duration::from_secs(interval)).unwrap();
+            sockopt::set_tcp_keepcnt(&listener, probes).unwrap();
+            assert_eq!(Limit::inherited(accept().0), None, "{times:?}");
         }
     }
 }

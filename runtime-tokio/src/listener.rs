@@ -14,6 +14,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     TcpConn, TcpOptions, UnixConn,
+    explain::{errno, explain},
     nonblocking::{accept, watch},
     options::reset_on_close,
     stream::{Kind, Stream},
@@ -162,7 +163,8 @@ impl Listener for TcpListener {
     type Conn = TcpConn;
 
     async fn accept(&mut self) -> io::Result<TcpConn> {
-        let (socket, peer) = self.listener.async_io(Interest::READABLE, accept).await?;
+        let (socket, peer) =
+            self.listener.async_io(Interest::READABLE, accept).await.map_err(explain)?;
         let peer = peer.and_then(|peer| peer.try_into().ok()).ok_or(Errno::PROTO)?;
         let resets = self.resets || reset_on_close(&socket).is_ok();
         let mut stream = Stream::new(socket, Kind::Tcp)?;
@@ -181,7 +183,8 @@ impl Listener for UnixListener {
     type Conn = UnixConn;
 
     async fn accept(&mut self) -> io::Result<UnixConn> {
-        let (socket, _) = self.listener.async_io(Interest::READABLE, accept).await?;
+        let (socket, _) =
+            self.listener.async_io(Interest::READABLE, accept).await.map_err(explain)?;
         Ok(UnixConn::new(Stream::new(socket, Kind::Unix)?, self.path.as_str()))
     }
 
@@ -196,13 +199,18 @@ fn open(address: SocketAddr, options: &TcpOptions) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for connections of the run before (TIME-WAIT).
     socket.set_reuse_address(true)?;
+    // `[::]` takes in IPv4 on every system, whatever is preset there (ipv6(7)). One that can't
+    // leaves it out.
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        let _ = socket.set_only_v6(false);
+    }
     options.apply(&socket)?;
     Ok(socket)
 }
 
 /// accept(2): what a failed accept says of the listener.
 fn classify(error: &io::Error) -> AcceptFailure {
-    match Errno::from_io_error(error) {
+    match errno(error) {
         Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP | Errno::FAULT) => {
             AcceptFailure::Fatal
         }
@@ -288,11 +296,28 @@ mod tests {
         assert!(accepted.iter().all(|count| *count > 0), "{accepted:?}");
     }
 
+    #[tokio::test]
+    async fn an_ipv4_client_of_an_ipv6_listener_is_shown_as_what_it_is() {
+        use tinylb_core::Conn;
+
+        let options = TcpOptions::default();
+        // Where there is no IPv6, there is nothing to see.
+        let Ok(mut listener) = TcpListener::bind("[::]:0".parse().unwrap(), &options) else {
+            return;
+        };
+        let port = listener.local_address().unwrap().port();
+        let client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let conn = listener.accept().await.unwrap();
+        assert_eq!(conn.peer(), client.local_addr().unwrap().to_string());
+        assert_eq!(conn.local_address().unwrap(), client.peer_addr().unwrap());
+    }
+
     #[test]
     fn only_an_error_of_the_listener_itself_is_fatal() {
         let kind = |errno: Errno| classify(&errno.into());
         for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
             assert_eq!(kind(errno), AcceptFailure::BackOff, "{errno}");
+            assert_eq!(classify(&explain(errno.into())), AcceptFailure::BackOff, "{errno}");
         }
         for errno in [Errno::CONNABORTED, Errno::PROTO, Errno::PERM, Errno::HOSTUNREACH] {
             assert_eq!(kind(errno), AcceptFailure::Skip, "{errno}");

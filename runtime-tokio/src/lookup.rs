@@ -10,7 +10,7 @@ use futures::{
     future::{BoxFuture, Shared},
 };
 
-use crate::blocking::on_thread;
+use crate::blocking::start_blocking;
 
 /// Looks names up by the system's resolver, `/etc/hosts` included.
 ///
@@ -81,15 +81,15 @@ impl Lookups {
         }
         let (lookups, asked) = (self.clone(), Arc::clone(name));
         // The lock is held until the lookup is entered, so that it can't leave before.
-        let answer = on_thread("lookup", move || {
+        let answer = start_blocking(move || {
             let _in_progress = InProgress { lookups: &lookups, name: &asked };
             match (lookups.0.resolve)(&asked) {
                 Ok(addresses) => Ok(addresses.into()),
                 Err(error) => Err(Arc::new(error)),
             }
         })?;
-        let panicked = || Err(Arc::new(io::Error::other("the resolver panicked")));
-        let lookup = answer.map(move |answer| answer.unwrap_or_else(panicked)).boxed().shared();
+        let lookup = answer.map(|answer| answer.unwrap_or_else(|error| Err(Arc::new(error))));
+        let lookup = lookup.boxed().shared();
         pending.insert(Arc::clone(name), lookup.clone());
         Ok(lookup)
     }

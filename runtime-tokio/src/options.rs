@@ -21,7 +21,7 @@ pub struct TcpOptions {
     ///
     /// On Linux, connections that are older than a second are looked after by a thread of this
     /// crate, which the first connection starts. A peer that is silent is probed (`SO_KEEPALIVE`)
-    /// after half of this time, and its connection fails once the time has passed without an
+    /// after a quarter to half of this time, and its connection fails once the time has passed without an
     /// answer. Data that was sent for the first time in a long silence has a quarter of this time
     /// to be answered. A dead peer whose receive window was shut is found as fast on Linux 6.15 or
     /// newer; older systems probe such a peer only every 2 minutes, and two probes have to stay
@@ -61,13 +61,15 @@ impl TcpOptions {
     /// can wait ([`Stream::set_nodelay_when_due`](crate::stream::Stream::set_nodelay_when_due)).
     pub(crate) fn apply_dialled(&self, socket: &impl AsFd) -> io::Result<()> {
         reset_on_close(socket)?;
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let number = std::os::fd::AsRawFd::as_raw_fd(&socket.as_fd()) as u32;
         let socket = SockRef::from(socket);
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         socket.set_tcp_nodelay(true)?;
         socket.set_out_of_band_inline(true)?;
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         match self.limit() {
-            Some(limit) => socket.set_tcp_keepalive(&limit.keepalive())?,
+            Some(limit) => socket.set_tcp_keepalive(&limit.keepalive(number))?,
             None => socket.set_keepalive(false)?,
         }
         Ok(())

@@ -87,6 +87,14 @@ impl Pipes {
         state.pause = usize::MAX;
     }
 
+    /// A pipe was of no use, for want of memory or the like: lends none for a while, but what there
+    /// is.
+    pub(crate) fn pause(&self) {
+        let mut state = self.lock();
+        state.made -= std::mem::take(&mut state.spare).len();
+        state.pause = state.pause.max(PAUSE);
+    }
+
     /// A pipe was closed, with what was in it.
     pub(crate) fn lost(&self) {
         self.lock().made -= 1;
@@ -134,7 +142,7 @@ impl Pipe {
     }
 }
 
-/// Whether splice(2) is at fault rather than a socket.
+/// Whether splice(2) is at fault for good.
 pub(crate) fn is_unsupported(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     errno.is_some_and(|errno| {

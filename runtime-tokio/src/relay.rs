@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tinylb_core::{Direction, Progress, Relay, RelayError, Side};
+use tinylb_core::{Direction, Progress, Relay, RelayError};
 
 use crate::{
     conn::Socket,
@@ -97,6 +97,8 @@ struct Session<'a> {
     backend: &'a mut Stream,
     to_backend: State,
     to_client: State,
+    /// Of the side that has failed.
+    error: Option<io::Error>,
 }
 
 /// How one direction stands.
@@ -134,11 +136,12 @@ impl<'a> Session<'a> {
             let heat = if relay.splice == Splice::Always { HOT } else { 0 };
             State { held: Held::Nothing, heat, is_ended: false }
         };
-        Self { relay, progress, client, backend, to_backend: state(), to_client: state() }
+        let (to_backend, to_client) = (state(), state());
+        Self { relay, progress, client, backend, to_backend, to_client, error: None }
     }
 
     fn flow(&mut self, direction: Direction) -> Flow<'_> {
-        let Self { relay, progress, client, backend, to_backend, to_client } = self;
+        let Self { relay, progress, client, backend, to_backend, to_client, .. } = self;
         let (reader, writer, state) = match direction {
             Direction::ToBackend => (client, backend, to_backend),
             Direction::ToClient => (backend, client, to_client),
@@ -147,27 +150,33 @@ impl<'a> Session<'a> {
     }
 }
 
+impl Session<'_> {
+    /// Ready when both ends have been passed on.
+    fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        let up = self.flow(Direction::ToBackend).poll(cx)?;
+        let down = self.flow(Direction::ToClient).poll(cx)?;
+        if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+}
+
 impl Future for Session<'_> {
     type Output = Result<(), RelayError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
-        let up = self.flow(Direction::ToBackend).poll(cx);
-        let down = match up {
-            Poll::Ready(Err(_)) => Poll::Pending,
-            _ => self.flow(Direction::ToClient).poll(cx),
-        };
-        match (up, down) {
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
-            (Poll::Ready(Err(error)), _) | (_, Poll::Ready(Err(error))) => {
-                let direction = match error.side {
-                    Side::Client => Direction::ToBackend,
-                    Side::Backend => Direction::ToClient,
-                };
-                self.flow(direction).offer(cx);
-                Poll::Ready(Err(error))
+        if self.error.is_none() {
+            match ready!(self.poll_move(cx)) {
+                Ok(()) => return Poll::Ready(Ok(())),
+                Err(RelayError { side, error }) => {
+                    self.progress.fail(side);
+                    self.error = Some(error);
+                }
             }
-            _ => Poll::Pending,
         }
+        let Some(side) = self.progress.failed() else { return Poll::Pending };
+        ready!(self.flow(Direction::of(side)).poll_deliver(cx));
+        self.error
+            .take()
+            .map_or(Poll::Pending, |error| Poll::Ready(Err(RelayError { side, error })))
     }
 }
 
@@ -224,13 +233,17 @@ impl Flow<'_> {
                 polled => return polled,
             }
         }
+        self.poll_copy(cx)
+    }
+
+    fn poll_copy(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, RelayError>> {
         BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(READ, 0);
-            self.poll_copy(buffer, cx)
+            self.poll_copy_by(buffer, cx)
         })
     }
 
-    fn poll_copy(
+    fn poll_copy_by(
         &mut self,
         buffer: &mut [u8],
         cx: &mut Context<'_>,
@@ -241,8 +254,11 @@ impl Flow<'_> {
             return Poll::Ready(Ok(0));
         }
         let bytes = &buffer[..length];
-        // The end of the first direction is passed on at once. With the second, the caller closes.
-        let is_last = self.reader.is_at_end() && !self.progress.has_ended(self.direction.reverse());
+        // The end of the first direction is passed on at once. With the second, the caller closes;
+        // and what a side sent before it failed is followed by no end.
+        let is_last = self.reader.is_at_end()
+            && !self.progress.has_ended(self.direction.reverse())
+            && self.progress.failed().is_none();
         let polled = match is_last {
             true => self.writer.poll_write_last(cx, bytes),
             false => self.writer.poll_write(cx, bytes),
@@ -276,9 +292,14 @@ impl Flow<'_> {
             self.relay.pipes.give_back(pipe);
         }
         match filled {
-            // Nothing was taken: this kernel, or this sandbox, splices no sockets.
-            Poll::Ready(Err(error)) if is_unsupported(&error) => {
-                self.relay.pipes.lend_no_more();
+            // Nothing was taken, and a read will do: this kernel or this sandbox splices no sockets,
+            // or the system is out of memory.
+            Poll::Ready(Err(error)) if self.reader.is_connected() => {
+                if is_unsupported(&error) {
+                    self.relay.pipes.lend_no_more();
+                } else {
+                    self.relay.pipes.pause();
+                }
                 Poll::Ready(Ok(0))
             }
             filled => filled.map_err(|error| self.reader_failed(error)),
@@ -291,7 +312,14 @@ impl Flow<'_> {
             let polled = match &self.state.held {
                 Held::Nothing => return Poll::Ready(Ok(())),
                 Held::InMemory { bytes, start } => self.writer.poll_write(cx, &bytes[*start..]),
-                Held::InPipe { pipe, length } => pipe.poll_drain(self.writer, *length, cx),
+                Held::InPipe { pipe, length } => match pipe.poll_drain(self.writer, *length, cx) {
+                    // Whether that is the socket's fault or the pipe's, a write can tell.
+                    Poll::Ready(Err(_)) => {
+                        self.unload()?;
+                        continue;
+                    }
+                    drained => drained,
+                },
             };
             let Poll::Ready(written) = polled else {
                 self.spare_pipe()?;
@@ -323,10 +351,15 @@ impl Flow<'_> {
 
     /// Gives a pipe back that may not wait for the writer; what it holds is held in memory instead.
     fn spare_pipe(&mut self) -> Result<(), RelayError> {
-        let Held::InPipe { pipe, length } = &self.state.held else { return Ok(()) };
-        if pipe.may_wait {
-            return Ok(());
+        match &self.state.held {
+            Held::InPipe { pipe, .. } if !pipe.may_wait => self.unload(),
+            _ => Ok(()),
         }
+    }
+
+    /// Takes what a pipe holds into memory, and gives the pipe back.
+    fn unload(&mut self) -> Result<(), RelayError> {
+        let Held::InPipe { pipe, length } = &self.state.held else { return Ok(()) };
         let bytes = pipe.read(*length).map_err(|error| self.reader_failed(error))?;
         let before = std::mem::replace(&mut self.state.held, Held::InMemory { bytes, start: 0 });
         if let Held::InPipe { pipe, .. } = before {
@@ -335,18 +368,24 @@ impl Flow<'_> {
         Ok(())
     }
 
-    /// The reader has failed: what can be had from it is offered to the writer once. The writer
-    /// isn't closed, even if the reader now seems to have ended: a system reports a reset once, and
-    /// an end of stream from then on.
-    fn offer(&mut self, cx: &mut Context<'_>) {
-        for _ in 0..TURN / READ {
-            if !matches!(self.poll_write(cx), Poll::Ready(Ok(())))
-                || !matches!(self.poll_move(cx), Poll::Ready(Ok(1..)))
-            {
-                return;
+    /// The reader's side has failed. Ready when what it had sent before is written, or the writer
+    /// has failed too. The writer isn't closed, even if the reader now seems to have ended: a system
+    /// reports a reset once, and an end of stream from then on.
+    fn poll_deliver(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut moved = 0;
+        loop {
+            if ready!(self.poll_write(cx)).is_err() || self.state.is_ended {
+                return Poll::Ready(());
+            }
+            if moved >= TURN {
+                yield_turn(cx);
+                return Poll::Pending;
+            }
+            match self.poll_copy(cx) {
+                Poll::Ready(Ok(more @ 1..)) => moved += more,
+                _ => return Poll::Ready(()),
             }
         }
-        let _ = self.poll_write(cx);
     }
 
     fn wrote(&self, written: io::Result<usize>) -> Result<usize, RelayError> {

@@ -30,6 +30,11 @@ pub struct Stream {
     /// The reactor's note that the socket can be written to was taken back, though it may be so:
     /// nothing will say it again before a write has failed.
     may_be_writable: bool,
+    /// A write has failed, or the peer was found to have cut the connection: there may be something
+    /// left to read of which the reactor has not told yet.
+    may_be_readable: bool,
+    /// The write side was closed.
+    has_ended: bool,
     /// The system resets the connection when it is closed.
     pub(crate) resets: bool,
     /// All that the peer sent before its end has been read.
@@ -76,6 +81,8 @@ impl Stream {
             socket: Some(socket),
             kind,
             may_be_writable: false,
+            may_be_readable: false,
+            has_ended: false,
             resets,
             is_at_end: false,
             nagle: Nagle::Off,
@@ -165,21 +172,31 @@ impl Stream {
             return Poll::Ready(Ok(0));
         }
         loop {
-            let socket = self.socket()?;
-            let mut guard = ready!(socket.poll_read_ready(cx))?;
-            let had_ended = guard.ready().is_read_closed();
+            let socket = self.socket.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+            let mut guard = match socket.poll_read_ready(cx)? {
+                Poll::Ready(guard) => Some(guard),
+                Poll::Pending if self.may_be_readable => None,
+                Poll::Pending => return Poll::Pending,
+            };
+            let is_over = guard.as_ref().is_some_and(|guard| guard.ready().is_read_closed());
             match rustix::net::recv(socket.get_ref(), &mut *buffer, RecvFlags::DONTWAIT) {
                 Ok((_, length)) => {
-                    if 0 < length && length < buffer.len() {
+                    if let Some(guard) = &mut guard
+                        && 0 < length
+                        && length < buffer.len()
+                    {
                         if !self.may_stop_short() {
                             guard.clear_ready();
-                        } else if had_ended {
+                        } else if is_over {
                             self.is_at_end = self.ends_there();
                         }
                     }
                     return Poll::Ready(Ok(length));
                 }
-                Err(error) => try_again(error, Some(&mut guard))?,
+                Err(error) => {
+                    self.may_be_readable &= error != Errno::AGAIN;
+                    try_again(error, guard.as_mut())?;
+                }
             }
         }
     }
@@ -283,6 +300,7 @@ impl Stream {
                 Ok(given) => return Poll::Ready(Ok(given)),
                 Err(error) => {
                     self.may_be_writable &= error != Errno::AGAIN;
+                    self.may_be_readable |= ![Errno::AGAIN, Errno::INTR].contains(&error);
                     try_again(error, guard.as_mut())?;
                 }
             }
@@ -309,7 +327,26 @@ impl Stream {
     }
 
     pub(crate) fn poll_close(&mut self) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(rustix::net::shutdown(self.fd()?, Shutdown::Write)?))
+        rustix::net::shutdown(self.fd()?, Shutdown::Write)?;
+        self.has_ended = true;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Bytes that were written over TCP and that the peer's system has not acknowledged. (Linux;
+    /// elsewhere none are known of.)
+    pub(crate) fn unacknowledged(&self) -> usize {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Some(socket) = &self.socket {
+            let bytes = crate::tcp_info::unacknowledged(socket.get_ref().as_fd()).unwrap_or(0);
+            // The end of the stream has a place in the sequence, after every byte.
+            return bytes.saturating_sub(usize::from(self.has_ended));
+        }
+        0
+    }
+
+    /// Whether a TCP connection has not failed; asked without taking the error from the socket.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.fd().is_ok_and(|socket| rustix::net::getpeername(socket).is_ok())
     }
 
     /// Ready once the peer has reset a TCP connection. Such a socket can be written to no more, and
@@ -323,7 +360,9 @@ impl Stream {
             let Ok(mut guard) = ready!(socket.poll_write_ready(cx)) else { break };
             if guard.ready().is_write_closed() {
                 let error = socket.try_io(Interest::ERROR, |fd| SockRef::from(fd).take_error());
-                return error.ok().flatten().map_or(Poll::Pending, Poll::Ready);
+                let error = error.ok().flatten();
+                self.may_be_readable |= error.is_some();
+                return error.map_or(Poll::Pending, Poll::Ready);
             }
             guard.clear_ready();
             self.may_be_writable = true;

@@ -33,7 +33,8 @@ pub enum Host {
 pub struct UnixTarget(Arc<Path>);
 
 /// Where something listens: TCP or a Unix socket. Parsed from `host:port`, `[v6]:port` or
-/// `unix:/path`, and displayed as that.
+/// `unix:/path`, and displayed as that. What begins with `unix:`, in whichever case, is a path; a host
+/// of that name is written with the dot that completes it, `unix.:80`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Address {
     /// TCP.
@@ -78,24 +79,50 @@ impl Address {
     /// Whether this can be a backend of a balancer that listens at `own`.
     ///
     /// # Errors
-    /// Port 0, or an address that leads back to the balancer itself, as far as the text tells.
+    /// Port 0; an address that leads back to the balancer itself, as far as the text tells; or one
+    /// that no machine has: multicast, broadcast or unspecified.
     pub fn validate_target(&self, own: &[Self]) -> Result<(), String> {
         if let Self::Tcp(TcpTarget { port: 0, .. }) = self {
             return Err("port 0 can't be dialled: give the backend's port".into());
         }
-        match own.iter().find(|own| own.leads_to(self)) {
-            Some(own) => Err(format!("the balancer itself listens at {own}: give another address")),
-            None => Ok(()),
+        if let Some(own) = own.iter().find(|own| own.leads_to(self)) {
+            return Err(format!("the balancer itself listens at {own}: give another address"));
+        }
+        match self {
+            Self::Tcp(TcpTarget { host: Host::Ip(ip), .. }) => match no_machine(*ip) {
+                Some(kind) => Err(format!("{kind}: give the address of one machine")),
+                None => Ok(()),
+            },
+            _ => Ok(()),
         }
     }
 
-    /// Whether who dials `target` reaches who listens here.
-    fn leads_to(&self, target: &Self) -> bool {
+    /// Whether nobody else can listen at `other` while somebody listens here: they are one address,
+    /// or this one takes in the other. `0.0.0.0` takes in every IPv4 address, and `[::]` every
+    /// address, since this adapter's listeners at `[::]` take IPv4 as well. Port 0 is any port that
+    /// is free, and so in nobody's way.
+    pub fn takes_in(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(TcpTarget { port: 0, .. }), _) => false,
+            (
+                Self::Tcp(TcpTarget { host: Host::Ip(own), port }),
+                Self::Tcp(TcpTarget { host: Host::Ip(ip), port: other }),
+            ) => {
+                let (own, ip) = (own.to_canonical(), ip.to_canonical());
+                let is_wide = own.is_unspecified() && (own.is_ipv6() || ip.is_ipv4());
+                port == other && (own == ip || is_wide)
+            }
+            _ => self == other,
+        }
+    }
+
+    /// Whether who dials `target` reaches who listens here, as far as the text tells.
+    pub fn leads_to(&self, target: &Self) -> bool {
         let (Self::Tcp(own), Self::Tcp(target)) = (self, target) else { return self == target };
         let is_here = match (&own.host, &target.host) {
             (Host::Ip(own), Host::Ip(to)) => {
                 let (own, to) = (own.to_canonical(), to.to_canonical());
-                // Listening at `::` takes in IPv4 as well, unless the system is set otherwise.
+                // Listening at `::` takes in IPv4 as well.
                 let takes_in = own.is_unspecified() && (own.is_ipv6() || to.is_ipv4());
                 own == to
                     || takes_in && (to.is_loopback() || to.is_unspecified())
@@ -110,14 +137,41 @@ impl Address {
     }
 }
 
+/// What an address stands for, if that isn't one machine.
+pub(crate) fn no_machine(ip: IpAddr) -> Option<&'static str> {
+    let ip = ip.to_canonical();
+    match ip {
+        ip if ip.is_multicast() => Some("this is a multicast address"),
+        IpAddr::V4(ip) if ip.is_broadcast() => Some("this is the broadcast address"),
+        // Linux takes such a dial for one to itself, and other systems refuse it.
+        ip if ip.is_unspecified() => Some("this is the unspecified address"),
+        // RFC 1122, section 3.2.1.3.
+        IpAddr::V4(ip) if ip.octets()[0] == 0 => Some("this is an address of no network"),
+        _ => None,
+    }
+}
+
 impl FromStr for TcpTarget {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let given = || text.to_string();
+        if let Some((scheme, rest)) = text.split_once("://") {
+            let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            let address = authority.rsplit('@').next().unwrap_or_default();
+            // What is no address either is best shown by its form.
+            let is_address = address.parse::<Self>().is_ok();
+            let write = if is_address { address } else { "HOST:PORT" }.to_string();
+            return Err(AddressError::Url { text: given(), scheme: scheme.to_string(), write });
+        }
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
             let (host, port) =
                 rest.split_once(']').ok_or_else(|| AddressError::NotAnIp { text: given() })?;
+            if let Some((ip, _)) = host.split_once('%')
+                && ip.parse::<std::net::Ipv6Addr>().is_ok()
+            {
+                return Err(AddressError::Scoped { text: given() });
+            }
             let ip = host.parse().map_err(|_| AddressError::NotAnIp { text: host.into() })?;
             let port = port.strip_prefix(':');
             (Host::Ip(IpAddr::V6(ip)), port.ok_or_else(|| AddressError::NoPort { text: given() })?)
@@ -161,9 +215,11 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        match text.strip_prefix("unix:") {
-            Some(path) => UnixTarget::new(OsStr::new(path)).map(Self::Unix),
-            None => text.parse().map(Self::Tcp),
+        match text.split_once(':') {
+            Some((kind, path)) if kind.eq_ignore_ascii_case("unix") => {
+                UnixTarget::new(OsStr::new(path)).map(Self::Unix)
+            }
+            _ => text.parse().map(Self::Tcp),
         }
     }
 }
@@ -205,6 +261,10 @@ impl fmt::Display for UnixTarget {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // Its name alone would make it a path.
+            Self::Tcp(TcpTarget { host: Host::Name(name), port }) if &**name == "unix" => {
+                write!(f, "unix.:{port}")
+            }
             Self::Tcp(target) => target.fmt(f),
             Self::Unix(target) => target.fmt(f),
         }
@@ -217,10 +277,15 @@ mod tests {
 
     #[test]
     fn an_address_is_displayed_as_it_is_written() {
-        for text in ["127.0.0.1:80", "[::1]:65535", "db-1.example.org:5432", "unix:/run/a.sock"] {
+        for text in
+            ["unix.:80", "127.0.0.1:80", "[::1]:65535", "db-1.example.org:5432", "unix:/run/a.sock"]
+        {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
         assert_eq!("DB.Example:1".parse::<Address>(), "db.example:1".parse());
+        assert_eq!("UNIX:/run/a.sock".parse::<Address>(), "unix:/run/a.sock".parse());
+        assert_eq!("Unix.:80".parse::<Address>().unwrap().to_string(), "unix.:80");
+        assert_eq!(Address::Tcp("unix:80".parse().unwrap()).to_string(), "unix.:80");
         assert_eq!("[0:0::1]:1".parse::<Address>(), "[::1]:1".parse());
     }
 
@@ -247,13 +312,67 @@ mod tests {
             ("127.0.0.1:80", "127.0.0.2:80"),
             ("0.0.0.0:80", "192.0.2.1:80"),
             ("0.0.0.0:80", "[::1]:80"),
-            ("127.0.0.1:80", "[::]:80"),
             ("192.0.2.1:80", "localhost:80"),
             ("unix:/run/a", "unix:/run/b"),
         ] {
             assert_eq!(check(own, target), Ok(()), "{own} {target}");
         }
         assert!(check("127.0.0.1:80", "127.0.0.1:0").unwrap_err().contains("port 0"));
+    }
+
+    #[test]
+    fn an_address_takes_in_those_that_cannot_be_listened_at_beside_it() {
+        let takes_in = |own: &str, other: &str| {
+            let [own, other] = [own, other].map(|text| text.parse::<Address>().unwrap());
+            own.takes_in(&other)
+        };
+        for (own, other) in [
+            ("[::]:80", "0.0.0.0:80"),
+            ("[::]:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("0.0.0.0:80", "127.0.0.1:80"),
+        ] {
+            assert!(takes_in(own, other), "{own} {other}");
+            assert!(!takes_in(other, own), "{other} {own}");
+        }
+        for same in ["127.0.0.1:80", "[::]:80", "unix:/a"] {
+            assert!(takes_in(same, same), "{same}");
+        }
+        assert!(takes_in("[::ffff:127.0.0.1]:80", "127.0.0.1:80"));
+        for (own, other) in [
+            ("0.0.0.0:80", "[::1]:80"),
+            ("0.0.0.0:80", "127.0.0.1:81"),
+            ("127.0.0.1:80", "127.0.0.2:80"),
+            ("[::]:0", "[::]:0"),
+            ("unix:/a", "unix:/b"),
+        ] {
+            assert!(!takes_in(own, other), "{own} {other}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_no_machine_has_is_no_backend() {
+        let check = |target: &str| target.parse::<Address>().unwrap().validate_target(&[]);
+        for (target, kind) in [
+            ("224.0.0.1:80", "multicast"),
+            ("239.255.255.255:80", "multicast"),
+            ("[ff02::1]:80", "multicast"),
+            ("[::ffff:224.0.0.1]:80", "multicast"),
+            ("255.255.255.255:80", "broadcast"),
+            ("[::ffff:255.255.255.255]:80", "broadcast"),
+            ("0.0.0.0:80", "unspecified"),
+            ("[::]:80", "unspecified"),
+            ("0.1.2.3:80", "no network"),
+        ] {
+            let error = check(target).unwrap_err();
+            assert!(
+                error.contains(kind) && error.contains("give the address"),
+                "{target}: {error}"
+            );
+        }
+        for target in ["223.255.255.255:80", "240.0.0.1:80", "[fe00::1]:80", "1.0.0.0:80"] {
+            assert_eq!(check(target), Ok(()), "{target}");
+        }
     }
 
     #[test]
@@ -273,6 +392,16 @@ mod tests {
             (":80", "host"),
             ("unix:run/a", "absolute"),
             ("unix:/run/a\0b", "NUL"),
+            ("UNIX:80", "`unix.:PORT`"),
+            (
+                "http://127.0.0.1:9001",
+                "is a URL, and nothing here speaks http: write 127.0.0.1:9001",
+            ),
+            ("tcp://user@[::1]:9001/x", "write [::1]:9001"),
+            ("https://db.example.org/", "write HOST:PORT"),
+            ("[fe80::1%eth0]:80", "scope"),
+            ("[fe80::1%]:80", "scope"),
+            ("[x%eth0]:80", "IPv6"),
         ] {
             let error = text.parse::<Address>().unwrap_err().to_string();
             assert!(error.contains(cause), "{text}: {error}");

@@ -16,7 +16,7 @@ mod peer;
 mod table;
 
 use std::{
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     sync::atomic::{AtomicBool, AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
@@ -120,9 +120,7 @@ fn look(socket: BorrowedFd<'_>, entry: Entry, now: u32) -> Option<Entry> {
     let peer = entry.peer.look(see(socket), now, limit);
     match (entry.peer, peer) {
         (Peer::Condemned { .. }, Peer::Dead) => {
-            // Resets the connection; whoever waits for the socket gets an error, as do all later
-            // reads, and never an end of stream.
-            let _ = rustix::net::connect_unspec(socket);
+            end(socket);
             return None;
         }
         // The system ends it when it next would have sent something again, and keeps what has come
@@ -140,8 +138,16 @@ fn look(socket: BorrowedFd<'_>, entry: Entry, now: u32) -> Option<Entry> {
 
 /// Has the system probe the peer of a connection. If it can't, looks will have to do.
 fn tend(socket: BorrowedFd<'_>, limit: Limit) {
-    let _ = SockRef::from(&socket).set_tcp_keepalive(&limit.keepalive());
+    let keepalive = limit.keepalive(socket.as_raw_fd() as u32);
+    let _ = SockRef::from(&socket).set_tcp_keepalive(&keepalive);
     let _ = set_rto_max(socket, limit.repeat_max());
+}
+
+/// Ends a connection: whoever waits for the socket gets an error, as do all later reads, and never
+/// an end of stream.
+fn end(socket: BorrowedFd<'_>) {
+    // Which takes the socket's peer away (connect(2)). It fails for a socket that has none.
+    let _ = rustix::net::connect_unspec(socket);
 }
 
 fn see(socket: BorrowedFd<'_>) -> Seen {
@@ -157,5 +163,115 @@ fn see(socket: BorrowedFd<'_>) -> Seen {
         },
         // Failed already: what is left to read of it is its owner's.
         _ => Seen::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use futures::{
+        AsyncReadExt, AsyncWriteExt,
+        future::{Either, select},
+    };
+    use tinylb_core::{CopyRelay, Dialer, Listener, Progress, Relay, Side};
+
+    use super::*;
+    use crate::{
+        SocketRelay, Splice, TcpConn, TcpDialer, TcpListener, TcpOptions, TcpTarget, conn::Socket,
+    };
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// An accepted connection and the other end of it.
+    async fn pair() -> (TcpConn, TcpConn) {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let mut listener = TcpListener::bind(any, &TcpOptions::default()).unwrap();
+        let target = TcpTarget::from(listener.local_address().unwrap());
+        let dialer = TcpDialer::default();
+        let (accepted, dialled) = tokio::join!(listener.accept(), dialer.dial(&target, LONG));
+        (accepted.unwrap(), dialled.unwrap())
+    }
+
+    /// How a session stands when its backend is ended.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum State {
+        Idle,
+        BackendTakesNothing,
+        ClientTakesNothing,
+        ClientHasEnded,
+        BackendHasEnded,
+    }
+
+    /// Writes until nothing is taken for a while.
+    async fn fill(conn: &mut TcpConn) {
+        let chunk = [7; 64 << 10];
+        let patience = Duration::from_millis(300);
+        while let Ok(Ok(_)) = tokio::time::timeout(patience, conn.write(&chunk)).await {}
+    }
+
+    async fn ends_with_an_error(relay: impl Relay<TcpConn, TcpConn>, state: State) {
+        let (mut client, mut far_client) = pair().await;
+        let (mut backend, mut far_backend) = pair().await;
+        let socket = backend.stream().fd().unwrap().try_clone_to_owned().unwrap();
+        let progress = Progress::default();
+        let relaying = relay.relay(&mut client, &mut backend, &progress);
+        let prepared = Box::pin(async {
+            match state {
+                State::Idle => {}
+                State::BackendTakesNothing => fill(&mut far_client).await,
+                State::ClientTakesNothing => fill(&mut far_backend).await,
+                State::ClientHasEnded => {
+                    far_client.close().await.unwrap();
+                    assert_eq!(far_backend.read(&mut [0]).await.unwrap(), 0);
+                }
+                State::BackendHasEnded => {
+                    far_backend.close().await.unwrap();
+                    assert_eq!(far_client.read(&mut [0]).await.unwrap(), 0);
+                }
+            }
+        });
+        let relaying = match select(relaying, prepared).await {
+            Either::Left((ended, _)) => panic!("it has ended: {ended:?}"),
+            Either::Right(((), relaying)) => relaying,
+        };
+        end(socket.as_fd());
+        // What had come from the backend before is passed on first, if the client takes it.
+        let reading = Box::pin(async {
+            let mut buffer = vec![0; 64 << 10];
+            while far_client.read(&mut buffer).await.is_ok_and(|length| length > 0) {}
+            std::future::pending::<()>().await;
+        });
+        let relayed = tokio::time::timeout(LONG, select(relaying, reading)).await;
+        let Either::Left((relayed, _)) = relayed.expect("a prompt end") else { unreachable!() };
+        assert_eq!(relayed.unwrap_err().side, Side::Backend, "{state:?}");
+        // Nor does it read as an end of stream later.
+        let read = backend.read(&mut [0]).await;
+        assert!(read.is_err(), "{state:?}: {read:?}");
+    }
+
+    #[tokio::test]
+    async fn a_session_whose_connection_is_ended_fails_at_once_however_it_stands() {
+        for state in [
+            State::Idle,
+            State::BackendTakesNothing,
+            State::ClientTakesNothing,
+            State::ClientHasEnded,
+            State::BackendHasEnded,
+        ] {
+            ends_with_an_error(CopyRelay::default(), state).await;
+            for splice in [Splice::Never, Splice::Always] {
+                ends_with_an_error(SocketRelay::new(splice, 8), state).await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_error_of_a_connection_that_is_ended_is_a_reset() {
+        let (mut one, _other) = pair().await;
+        end(one.stream().fd().unwrap());
+        let error = one.read(&mut [0]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        assert!(one.write(b"?").await.is_err());
     }
 }

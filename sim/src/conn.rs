@@ -218,6 +218,11 @@ impl Conn for TurmoilConn {
         self.is_finished = true;
     }
 
+    /// What the other end's user hasn't read: whether it has arrived there, nobody knows.
+    fn unacknowledged(&self) -> usize {
+        self.stream.as_ref().map_or(0, |_| self.outgoing().unread())
+    }
+
     fn abort(&mut self) {
         if self.stream.is_some() {
             self.outgoing().reset();

@@ -120,7 +120,6 @@ fn reason_of(refusal: Refusal) -> EndReason {
     match refusal {
         Refusal::NoBackends => EndReason::NoBackends,
         Refusal::WaitingFull => EndReason::WaitingFull,
-        Refusal::AllTried => EndReason::DialFailed,
         _ => EndReason::Shutdown,
     }
 }
@@ -214,6 +213,9 @@ pub fn run_policy(scenario: &Scenario, policy: impl Policy, keep_trace: bool) ->
     run.finish()
 }
 
+/// Microseconds before targets that have failed are dialled again.
+const ROUND_PAUSE: u64 = 250_000;
+
 /// Something that comes due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Due {
@@ -227,6 +229,8 @@ enum Due {
     Over(u32, u32, EndReason),
     /// A session's task notices what it was told.
     Told(u32, u32, Told),
+    /// The pause is over before targets that have failed are dialled again.
+    Again(u32, u32),
     /// A session has waited for long enough.
     WaitOver(u32),
     /// The time to drain since a replacement is over.
@@ -330,6 +334,8 @@ struct Run<'a, P> {
     /// What was said last, which is the set.
     set: Backends,
     drain: u32,
+    /// Replacements whose deadline to drain hasn't come, ascending.
+    draining: Vec<u64>,
     rules_left: Vec<u32>,
     /// Replacements that the policy hasn't said to be applied, ascending.
     unapplied: VecDeque<u64>,
@@ -360,6 +366,7 @@ impl<'a, P: Policy> Run<'a, P> {
             parked: Vec::new(),
             set: Vec::new(),
             drain: scenario.config.drain,
+            draining: Vec::new(),
             rules_left: scenario.rules.iter().map(|rule| rule.times).collect(),
             unapplied: VecDeque::new(),
             is_healed: false,
@@ -473,11 +480,14 @@ impl<'a, P: Policy> Run<'a, P> {
             Due::Told(session, epoch, told) if self.is_now(session, epoch) => {
                 self.told(session, told);
             }
-            Due::Dialled(..) | Due::Over(..) | Due::Told(..) => {}
+            Due::Again(session, epoch) if self.is_now(session, epoch) => self.retry(session),
+            Due::Dialled(..) | Due::Over(..) | Due::Told(..) | Due::Again(..) => {}
             Due::WaitOver(session) if self.is_now(session, 0) => {
                 self.end(session, EndReason::WaitingTimedOut);
             }
             Due::WaitOver(_) => {}
+            // The time to drain has changed, and so has the deadline.
+            Due::Deadline(generation) if !self.is_over(generation) => {}
             Due::Deadline(generation) => {
                 let cut = self.policy.drain_expired(generation);
                 self.note(Note::DrainExpired(generation));
@@ -626,14 +636,28 @@ impl<'a, P: Policy> Run<'a, P> {
             self.end(session, EndReason::DialFailed);
         } else if self.now - began >= u64::from(config.dial_time) * 1000 {
             self.end(session, EndReason::DialTimedOut);
+        } else if failure != Failure::Revoked && self.ledger.has_tried_all(serial) {
+            // What the session is told meanwhile still counts, and ends the pause.
+            let epoch = self.sessions[session as usize].epoch;
+            let left = began + u64::from(config.dial_time) * 1000 - self.now;
+            let pause = ROUND_PAUSE.min(left);
+            self.after(pause, pause, Due::Again(session, epoch));
         } else {
-            match self.policy.retry(session) {
-                Verdict::Dial(key, place) => self.dial(session, key, place),
-                Verdict::Wait => self.ledger.fail(Law::Pool, format!("{session} is to wait again")),
-                Verdict::End(reason) => self.end(session, reason),
-            }
+            self.retry(session);
         }
         self.trigger(Trigger::DialFailed, place);
+    }
+
+    fn retry(&mut self, session: u32) {
+        let time = u64::from(self.scenario.config.dial_time) * 1000;
+        if self.now - self.sessions[session as usize].began >= time {
+            return self.end(session, EndReason::DialTimedOut);
+        }
+        match self.policy.retry(session) {
+            Verdict::Dial(key, place) => self.dial(session, key, place),
+            Verdict::Wait => self.ledger.fail(Law::Pool, format!("{session} is to wait again")),
+            Verdict::End(reason) => self.end(session, reason),
+        }
     }
 
     fn relay(&mut self, session: u32) {
@@ -730,7 +754,7 @@ impl<'a, P: Policy> Run<'a, P> {
             }
             Operation::Bounce(place) => *self.place(*place) = PlaceState::default(),
             Operation::PanicDial(place) => self.place(*place).panics = true,
-            Operation::Drain(time) => self.drain = *time,
+            Operation::Drain(time) => self.drains_change(*time),
             Operation::ResetCycle => {
                 self.policy.reset_cycle();
                 self.ledger.reset_cycle();
@@ -806,12 +830,31 @@ impl<'a, P: Policy> Run<'a, P> {
             self.dial(session, key, place);
         }
         if taken.draining > 0 {
+            self.draining.push(generation);
             let time = u64::from(self.drain) * 1000;
             self.after(time, time, Due::Deadline(generation));
             self.trigger(Trigger::DrainBegan, Place(0));
         }
         let place = set.first().map_or(Place(0), |(_, place)| *place);
         self.trigger(Trigger::Replaced, place);
+    }
+
+    fn drains_change(&mut self, time: u32) {
+        self.drain = time;
+        self.ledger.drains_change(u64::from(time) * 1000);
+        for generation in self.draining.clone() {
+            let until = self.ledger.drain_until(generation, u64::from(time) * 1000);
+            let at = until.unwrap_or_default().max(self.now);
+            self.due(at, Due::Deadline(generation));
+        }
+    }
+
+    /// Whether a drain that has begun is over by the time that it has now.
+    fn is_over(&mut self, generation: u64) -> bool {
+        let until = self.ledger.drain_until(generation, u64::from(self.drain) * 1000);
+        let is_over = until.is_some_and(|until| until <= self.now);
+        self.draining.retain(|draining| !is_over || *draining != generation);
+        is_over
     }
 
     fn shut_down(&mut self, grace: u32) {

@@ -46,6 +46,8 @@ sometimes! {
     WaitingTimedOut "a session waited for too long",
     /// A retry found its turn's target tried.
     TurnPassed "a retry left the turn to others",
+    /// Every target had failed for a client, and was tried again.
+    TriedAgain "targets that had all failed were tried again",
     /// A client got no backend because every dial failed.
     DialFailed "every dial of a client failed",
     /// A dial took too long.
@@ -54,12 +56,18 @@ sometimes! {
     DrainInterrupted "a target came back while its sessions drained",
     /// A drain's deadline cut a session.
     DrainExpired "the deadline of a drain cut a session",
+    /// A session had less time to drain than when it began to.
+    DrainShortened "a drain was shortened while a session drained",
+    /// A session had more time to drain than when it began to.
+    DrainProlonged "a drain was prolonged while a session drained",
     /// The limit of connections was reached.
     LimitReached "the limit of connections was reached",
     /// A shutdown's grace was over with sessions left.
     GraceOver "sessions were left at the end of the grace",
     /// A session was finished.
     Finished "a session came to its end",
+    /// All that a side sent before it failed reached the other.
+    Delivered "what a side sent before it failed reached the other",
     /// Bytes were under way in a session that was cut.
     CutInFlight "a session was cut with bytes under way",
     /// A writer waited for a reader.

@@ -54,6 +54,8 @@ pub enum DialScript {
     Hang,
     /// The dialer panics.
     Panic,
+    /// The dialer panics when it is asked whether it takes this target.
+    PanicAtCheck,
     /// It waits until the gate is open, and then connects.
     Gate(Gate),
     /// It waits for a future that this makes, and then connects. So a test that has a clock can
@@ -129,6 +131,7 @@ struct World {
     hosts: BTreeMap<Arc<str>, Host>,
     capacity: usize,
     chunk_max: usize,
+    is_lossy: bool,
     buffered_max: usize,
     clients: u64,
     /// Those who wait for something to change.
@@ -141,6 +144,7 @@ impl Default for World {
             hosts: BTreeMap::new(),
             capacity: CAPACITY,
             chunk_max: usize::MAX,
+            is_lossy: false,
             buffered_max: 0,
             clients: 0,
             watchers: Vec::new(),
@@ -179,6 +183,13 @@ impl PipeNetwork {
         self.change(|world| world.chunk_max = bytes.max(1));
     }
 
+    /// Connections made from now on have an abort discard what the other end has not read, as a
+    /// system discards what has not been acknowledged; each tells how much that is
+    /// ([`Conn::unacknowledged`]).
+    pub fn lose_by_aborts(&self) {
+        self.change(|world| world.is_lossy = true);
+    }
+
     /// Listens to a name.
     ///
     /// # Panics
@@ -202,7 +213,7 @@ impl PipeNetwork {
     pub fn connect(&self, name: &str) -> io::Result<Pipe> {
         let mut waker = None;
         let dialled = self.change(|world| {
-            let (capacity, chunk_max) = (world.capacity, world.chunk_max);
+            let limits = (world.capacity, world.chunk_max, world.is_lossy);
             world.clients += 1;
             let peer = format!("client-{}", world.clients);
             let host = world.host(name);
@@ -212,7 +223,7 @@ impl PipeNetwork {
             let account = |role| Account { network: self.clone(), name: name.into(), role };
             let accounts = [account(Role::Dialled), account(Role::Accepted)];
             let peers = [name.into(), peer];
-            let [dialled, accepted] = Pipe::pair(capacity, chunk_max, peers, accounts);
+            let [dialled, accepted] = Pipe::pair(limits, peers, accounts);
             host.backlog.push_back(accepted);
             host.stats.dialled.open += 1;
             host.stats.accepted.open += 1;
@@ -360,7 +371,9 @@ impl Dialer for PipeDialer {
             DialScript::Connect | DialScript::Invalid(_) => self.network.connect(&target.0),
             DialScript::Fail(kind) => Err(kind.into()),
             DialScript::Hang => std::future::pending().await,
-            DialScript::Panic => panic!("the dialer panics, as told by a test"),
+            DialScript::Panic | DialScript::PanicAtCheck => {
+                panic!("the dialer panics, as told by a test")
+            }
             DialScript::Gate(gate) => {
                 gate.wait().await;
                 self.network.connect(&target.0)
@@ -377,6 +390,7 @@ impl Dialer for PipeDialer {
     fn validate(&self, target: &PipeTarget) -> Result<(), String> {
         match &lock(&self.network.0).host(&target.0).script {
             DialScript::Invalid(reason) => Err(reason.clone()),
+            DialScript::PanicAtCheck => panic!("the dialer panics at a check, as told by a test"),
             _ => Ok(()),
         }
     }

@@ -198,7 +198,12 @@ impl Adapter for Tcp {
     type Dialer = TcpDialer;
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { notices_cut: cfg!(target_os = "linux"), ..Capabilities::default() }
+        let is_linux = cfg!(target_os = "linux");
+        Capabilities {
+            notices_cut: is_linux,
+            knows_unacknowledged: is_linux,
+            ..Capabilities::default()
+        }
     }
 
     async fn listen(&self) -> io::Result<(TcpListener, TcpTarget)> {
@@ -290,7 +295,7 @@ impl Adapter for Smol {
     type Dialer = SmolDialer;
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { notices_cut: false, ..Capabilities::default() }
+        Capabilities { notices_cut: false, knows_unacknowledged: false, ..Capabilities::default() }
     }
 
     async fn listen(&self) -> io::Result<(SmolListener, SocketAddr)> {

@@ -4,6 +4,7 @@ use futures::{FutureExt, future::poll_fn};
 
 use super::{
     Link,
+    limit::Parking,
     session::Session,
     signal::{Signal, until_told},
 };
@@ -19,6 +20,7 @@ pub(super) struct AcceptLoop<L, D: Dialer, R> {
     pub(super) listener: L,
     pub(super) link: Arc<Link<D, R>>,
     pub(super) stop: Arc<Signal>,
+    pub(super) parking: Parking<D::Target>,
 }
 
 impl<L: Listener, D: Dialer, R: Relay<L::Conn, D::Conn>> AcceptLoop<L, D, R> {
@@ -65,9 +67,18 @@ impl<L: Listener, D: Dialer, R: Relay<L::Conn, D::Conn>> AcceptLoop<L, D, R> {
 
     /// The next connection. While there is no room, the listener isn't asked.
     async fn accept(&mut self) -> io::Result<L::Conn> {
-        let shared = &self.link.shared;
         let mut accepting = self.listener.accept();
-        poll_fn(|cx| if shared.has_room() { accepting.poll_unpin(cx) } else { Poll::Pending }).await
+        poll_fn(|cx| {
+            if !self.parking.has_room() {
+                return Poll::Pending;
+            }
+            let accepted = accepting.poll_unpin(cx);
+            if !matches!(accepted, Poll::Ready(Ok(_))) {
+                self.parking.found_nobody();
+            }
+            accepted
+        })
+        .await
     }
 
     /// Begins a client's session, once there is room: another listener may just have taken the
@@ -77,7 +88,8 @@ impl<L: Listener, D: Dialer, R: Relay<L::Conn, D::Conn>> AcceptLoop<L, D, R> {
         let admitted = poll_fn(|cx| {
             // Nudged when there is room, and told when the server shuts down.
             let _ = self.stop.poll(None, cx);
-            self.link.shared.poll_admit(self.id, &mut client, &signal)
+            let admitted = self.link.shared.admit(self.id, &mut client, &signal);
+            self.parking.poll(admitted)
         });
         let Some((id, admission)) = admitted.await else { return client.abort() };
         let session = Session::new(id, signal, client, Arc::clone(&self.link));

@@ -1,14 +1,15 @@
 use std::{
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
 };
 
-use futures::{FutureExt, Stream};
+use futures::Stream;
 
 use super::{
+    deadline::Deadline,
     shared::Shared,
     signal::{Signal, Word},
 };
@@ -63,28 +64,21 @@ impl<T: Target> Follower<T> {
             if self.has_ended && due.is_none() {
                 return;
             }
-            let mut sleep = due.map(|due| runtime.sleep(due.saturating_sub(now)));
+            let mut deadline = due.map(|due| Deadline::new(&*runtime, due.saturating_sub(now)));
             let said = poll_fn(|cx| {
                 if taken == TURN {
                     taken = 0;
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                if !self.has_ended {
-                    let next =
-                        || source.as_mut().poll_next(cx).map(|said| said.map(|s| self.check(s)));
-                    let said = match catch_unwind(AssertUnwindSafe(next)) {
-                        Ok(said) => said.map(|said| said.ok_or("the source has ended")),
-                        Err(_) => Poll::Ready(Err("the source panicked")),
-                    };
-                    if let Poll::Ready(said) = said {
-                        self.has_ended = said.is_err();
-                        taken += 1;
-                        return Poll::Ready(Some(said.unwrap_or_else(|e| Update::Lost(e.into()))));
-                    }
+                if !self.has_ended
+                    && let Poll::Ready(said) = self.hear(source.as_mut(), cx)
+                {
+                    taken += 1;
+                    return Poll::Ready(Some(said));
                 }
-                match &mut sleep {
-                    Some(sleep) => sleep.poll_unpin(cx).map(|()| None),
+                match &mut deadline {
+                    Some(deadline) => deadline.poll(&*runtime, cx).map(|()| None),
                     None => Poll::Pending,
                 }
             });
@@ -92,6 +86,28 @@ impl<T: Target> Follower<T> {
                 self.intake.update(runtime.now(), update, self.shared.set().as_ref());
             }
         }
+    }
+
+    /// What the source says next. Its end and its panic are losses, and the last that is heard of it.
+    fn hear(
+        &mut self,
+        source: Pin<&mut impl Stream<Item = Update<T>>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Update<T>> {
+        let said = match catch_unwind(AssertUnwindSafe(|| source.poll_next(cx))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(said)) => said.ok_or("the source has ended"),
+            Err(_) => Err("the source panicked"),
+        };
+        Poll::Ready(match said {
+            // A dialer that panics at one set may take the next.
+            Ok(said) => catch_unwind(AssertUnwindSafe(|| self.check(said)))
+                .unwrap_or_else(|_| Update::Lost("the check of its set panicked".into())),
+            Err(cause) => {
+                self.has_ended = true;
+                Update::Lost(cause.into())
+            }
+        })
     }
 
     /// What is said, less what the server can't take.
@@ -133,10 +149,11 @@ impl<T: Target> Follower<T> {
     fn act(&self, decision: Decision<T>) {
         let shared = &self.shared;
         match decision {
-            Decision::Take(set) => {
+            Decision::Take(set, absent) => {
                 shared.swap(set, |state| {
                     state.source_lost = None;
                     state.set_held = None;
+                    state.absent = absent.clone();
                 });
             }
             Decision::Hold(held) => shared.step(|state| {
@@ -160,7 +177,7 @@ impl<T: Target> Follower<T> {
             }),
             Decision::Expire(reason) => {
                 shared.step(|state| state.outbox.event(|| Event::SourceStale { reason }));
-                shared.swap(BackendSet::empty(), |_| {});
+                shared.swap(BackendSet::empty(), |state| state.absent = Default::default());
             }
         }
     }
@@ -174,6 +191,7 @@ impl<T: Target> Drop for Follower<T> {
             if !has_ended {
                 state.source_lost = None;
                 state.left_out = Arc::default();
+                state.absent = Default::default();
             }
         });
     }

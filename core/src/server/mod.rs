@@ -1,5 +1,10 @@
 mod accept;
+mod deadline;
+mod delivery;
+mod drain;
 mod follow;
+mod limit;
+mod member;
 mod session;
 mod shared;
 mod signal;
@@ -17,6 +22,7 @@ use futures::{Stream, channel::oneshot};
 use self::{
     accept::AcceptLoop,
     follow::Follower,
+    limit::Parking,
     shared::Shared,
     signal::{Signal, Word},
 };
@@ -25,7 +31,7 @@ use crate::{
     SetError, Settings, SettingsError, Snapshot, SourceSettings, Target, Update,
 };
 
-pub use self::follow::Following;
+pub use self::{follow::Following, member::SharedBudget};
 
 /// The driver around a [`Balancer`](crate::Balancer): it accepts, dials and relays, on runtimes
 /// and connections that it doesn't know.
@@ -124,7 +130,8 @@ impl<D: Dialer> Server<D> {
             runtime: Arc::new(runtime),
         });
         let runtime = Arc::clone(&link.runtime);
-        let accepting = AcceptLoop { id, listener, link, stop: Arc::clone(&stop) };
+        let parking = Parking::new(Arc::clone(shared));
+        let accepting = AcceptLoop { id, listener, link, stop: Arc::clone(&stop), parking };
         runtime.spawn(Box::pin(async move {
             let result = accepting.run().await;
             drop(guard);
@@ -208,6 +215,17 @@ impl<T: Target> Handle<T> {
         settings.validate()?;
         self.shared.configure(settings);
         Ok(())
+    }
+
+    /// Counts the server's connections against a budget that it shares with other servers, of which
+    /// it is guaranteed `minimum`; those that live count at once. While no room is left for it, it
+    /// accepts no client, as at [`Settings::max_connections`], which stays its own limit. Called
+    /// again, it changes the minimum, or the budget.
+    ///
+    /// Once the server shuts down it is guaranteed nothing any more, and counts until its last
+    /// session has ended.
+    pub fn share(&self, budget: &SharedBudget, minimum: usize) {
+        self.shared.share(budget, minimum);
     }
 
     /// Begins the rotation anew, at [`Settings::start`].

@@ -12,6 +12,8 @@ use futures::{
 
 use super::{
     Link,
+    deadline::Deadline,
+    delivery::confirmed,
     shared::Shared,
     signal::{Signal, Word},
 };
@@ -19,6 +21,9 @@ use crate::{
     Conn, DialFailure, Dialer, Direction, EndReason, Progress, Refusal, Relay, Runtime, SessionId,
     Settings, Side, Target,
 };
+
+/// Pause before a client's second round through targets that have all failed.
+const ROUND_PAUSE: Duration = Duration::from_millis(250);
 
 /// One client's connection and what is done for it.
 ///
@@ -91,6 +96,9 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
     fn end(&mut self, reason: EndReason) {
         self.ends.is_clean = reason == EndReason::Finished;
         self.record.reason = reason;
+        if !self.ends.is_clean {
+            self.ends.take_back(&self.record.progress);
+        }
     }
 
     async fn serve(&mut self, is_waiting: bool) -> EndReason {
@@ -107,7 +115,8 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
 
     /// Waits for the first set.
     async fn wait(&mut self) -> Result<(), EndReason> {
-        let mut timeout = self.link.runtime.sleep(self.link.shared.settings().waiting_timeout);
+        let limit = self.link.shared.settings().waiting_timeout;
+        let mut timeout = Deadline::new(&*self.link.runtime, limit);
         poll_fn(|cx| {
             if let Poll::Ready(word) = self.signal.poll(None, cx) {
                 return Poll::Ready(match word {
@@ -119,7 +128,8 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
             if self.ends.client.poll_cut(cx).is_ready() {
                 return Poll::Ready(Err(EndReason::ClientFailed));
             }
-            timeout.poll_unpin(cx).map(|()| Err(EndReason::WaitingTimedOut))
+            let runtime = &*self.link.runtime;
+            timeout.poll(runtime, cx).map(|()| Err(EndReason::WaitingTimedOut))
         })
         .await
     }
@@ -129,12 +139,12 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
         let link = Arc::clone(&self.link);
         let (shared, id) = (&link.shared, self.record.id);
         let settings = shared.settings();
-        let began = link.runtime.now();
-        let time_left =
-            || settings.dial_time_max.saturating_sub(link.runtime.now().saturating_sub(began));
+        // What takes longer than it may does so only because the process was paused.
+        let taken = |since, most| link.runtime.now().saturating_sub(since).min(most);
         let (mut attempts, mut left) = (0, settings.dial_time_max);
         loop {
-            let failure = match self.attempt(settings.dial_timeout.min(left)).await {
+            let (within, began) = (settings.dial_timeout.min(left), link.runtime.now());
+            let failure = match self.attempt(within).await {
                 Outcome::Dialled(backend) => {
                     self.ends.backend = Some(backend);
                     if shared.connected(id) {
@@ -151,14 +161,37 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
             if attempts == settings.dial_attempts_max {
                 return Err(EndReason::DialFailed);
             }
+            left = left.saturating_sub(taken(began, within));
+            if shared.has_tried_all(id) {
+                let (pause, began) = (ROUND_PAUSE.min(left), link.runtime.now());
+                self.pause(pause).await?;
+                left = left.saturating_sub(taken(began, pause));
+            }
             // Before the next turn is taken: it is another session's if this one can't use it.
-            left = time_left();
             if left.is_zero() {
                 return Err(EndReason::DialTimedOut);
             }
             self.signal = Arc::new(Signal::default());
             shared.retry(id, &self.signal)?;
         }
+    }
+
+    /// Waits before targets that have failed are dialled again, unless the set has changed.
+    async fn pause(&mut self, time: Duration) -> Result<(), EndReason> {
+        let mut over = self.link.runtime.sleep(time);
+        poll_fn(|cx| {
+            if let Poll::Ready(word) = self.signal.poll(Some(Word::Admitted), cx) {
+                return Poll::Ready(match word {
+                    Word::Revoked => Ok(()),
+                    word => Err(word.into()),
+                });
+            }
+            if self.ends.client.poll_cut(cx).is_ready() {
+                return Poll::Ready(Err(EndReason::ClientFailed));
+            }
+            over.poll_unpin(cx).map(Ok)
+        })
+        .await
     }
 
     /// Dials the session's current backend.
@@ -171,7 +204,7 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
             };
         };
         let mut dial = link.dialer.dial(&pick.target, within);
-        let mut timeout = link.runtime.sleep(within);
+        let mut timeout = Deadline::new(&*link.runtime, within);
         poll_fn(|cx| {
             if let Poll::Ready(word) = self.signal.poll(Some(Word::Admitted), cx) {
                 return Poll::Ready(match word {
@@ -188,29 +221,51 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
             if self.ends.client.poll_cut(cx).is_ready() {
                 return Poll::Ready(Outcome::Over(EndReason::ClientFailed));
             }
-            timeout.poll_unpin(cx).map(|()| Outcome::Failed(DialFailure::TimedOut))
+            let is_over = timeout.poll(&*link.runtime, cx);
+            is_over.map(|()| Outcome::Failed(DialFailure::TimedOut))
         })
         .await
     }
 
-    /// Moves bytes until both directions have ended.
+    /// Moves bytes until both directions have ended; or until one side has failed and what it had
+    /// sent before has been delivered.
     async fn relay(&mut self) -> EndReason {
         let Self { ends, record, link, signal } = self;
         let record = &*record;
         let Some(backend) = &mut ends.backend else { return EndReason::BackendFailed };
         let mut limits = Limits::new(link.shared.settings(), &link.runtime);
         let mut relay = link.relay.relay(&mut ends.client, backend, &record.progress);
-        poll_fn(move |cx| {
+        let moved = poll_fn(|cx| {
             if let Poll::Ready(word) = signal.poll(Some(Word::Admitted), cx) {
-                return Poll::Ready(word.into());
+                return Poll::Ready(Ok(word.into()));
             }
             match relay.poll_unpin(cx) {
-                Poll::Ready(Ok(())) => return Poll::Ready(EndReason::Finished),
-                Poll::Ready(Err(error)) => return Poll::Ready(error.side.into()),
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(EndReason::Finished)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.side)),
                 Poll::Pending => {}
             }
             if let Some(by) = limits.note_end(&record.progress) {
                 record.shared.half_closed(record.id, by);
+            }
+            limits.poll(&record.progress, cx).map(Ok)
+        })
+        .await;
+        drop(relay);
+        let failed = match moved {
+            Ok(reason) => return reason,
+            Err(failed) => failed,
+        };
+        record.progress.fail(failed);
+        let mut confirmed: BoxFuture<'_, ()> = match failed {
+            Side::Client => Box::pin(confirmed(backend, &*link.runtime)),
+            Side::Backend => Box::pin(confirmed(&mut ends.client, &*link.runtime)),
+        };
+        poll_fn(|cx| {
+            if let Poll::Ready(word) = signal.poll(Some(Word::Admitted), cx) {
+                return Poll::Ready(word.into());
+            }
+            if confirmed.poll_unpin(cx).is_ready() {
+                return Poll::Ready(failed.into());
             }
             limits.poll(&record.progress, cx)
         })
@@ -223,6 +278,7 @@ struct Limits<'a> {
     settings: Arc<Settings>,
     runtime: &'a Arc<dyn Runtime>,
     is_half_closed: bool,
+    is_delivering: bool,
     /// While a limit applies.
     watch: Option<Box<Watch>>,
 }
@@ -232,12 +288,13 @@ struct Watch {
     bytes: u64,
     /// When the last byte or end was seen.
     moved_at: Duration,
-    timer: BoxFuture<'static, ()>,
+    deadline: Deadline,
 }
 
 impl<'a> Limits<'a> {
     fn new(settings: Arc<Settings>, runtime: &'a Arc<dyn Runtime>) -> Self {
-        let mut limits = Self { settings, runtime, is_half_closed: false, watch: None };
+        let (is_half_closed, is_delivering) = (false, false);
+        let mut limits = Self { settings, runtime, is_half_closed, is_delivering, watch: None };
         limits.restart();
         limits
     }
@@ -257,6 +314,9 @@ impl<'a> Limits<'a> {
 
     /// Ready when no byte has moved for as long as the session's state allows.
     fn poll(&mut self, progress: &Progress, cx: &mut Context<'_>) -> Poll<EndReason> {
+        if let Some(side) = progress.failed() {
+            return self.poll_delivery(cx).map(|()| side.into());
+        }
         let Some((limit, reason)) = self.limit() else { return Poll::Pending };
         let Some(watch) = &mut self.watch else { return Poll::Pending };
         let bytes = progress.bytes(Direction::ToBackend) + progress.bytes(Direction::ToClient);
@@ -264,20 +324,31 @@ impl<'a> Limits<'a> {
             watch.bytes = bytes;
             watch.moved_at = self.runtime.now();
         }
-        while watch.timer.poll_unpin(cx).is_ready() {
+        while watch.deadline.poll(&**self.runtime, cx).is_ready() {
             let left = limit.saturating_sub(self.runtime.now().saturating_sub(watch.moved_at));
             if left.is_zero() {
                 return Poll::Ready(reason);
             }
-            watch.timer = self.runtime.sleep(left);
+            watch.deadline = Deadline::new(&**self.runtime, left);
         }
         Poll::Pending
     }
 
+    /// Ready when a delivery has had its time. To be called once a side has failed; no other limit
+    /// applies from then on.
+    fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !std::mem::replace(&mut self.is_delivering, true) {
+            let deadline = Deadline::new(&**self.runtime, self.settings.delivery_timeout);
+            self.watch = Some(Box::new(Watch { bytes: 0, moved_at: Duration::ZERO, deadline }));
+        }
+        let Some(watch) = &mut self.watch else { return Poll::Pending };
+        watch.deadline.poll(&**self.runtime, cx)
+    }
+
     fn restart(&mut self) {
         let watch = |(limit, _)| {
-            let timer = self.runtime.sleep(limit);
-            Box::new(Watch { bytes: 0, moved_at: self.runtime.now(), timer })
+            let deadline = Deadline::new(&**self.runtime, limit);
+            Box::new(Watch { bytes: 0, moved_at: self.runtime.now(), deadline })
         };
         self.watch = self.limit().map(watch);
     }
@@ -292,7 +363,9 @@ impl<'a> Limits<'a> {
 }
 
 fn abort(conn: Option<&mut impl Conn>) {
-    conn.map(|conn| guard(|| conn.abort()));
+    if let Some(conn) = conn {
+        guard(|| conn.abort());
+    }
 }
 
 /// An adapter's panic must not keep the other end from being let go.
@@ -300,12 +373,26 @@ fn guard(step: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(step));
 }
 
+impl<C: Conn, B: Conn> Ends<C, B> {
+    /// Takes off the count what was written and an abort is about to discard.
+    fn take_back(&self, progress: &Progress) {
+        let take_back = |direction, unacknowledged: &dyn Fn() -> usize| {
+            if progress.bytes(direction) > 0 {
+                guard(|| progress.take_back(direction, unacknowledged()));
+            }
+        };
+        take_back(Direction::ToClient, &|| self.client.unacknowledged());
+        let backend = || self.backend.as_ref().map_or(0, Conn::unacknowledged);
+        take_back(Direction::ToBackend, &backend);
+    }
+}
+
 impl<C: Conn, B: Conn> Drop for Ends<C, B> {
     fn drop(&mut self) {
         let Self { client, backend, is_clean } = self;
         if *is_clean {
             guard(|| client.finish());
-            backend.as_mut().map(|backend| guard(|| backend.finish()));
+            guard(|| backend.as_mut().map_or((), Conn::finish));
         } else {
             abort(Some(client));
             abort(backend.as_mut());
@@ -335,7 +422,6 @@ impl From<Refusal> for EndReason {
         match refusal {
             Refusal::NoBackends => Self::NoBackends,
             Refusal::WaitingFull => Self::WaitingFull,
-            Refusal::AllTried => Self::DialFailed,
             Refusal::Closed => Self::Shutdown,
         }
     }

@@ -2,18 +2,19 @@ use std::{
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    task::{Poll, Waker},
+    task::Waker,
     time::Duration,
 };
 
 use super::{
+    drain::Drain,
     signal::{Signal, Word, until_told},
     state::{Item, Phase, State, Task},
 };
 use crate::{
     Admission, BackendSet, Change, Conn, DialFailure, Direction, EndReason, Event, Generation,
-    ListenerId, Pick, Progress, Refusal, Report, Runtime, SessionId, SetError, Settings, Side,
-    Snapshot, Target,
+    Limit, ListenerId, Pick, Progress, Refusal, Report, Runtime, SessionId, SetError, Settings,
+    Side, Snapshot, Target,
     sync::{Mutex, MutexGuard},
 };
 
@@ -54,31 +55,27 @@ impl<T: Target> Shared<T> {
 
     // Sessions.
 
-    /// Accepts a client, once there is room, unless the server is shutting down. Accept loops are
-    /// nudged when there is.
-    pub(super) fn poll_admit(
+    /// Accepts a client, if there is room, unless the server is shutting down.
+    pub(super) fn admit(
         &self,
         listener: ListenerId,
         client: &mut impl Conn,
         signal: &Arc<Signal>,
-    ) -> Poll<Option<(SessionId, Admission<T>)>> {
+    ) -> Result<Option<(SessionId, Admission<T>)>, Limit> {
         // An adapter's code, so neither under the lock nor trusted not to panic.
         let peer = || catch_unwind(AssertUnwindSafe(|| client.peer())).unwrap_or_default();
         let peer = self.observer.is_some().then(peer).unwrap_or_default();
         self.step(|state| {
             if state.phase != Phase::Running {
-                return Poll::Ready(None);
+                return Ok(None);
             }
-            if !state.has_room() {
-                state.is_parked = true;
-                return Poll::Pending;
-            }
+            state.take_room()?;
             let (id, admission) = state.balancer.admit(Arc::clone(signal));
             state.outbox.event(|| Event::Accepted { id, listener, peer });
             if let Admission::Dial(pick) = &admission {
                 state.outbox.event(|| Event::Admitted { id, pick: pick.clone() });
             }
-            Poll::Ready(Some((id, admission)))
+            Ok(Some((id, admission)))
         })
     }
 
@@ -99,6 +96,11 @@ impl<T: Target> Shared<T> {
                 state.outbox.event(|| Event::DialFailed { id, pick: pick.clone(), failure });
             }
         });
+    }
+
+    /// Whether the next attempt would go to a target that has failed already.
+    pub(super) fn has_tried_all(&self, id: SessionId) -> bool {
+        self.step(|state| state.balancer.has_tried_all(id))
     }
 
     /// Registers the next attempt.
@@ -131,6 +133,7 @@ impl<T: Target> Shared<T> {
         self.step(|state| {
             let pick = state.balancer.pick(id).cloned();
             let owed = state.balancer.finish(id, reason);
+            state.give_room();
             state.bytes_to_backends += bytes_to_backend;
             state.bytes_to_clients += bytes_to_client;
             state.outbox.event(|| Event::Ended {
@@ -158,17 +161,21 @@ impl<T: Target> Shared<T> {
         set: BackendSet<T>,
         with: impl Fn(&mut State<T>),
     ) -> Report {
-        let now = self.runtime.now();
         let replacing = self.replacing.lock().unwrap_or_else(|poison| poison.into_inner());
         let mut change = Change::between(self.set(), set);
-        let (report, before, drain, wakes) = loop {
+        let (report, before, drains, wakes) = loop {
+            let now = self.runtime.now();
             let mut state = self.lock();
             state.set_at = Some(now);
             with(&mut state);
             match state.replace(change) {
-                Ok((report, before, drain)) => {
+                Ok((report, before)) => {
+                    let drains = report.sessions_draining > 0;
+                    if drains {
+                        state.drains.insert(report.generation, Drain::new(now));
+                    }
                     state.settle();
-                    break (report, before, drain, mem::take(&mut state.wakes));
+                    break (report, before, drains, mem::take(&mut state.wakes));
                 }
                 // Only whoever holds `replacing` replaces the set, but nothing depends on that.
                 Err(stale) => {
@@ -182,8 +189,8 @@ impl<T: Target> Shared<T> {
         wakes.wake();
         self.deliver();
         drop(before);
-        if let Some(time) = drain {
-            self.expire_drain(report.generation, time);
+        if drains {
+            self.end_drain(report.generation);
         }
         Report::clone(&report)
     }
@@ -229,17 +236,6 @@ impl<T: Target> Shared<T> {
         (self.validate)(target)
     }
 
-    fn expire_drain(self: &Arc<Self>, generation: Generation, time: Duration) {
-        let (shared, sleep) = (Arc::clone(self), self.runtime.sleep(time));
-        self.spawn(async move {
-            sleep.await;
-            shared.step(|state| {
-                let expired = state.balancer.drain_expired(generation);
-                state.wakes.tell(expired, Word::Expired);
-            });
-        });
-    }
-
     // Tasks.
 
     /// Registers a task that is to end when its signal says so. `None`: the server is closing.
@@ -283,14 +279,6 @@ impl<T: Target> Shared<T> {
         stop
     }
 
-    /// Whether another connection may be accepted; if not, accept loops are nudged once it may.
-    pub(super) fn has_room(&self) -> bool {
-        self.step(|state| {
-            state.is_parked |= !state.has_room();
-            state.has_room()
-        })
-    }
-
     pub(super) fn accept_failed(
         &self,
         listener: ListenerId,
@@ -308,11 +296,16 @@ impl<T: Target> Shared<T> {
         Arc::clone(&self.lock().settings)
     }
 
-    pub(super) fn configure(&self, settings: Settings) {
-        self.step(|state| {
+    pub(super) fn configure(self: &Arc<Self>, settings: Settings) {
+        let drains_change = self.step(|state| {
+            let drains_change = state.settings.removal != settings.removal;
             state.balancer.set_waiting_max(settings.waiting_max);
             state.settings = Arc::new(settings);
+            drains_change
         });
+        if drains_change {
+            self.end_drains();
+        }
     }
 
     pub(super) fn reset_cycle(&self) {
@@ -325,6 +318,7 @@ impl<T: Target> Shared<T> {
             let is_first = state.phase == Phase::Running;
             if is_first {
                 state.phase = Phase::Closing;
+                state.need_no_room();
                 state.stop_tasks(|task| task.is_listener);
             }
             is_first
@@ -335,6 +329,7 @@ impl<T: Target> Shared<T> {
     pub(super) fn close(&self) {
         self.step(|state| {
             state.phase = Phase::Closed;
+            state.need_no_room();
             let kills = state.balancer.abort_all();
             state.wakes.tell(kills, Word::Closed);
             state.stop_tasks(|_| true);

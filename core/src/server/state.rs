@@ -2,10 +2,14 @@ use std::{collections::BTreeMap, sync::Arc, task::Waker, time::Duration};
 
 use slab::Slab;
 
-use super::signal::{Signal, Word};
+use super::{
+    drain::Drain,
+    member::{Membership, Nudge},
+    signal::{Signal, Word},
+};
 use crate::{
-    BackendSet, BadEntry, Balancer, Change, Event, Generation, Held, Owed, Removal, Report,
-    Settings, Snapshot, Target,
+    BackendSet, BadEntry, Balancer, Change, Event, Generation, Held, Limit, Owed, Report, Settings,
+    Snapshot, Target,
 };
 
 /// What is under the lock. Its steps leave behind whom to wake and what to tell.
@@ -19,16 +23,25 @@ pub(super) struct State<T> {
     pub(super) tasks: Slab<Task>,
     pub(super) listeners: usize,
     pub(super) next_listener: u64,
-    /// An accept loop has seen the limit of connections reached.
+    /// An accept loop has found no room since the loops were last nudged.
     pub(super) is_parked: bool,
+    /// How many accept loops have found no room, and haven't looked again.
+    pub(super) parked: usize,
+    /// The server's part in a budget that it shares with others.
+    pub(super) member: Option<Membership>,
+    /// The limit that was reached, and when it was last in the way.
+    pub(super) limit_reached: Option<(Limit, Duration)>,
     /// The replacements whose futures wait.
     pub(super) barriers: BTreeMap<Generation, Waker>,
+    /// The replacements whose sessions may drain.
+    pub(super) drains: BTreeMap<Generation, Drain>,
     /// The shutdowns whose futures wait.
     pub(super) shutdowns: Slab<Option<Waker>>,
     pub(super) set_at: Option<Duration>,
     pub(super) source_lost: Option<Arc<str>>,
     pub(super) set_held: Option<Held>,
     pub(super) left_out: Arc<[BadEntry]>,
+    pub(super) absent: crate::absence::Absentees,
     pub(super) bytes_to_backends: u64,
     pub(super) bytes_to_clients: u64,
 }
@@ -67,6 +80,8 @@ pub(super) struct Wakes {
     pub(super) words: Vec<(Arc<Signal>, Word)>,
     pub(super) nudges: Vec<Arc<Signal>>,
     pub(super) wakers: Vec<Waker>,
+    /// Other servers that may go on accepting.
+    pub(super) servers: Vec<Arc<dyn Nudge>>,
 }
 
 impl<T: Target> State<T> {
@@ -81,12 +96,17 @@ impl<T: Target> State<T> {
             listeners: 0,
             next_listener: 0,
             is_parked: false,
+            parked: 0,
+            member: None,
+            limit_reached: None,
             barriers: BTreeMap::new(),
+            drains: BTreeMap::new(),
             shutdowns: Slab::new(),
             set_at: None,
             source_lost: None,
             set_held: None,
             left_out: Arc::default(),
+            absent: Default::default(),
             bytes_to_backends: 0,
             bytes_to_clients: 0,
         }
@@ -108,28 +128,61 @@ impl<T: Target> State<T> {
             ended: self.balancer.totals().clone(),
             bytes_to_backends: self.bytes_to_backends,
             bytes_to_clients: self.bytes_to_clients,
+            limit_reached: self.limit_reached.map(|(limit, _)| limit),
             listeners: self.listeners,
             is_shutting_down: self.phase != Phase::Running,
             settings: Arc::clone(&self.settings),
+            absent: self.absent.at(now),
         }
     }
 
-    pub(super) fn has_room(&self) -> bool {
-        self.balancer.live() < self.settings.max_connections
+    /// Whether another connection may be accepted; if not, what is in the way.
+    pub(super) fn room(&mut self) -> Result<(), Limit> {
+        let max = self.settings.max_connections;
+        if self.balancer.live() >= max {
+            // Room in the budget would be of no use.
+            self.wakes.servers.extend(self.member.as_ref().and_then(Membership::stop_waiting));
+            return Err(Limit::Own(max));
+        }
+        match &self.member {
+            Some(member) if !member.may_admit() => Err(Limit::Shared(member.total())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts another connection, if there is room for one.
+    pub(super) fn take_room(&mut self) -> Result<(), Limit> {
+        self.room()?;
+        let Some(member) = &self.member else { return Ok(()) };
+        // Another server may have taken the last.
+        let (is_admitted, next) = member.admit();
+        self.wakes.servers.extend(next);
+        if is_admitted { Ok(()) } else { Err(Limit::Shared(member.total())) }
+    }
+
+    /// The server accepts no client any more.
+    pub(super) fn need_no_room(&mut self) {
+        let Some(member) = &self.member else { return };
+        self.wakes.servers.extend(member.set_minimum(0));
+        self.wakes.servers.extend(member.stop_waiting());
+    }
+
+    /// A connection has ended, and its descriptors are closed.
+    pub(super) fn give_room(&mut self) {
+        self.wakes.servers.extend(self.member.as_ref().and_then(Membership::finish));
     }
 
     pub(super) fn is_done(&self) -> bool {
         self.phase != Phase::Running && self.listeners == 0 && self.balancer.live() == 0
     }
 
-    /// A replacement, its report, what is to be dropped, and the time that sessions may drain.
+    /// A replacement, its report, and what is to be dropped.
     #[expect(clippy::result_large_err, reason = "the change is handed back, not boxed up")]
     pub(super) fn replace(
         &mut self,
         change: Change<T>,
-    ) -> Result<(Arc<Report>, impl Sized + use<T>, Option<Duration>), Change<T>> {
-        let removal = self.settings.removal;
-        let replaced = self.balancer.replace(change, removal)?;
+    ) -> Result<(Arc<Report>, impl Sized + use<T>), Change<T>> {
+        let replaced = self.balancer.replace(change, self.settings.removal)?;
         let report = Arc::new(Report {
             generation: replaced.generation,
             is_change: replaced.is_change,
@@ -152,11 +205,7 @@ impl<T: Target> State<T> {
             self.wakes.tell(signal, Word::Admitted);
             self.outbox.event(|| Event::Admitted { id, pick });
         }
-        let drain = match removal {
-            Removal::Drain(time) if report.sessions_draining > 0 => Some(time),
-            _ => None,
-        };
-        Ok((report, (replaced.before, replaced.spent), drain))
+        Ok((report, (replaced.before, replaced.spent)))
     }
 
     /// What an attempt owes is paid once the events so far have been delivered.
@@ -175,11 +224,7 @@ impl<T: Target> State<T> {
 
     /// Collects whom the state as it is now concerns.
     pub(super) fn settle(&mut self) {
-        if self.is_parked && self.has_room() {
-            self.is_parked = false;
-            let listeners = self.tasks.iter().filter(|(_, task)| task.is_listener);
-            self.wakes.nudges.extend(listeners.map(|(_, task)| Arc::clone(&task.stop)));
-        }
+        self.settle_parked();
         while let Some(barrier) = self.barriers.first_entry()
             && self.balancer.is_applied(*barrier.key())
         {
@@ -216,5 +261,6 @@ impl Wakes {
         self.words.into_iter().for_each(|(signal, word)| signal.raise(word));
         self.nudges.into_iter().for_each(|signal| signal.nudge());
         self.wakers.into_iter().for_each(Waker::wake);
+        self.servers.into_iter().for_each(|server| server.nudge());
     }
 }

@@ -268,12 +268,17 @@ impl World {
         if let State::Dialling | State::Connected | State::Draining(_) = session.state {
             tried.extend(session.pick.map(|(_, place)| place));
         }
+        let set = self.naive.set.clone().unwrap_or_default();
+        let has_tried_all = !set.is_empty() && set.values().all(|place| tried.contains(place));
+        same("has_tried_all", self.real.has_tried_all(id), has_tried_all)?;
+        if has_tried_all {
+            tried.clear();
+        }
         let (next, owed) = self.real.retry(id, kill);
         let given = match next {
             Ok(pick) => {
                 let (key, place) = plain(&pick);
                 ensure!(!tried.contains(&place), "the target {place} had been tried");
-                let set = self.naive.set.clone().unwrap_or_default();
                 let due = self.turns.due(&set, self.naive.start);
                 if due.is_some_and(|(_, place)| tried.contains(&place)) {
                     self.seen.note("retry without a turn", true);
@@ -285,7 +290,7 @@ impl World {
             }
             Err(refusal) => refused(refusal),
         };
-        self.seen.note("all targets tried", given == Given::AllTried);
+        self.seen.note("all targets tried", has_tried_all && matches!(given, Given::Dial(..)));
         let (naive, owes) = self.naive.retry(serial, kill);
         same("retry", given, naive)?;
         self.owe("retry", owed, owes)
@@ -534,7 +539,6 @@ fn refused(refusal: Refusal) -> Given {
     match refusal {
         Refusal::NoBackends => Given::NoBackends,
         Refusal::WaitingFull => Given::WaitingFull,
-        Refusal::AllTried => Given::AllTried,
         _ => Given::Closed,
     }
 }

@@ -28,7 +28,6 @@ pub enum Given {
     Wait,
     NoBackends,
     WaitingFull,
-    AllTried,
     Closed,
 }
 
@@ -164,10 +163,12 @@ impl Naive {
         let keys: Vec<_> = self.set.iter().flatten().map(|(key, place)| (*key, *place)).collect();
         let from_due = keys.iter().filter(|(key, _)| *key >= due.0);
         let mut round = from_due.chain(keys.iter().filter(|(key, _)| *key < due.0));
-        let Some((key, place)) = round.find(|(_, place)| !session.tried.contains(place)).copied()
-        else {
-            return (Given::AllTried, owes);
-        };
+        let untried = round.find(|(_, place)| !session.tried.contains(place)).copied();
+        let (key, place) = untried.unwrap_or_else(|| {
+            // All may be tried again.
+            session.tried.clear();
+            due
+        });
         session.dial(key, place, kill);
         if key == due.0 {
             self.anchor = Some(key);

@@ -1,17 +1,20 @@
 mod failure;
+mod families;
 mod name;
+mod provider;
 mod records;
 mod server;
 mod system;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{mem, net::SocketAddr, time::Duration};
 
 use futures::{Stream, stream};
-use tinylb_core::Update;
+use hickory_resolver::proto::rr::Name;
+use tinylb_core::{BadEntry, Update};
 use tokio::time::{Instant, sleep};
 
 pub use self::name::DnsName;
-use self::{records::Answer, server::Server};
+use self::{failure::Failure, families::Known, records::Answer, server::Server};
 use crate::{
     Address,
     source::backoff::{Backoff, random},
@@ -22,21 +25,31 @@ use crate::{
 /// A backend's key is its address and port, `10.0.0.1:5432` or `[::1]:5432`: what comes in another
 /// order is an equal set, and what comes twice is one backend.
 ///
-/// The set is replaced on positive evidence only. A and AAAA are asked each for itself, and each
-/// must be answered: with records, or with "there are none" (NODATA) if the other has some. Anything
-/// else is a loss: no such name (NXDOMAIN), no records at all, an error such as SERVFAIL, no answer
-/// in time, an answer that is truncated over TCP as well, one that can't be read, or a network that
-/// fails. The reason tells which, of which name, and from which server.
+/// The set is replaced on positive evidence only. A and AAAA are asked each for itself, and there
+/// must be an address in one of the answers. Anything else is a loss: no such name (NXDOMAIN), no
+/// records at all (NODATA), an error such as SERVFAIL, no answer in time, an answer that is truncated
+/// over TCP as well, one that can't be read, or a network that fails. The reason tells which, of
+/// which name, and from which server.
+///
+/// If one family has answered with addresses, the other may fail in any of these ways, NXDOMAIN
+/// included (RFC 4074), or take a second longer: it then keeps the addresses that it had when it last
+/// answered, for [`DnsOptions::max_stale`] at most, and both are asked again soon. A family that
+/// answers "no records" has none.
 ///
 /// Of a service only the targets of the lowest-numbered priority that is there count, and weights
-/// don't. All of these targets must be resolved. A service whose one target is `.` is decidedly not
-/// available (RFC 2782), which is the empty set.
+/// don't. A target that can't be resolved keeps its last addresses in the same way, unless it is said
+/// to have none. If it has none, it is a bad entry, and
+/// [`SourceSettings::bad_entries`](tinylb_core::SourceSettings::bad_entries) says what becomes of the
+/// others; a service none of whose targets has an address is lost. A service whose one target is `.`
+/// is decidedly not available (RFC 2782), which is the empty set.
 ///
 /// What is asked are the servers that are given, or else those of `/etc/resolv.conf`; neither
 /// `/etc/hosts` nor a search list nor a cache. The server that answered last is asked first. One
-/// that fails costs its share of the time that is left, and the next one is asked for everything,
-/// so that a set never comes from two servers that disagree. "No such name" and "no records" are
-/// answers: no other server is asked.
+/// that fails costs its share of the time that is left, or nothing if its system says at once that
+/// nobody listens there, and the next one is asked for everything, so that a set never comes from two
+/// servers that disagree. (If a server answers for a part and reports an error for another, the next
+/// ones are asked too, and the first such answer is taken if no other is complete.) "No such name" and
+/// "no records" are answers: no other server is asked.
 ///
 /// ```no_run
 /// # use tinylb_core::Handle;
@@ -48,6 +61,7 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Clone)]
 pub struct DnsSource {
     name: DnsName,
     options: DnsOptions,
@@ -68,9 +82,26 @@ pub struct DnsOptions {
     /// for longer; so a change is seen after this time at the latest. It decides if it is below
     /// `refresh_min`, and is 1 ms at least (what is shorter counts as that). 5 min.
     pub refresh_max: Duration,
+    /// The records that are asked for, of hosts and of services' targets. Both.
+    pub family: DnsFamily,
+    /// How long the addresses of a family, or of a service's target, stay while it can't be asked and
+    /// others can. `None`: until it answers. None.
+    pub max_stale: Option<Duration>,
     /// How long a round of lookups may take, all servers and targets together: more than 0, and
     /// 1 min at most (what is longer counts as that). 5 s.
     pub timeout: Duration,
+}
+
+/// Of which families addresses are looked up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DnsFamily {
+    /// A and AAAA records.
+    #[default]
+    Both,
+    /// A records only.
+    Ipv4,
+    /// AAAA records only.
+    Ipv6,
 }
 
 const REFRESH_LEAST: Duration = Duration::from_millis(1);
@@ -82,6 +113,8 @@ impl Default for DnsOptions {
             servers: Vec::new(),
             refresh_min: Duration::from_secs(1),
             refresh_max: Duration::from_secs(300),
+            family: DnsFamily::Both,
+            max_stale: None,
             timeout: Duration::from_secs(5),
         }
     }
@@ -102,7 +135,8 @@ impl DnsSource {
     ///
     /// A round follows an answer after the least TTL of all the records that led to it, aliases
     /// included, but within `refresh_min` and `refresh_max`; and a loss after 100 ms to 10 s, longer
-    /// and longer, and spread at random. A set may equal the one before.
+    /// and longer, and spread at random, as does an answer a part of which failed, unless its TTL is
+    /// shorter. A set may equal the one before.
     ///
     /// It runs on the tokio runtime that polls it, whose I/O and time must be enabled. Nothing
     /// happens unless it is polled; dropped, it asks no more.
@@ -120,6 +154,8 @@ struct Rounds {
     name: DnsName,
     options: DnsOptions,
     backoff: Backoff,
+    /// What each name and family had when it last answered.
+    known: Known,
     /// The server that answered last.
     answered: Option<SocketAddr>,
     /// When the last round ended, and how long the next one is to wait from then on.
@@ -135,6 +171,7 @@ impl Rounds {
             name,
             options,
             backoff,
+            known: Known::default(),
             answered: None,
             ended: Instant::now(),
             pause: Duration::ZERO,
@@ -145,10 +182,18 @@ impl Rounds {
         let answer = self.answer().await;
         self.ended = Instant::now();
         match answer {
-            Ok(answer) => {
-                self.backoff.reset();
+            Ok((answer, server)) => {
                 self.pause = refresh(&self.options, answer.ttl);
-                Update::Set(answer.set())
+                if answer.failure.is_none() && answer.bad.is_empty() {
+                    self.backoff.reset();
+                    return Update::Set(answer.set());
+                }
+                self.pause = self.pause.min(self.backoff.pause(random()));
+                let entry = |(name, failure): &(Name, Failure)| BadEntry {
+                    key: name.to_ascii().trim_end_matches('.').into(),
+                    reason: failure.from(server).into(),
+                };
+                Update::Partial(answer.set(), answer.bad.iter().map(entry).collect())
             }
             Err(reason) => {
                 self.pause = self.backoff.pause(random());
@@ -157,8 +202,8 @@ impl Rounds {
         }
     }
 
-    /// What the first server says that answers, or why none did.
-    async fn answer(&mut self) -> Result<Answer, String> {
+    /// What the first server says that answers, and which that is, or why none did.
+    async fn answer(&mut self) -> Result<(Answer, SocketAddr), String> {
         let began = Instant::now();
         let within = self.options.timeout.min(TIMEOUT_MAX);
         let mut servers = match &*self.options.servers {
@@ -168,25 +213,33 @@ impl Rounds {
         if let Some(place) = servers.iter().position(|&server| Some(server) == self.answered) {
             servers.rotate_left(place);
         }
-        let mut failures = Vec::new();
+        let (mut partial, mut failures) = (None, Vec::new());
         for (place, &address) in servers.iter().enumerate() {
             let left = within.saturating_sub(began.elapsed());
             let share = left / (servers.len() - place) as u32;
-            let result = match Server::new(address, share) {
+            let result = match Server::new(address, share, &self.options, &self.known) {
                 Ok(server) => server.resolve(&self.name).await,
                 Err(failure) => Err(failure),
             };
             match result {
-                Err(failure) if !failure.is_answer() => {
-                    failures.push(format!("{failure} from {address}"));
+                Ok(answer) if answer.may_be_bettered() => {
+                    partial = partial.or(Some((answer, address)));
                 }
-                answered => {
+                Ok(answer) => {
+                    partial = Some((answer, address));
+                    break;
+                }
+                Err(failure) if failure.is_answer() && partial.is_none() => {
                     self.answered = Some(address);
-                    return answered.map_err(|failure| failure.to_string());
+                    return Err(failure.to_string());
                 }
+                Err(failure) => failures.push(failure.from(address)),
             }
         }
-        Err(failures.join("; "))
+        let (mut answer, address) = partial.ok_or_else(|| failures.join("; "))?;
+        self.answered = Some(address);
+        self.known = mem::take(&mut answer.known);
+        Ok((answer, address))
     }
 }
 

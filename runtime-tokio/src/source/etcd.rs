@@ -53,6 +53,7 @@ use crate::Address;
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Clone)]
 pub struct EtcdSource {
     options: EtcdOptions,
     urls: Vec<String>,

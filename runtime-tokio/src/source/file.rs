@@ -1,4 +1,5 @@
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -8,20 +9,29 @@ use std::{
 
 use futures::{Stream, stream};
 use tinylb_core::{BackendSet, BadEntry, Update};
-use tokio::{task::spawn_blocking, time::sleep};
+use tokio::time::sleep;
 use toml::de::DeTable;
 
-use crate::Address;
+use crate::{Address, read_file, run_blocking};
 
 /// A source of backends in a file: TOML with a line `KEY = "ADDRESS"` for each, as in a table of
-/// `backends`. An empty file is an empty set, on purpose.
+/// `backends`. The line `backends = {}`, and no other, says that there are none.
 ///
-/// It is read again when it has changed and has then stood unchanged for 0.1 s; who writes it more
-/// slowly should write another file and rename it. A file that is missing or can't be read as TOML is
-/// a loss, and an entry that is no address is a [`BadEntry`].
+/// A file that is missing, can't be read as TOML, or has no entry is a loss, since a writer that
+/// failed may have left it so. For the same reason, a file that lacks a key which it had before must
+/// end with a newline. (One that was cut off between two lines can't be told from a whole one.) An
+/// entry that is no address is a [`BadEntry`].
+///
+/// The file is read again when it has changed and has then stood unchanged for 0.1 s. A writer that
+/// may be slower, or may fail halfway, should write another file and rename it: then a part of a file
+/// is never seen.
+#[derive(Clone)]
 pub struct FileSource {
     path: Arc<Path>,
 }
+
+/// The largest file that is read, in bytes: room for ten million backends.
+const FILE_BYTES_MAX: u64 = 1 << 30;
 
 /// Time between two looks at the file.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -35,12 +45,15 @@ impl FileSource {
     /// The sets and losses, an update for each change of the file, without end.
     ///
     /// It runs on the tokio runtime that polls it, whose time must be enabled. Nothing happens unless
-    /// it is polled. A file system that hangs holds up this source and one of the runtime's threads
-    /// for what blocks.
+    /// it is polled. A file system that hangs holds up this source and a thread of
+    /// [`run_blocking`](crate::run_blocking). That there is no thread is a loss.
     pub fn updates(self) -> impl Stream<Item = Update<Address>> + Send + 'static {
-        let watch = Watch { path: self.path, seen: None, told: None, has_failed: false };
-        stream::unfold(watch, async |mut watch| Some((watch.next().await, watch)))
+        stream::unfold(watch(self.path), async |mut watch| Some((watch.next().await, watch)))
     }
+}
+
+fn watch(path: Arc<Path>) -> Watch {
+    Watch { path, seen: None, told: None, keys: BTreeSet::new(), has_failed: false }
 }
 
 struct Watch {
@@ -49,6 +62,8 @@ struct Watch {
     seen: Option<Signature>,
     /// What it was when it was last read.
     told: Option<Signature>,
+    /// The keys that it had then, those of bad entries included.
+    keys: BTreeSet<Arc<str>>,
     /// The last read failed, though the file was there: that may pass.
     has_failed: bool,
 }
@@ -70,9 +85,9 @@ impl Watch {
                     let was_there = now.is_ok();
                     let is_news = self.told.replace(now) != self.seen;
                     let failed = match read {
-                        Ok(Ok(update)) => {
+                        Ok(Ok(text)) => {
                             self.has_failed = false;
-                            return update;
+                            return self.understand(&text);
                         }
                         Ok(Err(reason)) | Err(reason) => reason,
                     };
@@ -87,12 +102,37 @@ impl Watch {
         }
     }
 
+    /// What the file's text says.
+    fn understand(&mut self, text: &str) -> Update<Address> {
+        let lost = |cause: String| format!("{}: {cause}", self.path.display());
+        let (set, bad) = match parse(text) {
+            Ok(parsed) => parsed,
+            Err(cause) => return Update::Lost(lost(cause).into()),
+        };
+        let keys: BTreeSet<Arc<str>> = set
+            .iter()
+            .map(|(key, _)| key.as_str().into())
+            .chain(bad.iter().map(|entry| Arc::clone(&entry.key)))
+            .collect();
+        if let Some(gone) = self.keys.difference(&keys).next()
+            && !text.ends_with('\n')
+        {
+            let cause = format!(
+                "it lacks {gone}, which it had before, and may have been cut off: end its last line \
+                 with a newline if it is whole"
+            );
+            return Update::Lost(lost(cause).into());
+        }
+        self.keys = keys;
+        Update::Partial(set, bad)
+    }
+
     async fn look<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Path) -> T + Send + 'static,
     ) -> Result<T, String> {
         let path = Arc::clone(&self.path);
-        spawn_blocking(move || look(&path)).await.map_err(|error| error.to_string())
+        run_blocking(move || look(&path)).await.map_err(|error| error.to_string())
     }
 }
 
@@ -103,35 +143,44 @@ fn signature(path: &Path) -> Signature {
     Ok([device, inode, size, modified, file.mtime_nsec(), changed, file.ctime_nsec()])
 }
 
-/// What a file says.
+/// The text of a file.
 ///
 /// # Errors
 /// Why it can't be read.
-fn read(path: &Path) -> Result<Update<Address>, String> {
+fn read(path: &Path) -> Result<String, String> {
     let named = |cause: String| format!("{}: {cause}", path.display());
-    // Opening anything else, such as a pipe, may wait for ever.
-    let is_file = fs::metadata(path).map(|file| file.is_file());
-    let text = match is_file {
-        Ok(true) => fs::read_to_string(path).map_err(|error| named(error.to_string()))?,
-        Ok(false) => return Err(named("it is no regular file".into())),
-        Err(error) => return Err(named(error.to_string())),
-    };
-    Ok(parse(&text).unwrap_or_else(|cause| Update::Lost(named(cause).into())))
+    let bytes = read_file(path, FILE_BYTES_MAX).map_err(|error| named(error.to_string()))?;
+    String::from_utf8(bytes).map_err(|_| named("it is not UTF-8: save it as UTF-8".into()))
 }
 
-/// What a file's text says.
+const NONE_REMEDY: &str = "write `backends = {}` if there shall be none";
+
+/// The backends of a file's text, and its entries that are none.
 ///
 /// # Errors
-/// It is no TOML.
-fn parse(text: &str) -> Result<Update<Address>, String> {
+/// It is no TOML, or says nothing.
+fn parse(text: &str) -> Result<(BackendSet<Address>, Arc<[BadEntry]>), String> {
     let table = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
         let line = text[..at.min(text.len())].matches('\n').count() + 1;
         format!("line {line}: {}", error.message())
     })?;
+    let table = table.get_ref();
+    if table.is_empty() {
+        return Err(format!("it has no entry: {NONE_REMEDY}"));
+    }
     let (mut backends, mut bad) = (Vec::new(), Vec::new());
-    for (key, value) in table.get_ref().iter() {
+    for (key, value) in table.iter() {
+        // Only as it is written in the configuration: a header might have lost its lines.
+        let is_none = value.get_ref().as_table().is_some_and(DeTable::is_empty)
+            && text.get(value.span()).is_some_and(|text| text.starts_with('{'));
         let key = key.get_ref().as_ref();
+        if key == "backends" && is_none {
+            if table.len() > 1 {
+                bad.push((key, "it says that there are none, beside others: remove it".into()));
+            }
+            continue;
+        }
         let remedy = "it is no string: write KEY = \"ADDRESS\", without a table";
         let address = value.get_ref().as_str().ok_or(remedy.to_string());
         let address =
@@ -145,7 +194,7 @@ fn parse(text: &str) -> Result<Update<Address>, String> {
     let bad = bad.into_iter();
     let bad = bad.map(|(key, reason)| BadEntry { key: key.into(), reason: reason.into() });
     let set = BackendSet::new(backends).map_err(|error| error.to_string())?;
-    Ok(Update::Partial(set, bad.collect()))
+    Ok((set, bad.collect()))
 }
 
 #[cfg(test)]
@@ -167,8 +216,9 @@ mod tests {
 
     #[test]
     fn a_file_is_read_entry_by_entry() {
-        let parsed = |text: &str| parse(text).map(words).unwrap_or_else(|error| error);
-        assert_eq!(parsed("# none\n"), "{}");
+        let parsed = |text: &str| {
+            parse(text).map_or_else(|error| error, |(set, bad)| words(Update::Partial(set, bad)))
+        };
         assert_eq!(parsed("b = \"[::1]:2\"\na=\"db:1\""), r#"{"a": "db:1", "b": "[::1]:2"}"#);
         assert!(parsed("a = \"db:1\"\nb = \"db\"").starts_with(r#"{"a": "db:1"} without b: "#));
         assert!(parsed("a = 5").starts_with("{} without a: it is no string"));
@@ -176,6 +226,48 @@ mod tests {
         assert_eq!(parsed("\"\" = \"db:1\""), "{} without \"\": the key is empty");
         assert!(parsed("a = \"db:1\"\nb").starts_with("line 2: "));
         assert!(parsed("a = \"db:1\"\na = \"db:2\"").starts_with("line 2: "));
+    }
+
+    #[test]
+    fn a_file_that_says_nothing_is_no_empty_set() {
+        let said = |text: &str| {
+            let mut watch = watch(Path::new("backends.toml").into());
+            words(watch.understand(text))
+        };
+        for on_purpose in ["backends = {}\n", "# none today\nbackends={ }"] {
+            assert_eq!(said(on_purpose), "{}", "{on_purpose}");
+        }
+        for nothing in ["", "\n", " \r\n\t", "# a = \"db:1\"\n"] {
+            let lost = said(nothing);
+            assert!(lost.starts_with("lost: backends.toml: it has no entry"), "{nothing}: {lost}");
+            assert!(lost.contains("write `backends = {}`"), "{nothing}: {lost}");
+        }
+        // Its lines may be missing.
+        assert!(said("[backends]\n").starts_with("{} without backends: "));
+        let both = said("a = \"db:1\"\nbackends = {}\n");
+        assert!(both.starts_with(r#"{"a": "db:1"} without backends: it says that"#), "{both}");
+        assert_eq!(said("backends = \"db:1\""), r#"{"backends": "db:1"}"#, "a key like others");
+    }
+
+    #[test]
+    fn a_file_that_was_cut_off_is_no_smaller_set_where_that_shows() {
+        let whole = "a = \"db:1\"\nb = \"db:2\"\nc = \"db:3\"\n";
+        let mut watch = watch(Path::new("backends.toml").into());
+        let all = words(watch.understand(whole));
+        let mut smaller = Vec::new();
+        for end in 0..whole.len() {
+            let said = words(watch.understand(&whole[..end]));
+            if !said.starts_with("lost: ") && said != all {
+                smaller.push(end);
+            }
+            assert_eq!(words(watch.understand(whole)), all);
+        }
+        assert_eq!(smaller, [11, 22], "only between two lines nothing shows");
+        let short = "a = \"db:1\"";
+        assert!(words(watch.understand(short)).contains("it lacks b, which it had before"));
+        assert_eq!(words(watch.understand(&format!("{short}\n"))), r#"{"a": "db:1"}"#);
+        // What removes nothing may end as it likes.
+        assert_eq!(words(watch.understand("a = \"db:9\"")), r#"{"a": "db:9"}"#);
     }
 
     #[tokio::test]

@@ -4,9 +4,9 @@
 //! - `dns.rs` (feature `dns`): the addresses of a name, or the targets of a service.
 //! - `etcd.rs` (feature `etcd`): the keys under a prefix; and how a backend gets there.
 //! - `file.rs` (feature `file`): the lines of a file.
+//! - `restart.rs`: a source that begins anew when it panics or ends.
 //! - `backoff.rs`: how long a source waits between attempts that fail.
 
-#[cfg(any(feature = "dns", feature = "etcd"))]
 mod backoff;
 #[cfg(feature = "dns")]
 mod dns;
@@ -14,12 +14,14 @@ mod dns;
 mod etcd;
 #[cfg(feature = "file")]
 mod file;
+mod restart;
 
 #[cfg(feature = "dns")]
-pub use self::dns::{DnsName, DnsOptions, DnsSource};
+pub use self::dns::{DnsFamily, DnsName, DnsOptions, DnsSource};
 #[cfg(feature = "etcd")]
 pub use self::etcd::{
     EtcdOptions, EtcdOptionsError, EtcdRegistration, EtcdRegistrationEvent, EtcdSource, EtcdTls,
 };
 #[cfg(feature = "file")]
 pub use self::file::FileSource;
+pub use self::restart::restarting;

@@ -211,11 +211,11 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_first_looked_at_after_a_second_and_then_each_sixth_of_its_limit() {
+    fn a_connection_is_first_looked_at_after_a_second_and_then_each_quarter_of_its_limit() {
         let entry = Entry::new(Some(Limit::new(Duration::from_secs(60))), 7);
         let due = |entry: Entry| (7..30).filter(|now| entry.is_due(3, *now)).collect::<Vec<_>>();
         assert_eq!(due(entry)[0], 9);
-        assert_eq!(due(Entry { peer: Peer::Heard, ..entry }), [7, 17, 27]);
+        assert_eq!(due(Entry { peer: Peer::Heard, ..entry }), [12, 27]);
         assert_eq!(due(Entry { peer: Peer::Silent { since: 7 }, ..entry }).len(), 23);
     }
 

@@ -45,7 +45,10 @@ pub(crate) struct Ledger {
     closes_at: Option<u64>,
     /// How late a timer may be.
     slack: u64,
-    /// Until then, a session whose target came back after its deadline may be kept or cut.
+    /// When the drains began that are not over, by replacement, ascending.
+    drains: Vec<(u64, u64)>,
+    /// Until then, a session whose target came back after its deadline, or whose deadline was put
+    /// off then, may be kept or cut.
     doubt_until: u64,
     violations: Vec<Violation>,
     pub(crate) counts: Counts,
@@ -79,7 +82,8 @@ struct Session {
     dial_began: u64,
     /// The target's dial is to panic.
     may_panic: bool,
-    /// Its target came back after the deadline of its drain, which may have been first.
+    /// Its target came back after the deadline of its drain, or that was put off after it had come;
+    /// the deadline may have been first.
     is_doubtful: bool,
 }
 
@@ -148,6 +152,7 @@ impl Ledger {
             is_closing: false,
             closes_at: None,
             slack: SLACK,
+            drains: Vec::new(),
             doubt_until: 0,
             violations: Vec::new(),
             counts: Counts::default(),
@@ -272,7 +277,12 @@ impl Ledger {
 
     pub(crate) fn admitted(&mut self, serial: u64, key: Key, place: Place) {
         let Some(session) = self.session(serial) else { return };
-        let (phase, tried) = (session.phase, session.tried);
+        let phase = session.phase;
+        if self.has_tried_all(serial) {
+            self.counts.add(Sometimes::TriedAgain, 1);
+            self.sessions[serial as usize].tried = 0;
+        }
+        let tried = self.sessions[serial as usize].tried;
         match phase {
             Phase::New | Phase::Revoked(_) | Phase::Failed => {}
             Phase::Waiting => {
@@ -304,6 +314,12 @@ impl Ledger {
         session.phase = Phase::Dialling;
         (session.key, session.place, session.dial_began) = (key, place, 0);
         self.loads[usize::from(place.0)].dialling += 1;
+    }
+
+    /// Whether dials of each target of the set have failed for a session.
+    pub(crate) fn has_tried_all(&self, serial: u64) -> bool {
+        let tried = self.sessions.get(serial as usize).map_or(0, |session| session.tried);
+        !self.set.is_empty() && self.set.iter().all(|(_, place)| tried & 1 << place.0 != 0)
     }
 
     /// The pick is the next turn, or the first target after it that this session hasn't tried.
@@ -439,14 +455,15 @@ impl Ledger {
         let session = &self.sessions[serial as usize];
         let (phase, now) = (session.phase, self.at);
         let since_began = now.saturating_sub(session.began);
-        let all_tried = self.set.iter().all(|(_, place)| session.tried & 1 << place.0 != 0);
         let is_between = matches!(phase, Phase::Failed | Phase::Revoked(_));
         let is_relaying = phase.may_move();
         let is_true = match reason {
             EndReason::Finished => is_relaying,
             EndReason::BackendRemoved => matches!(phase, Phase::Cut(_)),
             EndReason::DrainExpired => match phase {
-                Phase::Draining(_, until) => now + self.slack >= until,
+                Phase::Draining(_, until) => {
+                    now + self.slack >= until || session.is_doubtful && self.is_in_doubt()
+                }
                 Phase::Connected => session.is_doubtful && self.is_in_doubt(),
                 phase => matches!(phase, Phase::Expired(_)),
             },
@@ -460,9 +477,7 @@ impl Ledger {
                 matches!(phase, Phase::Waiting | Phase::Refused)
                     && since_began + self.slack >= self.waiting_timeout
             }
-            EndReason::DialFailed => {
-                is_between && (session.failures >= self.dial_attempts_max || all_tried)
-            }
+            EndReason::DialFailed => is_between && session.failures >= self.dial_attempts_max,
             EndReason::DialTimedOut => is_between && since_began + self.slack >= self.dial_time_max,
             EndReason::ClientFailed => phase != Phase::New,
             EndReason::BackendFailed | EndReason::HalfCloseTimedOut | EndReason::IdleTimedOut => {
@@ -574,6 +589,9 @@ impl Ledger {
             self.counts.add(what, times as u64);
         }
         self.owe(generation, (cut + revoked) as u32);
+        if draining > 0 {
+            self.drains.push((generation, self.at));
+        }
         self.set.clone_from(set);
         self.keys_of = keys_of;
         self.has_set = true;
@@ -601,8 +619,38 @@ impl Ledger {
         self.generation = generation;
     }
 
+    /// Sessions of removed targets may drain for so long from now on, those included that do.
+    pub(crate) fn drains_change(&mut self, time: u64) {
+        let (at, slack) = (self.at, self.slack);
+        let mut counts = [(Sometimes::DrainShortened, 0), (Sometimes::DrainProlonged, 0)];
+        for serial in &self.live {
+            let session = &mut self.sessions[*serial as usize];
+            let Phase::Draining(generation, until) = session.phase else { continue };
+            let Ok(drain) = self.drains.binary_search_by_key(&generation, |(number, _)| *number)
+            else {
+                continue;
+            };
+            let now_until = (self.drains[drain].1 + time).max(at);
+            session.phase = Phase::Draining(generation, now_until);
+            session.is_doubtful = at + slack >= until && now_until > until;
+            if session.is_doubtful {
+                self.doubt_until = at + slack;
+            }
+            counts[0].1 += u64::from(now_until < until);
+            counts[1].1 += u64::from(now_until > until);
+        }
+        counts.into_iter().for_each(|(what, times)| self.counts.add(what, times));
+    }
+
+    /// When a replacement's drain is to be over, if that takes so long.
+    pub(crate) fn drain_until(&self, generation: u64, time: u64) -> Option<u64> {
+        let drain = self.drains.iter().find(|(number, _)| *number == generation)?;
+        Some(drain.1 + time)
+    }
+
     /// The deadline of a replacement's drain has come; how many sessions were taken out.
     pub(crate) fn drain_expired(&mut self, generation: u64, taken: usize) {
+        self.drains.retain(|(number, _)| *number != generation);
         let mut due = 0;
         for serial in &self.live {
             let session = &mut self.sessions[*serial as usize];

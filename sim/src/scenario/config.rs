@@ -58,6 +58,8 @@ pub struct Config {
     pub half_close_timeout: u32,
     /// [`Settings::idle_timeout`]; 0: none.
     pub idle_timeout: u32,
+    /// [`Settings::delivery_timeout`].
+    pub delivery_timeout: u32,
     /// [`Settings::max_connections`].
     pub connections: u32,
     /// [`Settings::removal`]: the time to drain; 0: abort.
@@ -94,6 +96,7 @@ impl Default for Config {
             waiting_timeout: 500,
             half_close_timeout: 1_000,
             idle_timeout: 0,
+            delivery_timeout: 2_000,
             connections: 1_000,
             drain: 0,
             start: 0,
@@ -114,6 +117,7 @@ impl Config {
         settings.waiting_timeout = ms(self.waiting_timeout);
         settings.half_close_timeout = unless_zero(self.half_close_timeout);
         settings.idle_timeout = unless_zero(self.idle_timeout);
+        settings.delivery_timeout = ms(self.delivery_timeout);
         settings.max_connections = self.connections as usize;
         settings.removal = removal(self.drain);
         settings.start = u64::from(self.start);
@@ -201,6 +205,7 @@ pub const CONFIG_FIELDS: &[ConfigField] = fields! {
     "waiting-timeout" 1 60000 waiting_timeout;
     "half-close-timeout" 0 60000 half_close_timeout;
     "idle-timeout" 0 60000 idle_timeout;
+    "delivery-timeout" 1 60000 delivery_timeout;
     "connections" 1 1000000 connections;
     "drain" 0 60000 drain;
     "start" 0 1000 start;

@@ -151,9 +151,13 @@ impl FromStr for Scenario {
     /// begins a comment. What isn't said has its default.
     fn from_str(text: &str) -> Result<Self, ScenarioError> {
         let mut scenario = Self::default();
-        for (number, line) in text.lines().enumerate() {
+        let is_step = |line: &&str| line.trim_start().starts_with("at ");
+        let lines = || (1..).zip(text.lines());
+        // Which backends there are may be said below the steps that name some.
+        let others = lines().filter(|(_, line)| !is_step(line));
+        for (number, line) in others.chain(lines().filter(|(_, line)| is_step(line))) {
             let words = Words(line.split('#').next().unwrap_or_default().split_whitespace());
-            scenario.read_line(words).map_err(|cause| ScenarioError { line: number + 1, cause })?;
+            scenario.read_line(words).map_err(|cause| ScenarioError { line: number, cause })?;
         }
         let (least, most) = (scenario.config.latency_min, scenario.config.latency_max);
         if least > most {
@@ -376,6 +380,17 @@ at 30 shutdown 100
     fn comments_and_empty_lines_are_skipped() {
         let scenario: Scenario = "# A scenario.\n\nseed 7 # Any.\n".parse().unwrap();
         assert_eq!(scenario, Scenario { seed: 7, ..Scenario::default() });
+    }
+
+    #[test]
+    fn steps_name_the_backends_that_there_are_wherever_that_is_said() {
+        let cause = |text: &str| text.parse::<Scenario>().unwrap_err().to_string();
+        let beyond = "line 1: b4 is no backend; it must be b0 to b2";
+        assert_eq!(cause("at 5 crash b4\nbackends 3"), beyond);
+        assert_eq!(cause("at 5 replace k0=b0 k1=b4\nbackends 3"), beyond);
+        assert_eq!(cause("at 5 hold b4\nbackends 3"), beyond);
+        let scenario: Scenario = "at 5 crash b7\nbackends 8".parse().unwrap();
+        assert_eq!((scenario.config.backends, scenario.steps.len()), (8, 1));
     }
 
     #[test]

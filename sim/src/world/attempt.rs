@@ -77,6 +77,12 @@ impl Attempt {
         }
     }
 
+    /// Bytes of the payloads that an end has sent and received, if it has sent any.
+    pub(super) fn moved(&self, side: Side) -> Option<(u64, u64)> {
+        let half = self.seen(side);
+        (half.sent > 0).then_some((half.sent, half.received))
+    }
+
     fn half(&mut self, side: Side) -> &mut Half {
         match side {
             Side::Client => &mut self.client,
@@ -304,6 +310,11 @@ impl Judge {
             || side == Side::Backend && attempt.session.is_some_and(is_crashed)
     }
 
+    /// Whether this end is done with its connection.
+    pub(super) fn is_over(&self, attempt: u32, side: Side) -> bool {
+        self.attempts[attempt as usize].seen(side).sight.is_some()
+    }
+
     /// A quarter of those that are connected are told to leave; they have to be woken.
     pub(super) fn leave(&mut self, word: Word) -> Vec<Waker> {
         let mut wakers = Vec::new();
@@ -325,7 +336,7 @@ impl Judge {
     }
 }
 
-fn other(side: Side) -> Side {
+pub(super) fn other(side: Side) -> Side {
     match side {
         Side::Client => Side::Backend,
         Side::Backend => Side::Client,

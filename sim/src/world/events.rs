@@ -2,7 +2,12 @@
 
 use tinylb_core::{DialFailure, EndReason, Event, Side};
 
-use super::{flows::Flow, judge::Judge};
+use super::{
+    attempt::other,
+    flows::Flow,
+    judge::Judge,
+    payload::{Greeting, Header},
+};
 use crate::{
     Law, Sometimes,
     pure::key_number,
@@ -122,10 +127,11 @@ impl Judge {
             let text = format!("session {serial} has ended and holds {} connections", flow.open);
             self.fail(Law::Barrier, text);
         }
-        if (flow.written_up, flow.written_down) != (up, down) {
+        let passed_on = (flow.written_up - flow.lost_up, flow.written_down - flow.lost_down);
+        if passed_on != (up, down) {
             let text = format!(
                 "session {serial} says that it moved {up} and {down} bytes; it was {} and {}",
-                flow.written_up, flow.written_down
+                passed_on.0, passed_on.1
             );
             self.fail(Law::Bytes, text);
         }
@@ -142,6 +148,11 @@ impl Judge {
             EndReason::IdleTimedOut => self.count(Sometimes::IdleTimedOut),
             _ => {}
         }
+        match reason {
+            EndReason::ClientFailed => self.check_delivered(&flow, Side::Client),
+            EndReason::BackendFailed => self.check_delivered(&flow, Side::Backend),
+            _ => {}
+        }
         if matches!(reason, EndReason::HalfCloseTimedOut | EndReason::IdleTimedOut)
             && self
                 .silence_max(&flow)
@@ -156,6 +167,40 @@ impl Judge {
         }
         self.check_cause(serial, reason, place);
         self.trigger(Trigger::Ended, place);
+    }
+
+    /// What a side sent before it failed was delivered to the other, if nothing stood in the way: the
+    /// network, a fault of that other side, or bytes that the failed one had not read, since then
+    /// its reset may overtake what it sent.
+    fn check_delivered(&mut self, flow: &Flow, failed: Side) {
+        let Some(number) = flow.attempt else { return };
+        let attempt = &self.attempts[number as usize];
+        let (head, their_head, written, to_failed) = match failed {
+            Side::Client => (Header::LENGTH, Greeting::LENGTH, flow.written_up, flow.written_down),
+            Side::Backend => (Greeting::LENGTH, Header::LENGTH, flow.written_down, flow.written_up),
+        };
+        let Some((sent, received)) = attempt.moved(failed) else { return };
+        let has_read_all = to_failed == 0 || to_failed == received + their_head as u64;
+        // Who fails during a dial has said nothing to anybody; and an end that was not read yet makes
+        // for a reset as well.
+        if flow.moved_at == 0 || flow.is_half_closed || flow.is_crashed {
+            return;
+        }
+        if !has_read_all || self.is_lossy(attempt) || !self.is_calm(attempt) {
+            return;
+        }
+        if self.has_given_up(number, other(failed)) || self.is_over(number, other(failed)) {
+            return;
+        }
+        let sent = sent + head as u64;
+        if written < sent {
+            let text = format!(
+                "of attempt {number}, {written} bytes reached the other side of {sent} that the \
+                 {failed} sent before it failed"
+            );
+            return self.fail(Law::Bytes, text);
+        }
+        self.count(Sometimes::Delivered);
     }
 
     fn half_closed(&mut self, serial: u64, by: Side) {

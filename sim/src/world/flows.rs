@@ -35,6 +35,9 @@ pub(super) struct Flow {
     pub(super) written_up: u64,
     pub(super) read_down: u64,
     pub(super) written_down: u64,
+    /// Of what was written, bytes that an abort has discarded, as far as the adapter knows.
+    pub(super) lost_up: u64,
+    pub(super) lost_down: u64,
     /// Connections that it holds.
     pub(super) open: u32,
     pub(super) attempt: Option<u32>,
@@ -137,6 +140,15 @@ impl Judge {
                     self.fail(Law::Barrier, text);
                 }
             }
+        }
+    }
+
+    /// An abort discards bytes that were written to a side.
+    pub(super) fn lost(&mut self, session: u64, side: Side, bytes: u64) {
+        let flow = &mut self.flows[session as usize];
+        match side {
+            Side::Client => flow.lost_down = bytes.min(flow.written_down),
+            Side::Backend => flow.lost_up = bytes.min(flow.written_up),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{mem, task::Waker};
 
-use tinylb_core::Snapshot;
+use tinylb_core::{Side, Snapshot};
 
 use super::{
     PIECE,
@@ -72,7 +72,7 @@ impl Judge {
         }
         let silent = (0..self.flows.len() as u64).find(|serial| {
             let flow = &self.flows[*serial as usize];
-            let is_over = |max| self.at > flow.moved_at + max + task;
+            let is_over = |max| self.at > flow.moved_at + max + self.delivery_max(flow) + task;
             self.ledger.may_move(*serial) && self.silence_max(flow).is_some_and(is_over)
         });
         if let Some(serial) = silent {
@@ -93,6 +93,15 @@ impl Judge {
             );
             self.fail(law, text);
         }
+    }
+
+    /// How much longer a session may last of which one side has failed, in microseconds: what that
+    /// side had sent is delivered first.
+    fn delivery_max(&self, flow: &Flow) -> u64 {
+        let has_failed = flow.attempt.is_some_and(|attempt| {
+            [Side::Client, Side::Backend].into_iter().any(|side| self.has_given_up(attempt, side))
+        });
+        if has_failed { u64::from(self.scenario.config.delivery_timeout) * 1000 } else { 0 }
     }
 
     /// How long a connected session may be silent, in microseconds.

@@ -85,6 +85,7 @@ impl Judge {
     /// The balancer's settings are these from now on.
     pub(super) fn drains(&mut self, time: u32) {
         self.drain = time;
+        self.ledger.drains_change(u64::from(time) * 1000);
     }
 
     /// The balancer begins its shutdown; a second time: it aborts at once.

@@ -50,6 +50,8 @@ impl Judge {
         let set = self.newest.clone();
         match self.scenario.config.leave_out {
             0 => self.source_loses(),
+            // Nothing is left of it, and nobody has said that there are no backends.
+            _ if set.is_empty() => self.source_loses(),
             _ => self.say(std::slice::from_ref(&set)),
         }
         self.order(Order::Spoil(set));

@@ -101,6 +101,9 @@ impl<C: Conn, B: Conn, R: Relay<C, B>> Relay<TapConn<C>, TapConn<B>> for TapRela
         let mut relay = self.0.relay(&mut client.inner, &mut backend.inner, &inner);
         poll_fn(|cx| {
             let polled = relay.as_mut().poll(cx);
+            if let Some(side) = inner.failed() {
+                progress.fail(side);
+            }
             for direction in [Direction::ToBackend, Direction::ToClient] {
                 let moved = inner.bytes(direction) - progress.bytes(direction);
                 if moved > 0 {
@@ -143,7 +146,15 @@ impl<C: Conn> Conn for TapConn<C> {
         self.inner.finish();
     }
 
+    fn unacknowledged(&self) -> usize {
+        self.inner.unacknowledged()
+    }
+
     fn abort(&mut self) {
+        if self.is_open {
+            let lost = self.inner.unacknowledged() as u64;
+            self.world.judge().lost(self.session, self.side, lost);
+        }
         self.inner.abort();
         self.let_go();
     }

@@ -27,15 +27,18 @@ struct Bench<A: Adapter> {
     front: TargetOf<A>,
     dialer: A::Dialer,
     backends: Vec<(A::Listener, TargetOf<A>)>,
-    ended: mpsc::UnboundedReceiver<EndReason>,
+    ended: mpsc::UnboundedReceiver<Ended>,
 }
+
+/// Why a session ended, and the bytes that it passed on: to the backend, and to the client.
+type Ended = (EndReason, u64, u64);
 
 impl<A: Adapter> Bench<A> {
     async fn new(a: &A, backends: usize) -> Self {
         let (tell, ended) = mpsc::unbounded();
         let observer = move |_: u64, event: &Event<TargetOf<A>>| {
-            if let Event::Ended { reason, .. } = event {
-                let _ = tell.unbounded_send(*reason);
+            if let Event::Ended { reason, bytes_to_backend, bytes_to_client, .. } = event {
+                let _ = tell.unbounded_send((*reason, *bytes_to_backend, *bytes_to_client));
             }
         };
         let settings = Settings::default();
@@ -68,6 +71,11 @@ impl<A: Adapter> Bench<A> {
 
     /// Why the next session ends.
     async fn ended(&mut self) -> EndReason {
+        self.ended_with().await.0
+    }
+
+    /// And what it passed on.
+    async fn ended_with(&mut self) -> Ended {
         self.ended.next().await.expect("the server is there")
     }
 }
@@ -139,6 +147,101 @@ pub async fn an_abort_is_passed_on_to_the_other_side<A: Adapter>(a: &A) {
     assert_eq!(bench.ended().await, EndReason::BackendFailed);
 }
 
+/// A backend may answer before it has read the question and go: the answer arrives, whether or not
+/// the balancer learns of it by a write that fails. The same for a client.
+pub async fn an_answer_arrives_whose_backend_takes_no_more_of_the_question<A: Adapter>(a: &A) {
+    async fn answer(
+        mut asks: impl tinylb_core::Conn,
+        mut answers: impl tinylb_core::Conn,
+        sight: Sight,
+    ) {
+        send(&mut asks, QUESTION, 0..5000).await;
+        receive(&mut answers, QUESTION, 0..5000).await;
+        send(&mut answers, ANSWER, 0..3000).await;
+        abort(answers);
+        // The rest of the question comes to nobody, if it isn't too late already.
+        let _ = asks.write_all(&QUESTION.take(5000..9000)).await;
+        let (read, seen) = receive_until_over(&mut asks, ANSWER, 0).await;
+        assert_eq!((read, seen), (3000, sight), "the answer, and how it was over");
+    }
+    let sight = a.capabilities().abort;
+    let mut bench = Bench::new(a, 1).await;
+    for _ in 0..5 {
+        let (client, backend) = bench.connect(0).await;
+        answer(client, backend, sight).await;
+        let (client, backend) = bench.connect(0).await;
+        answer(backend, client, sight).await;
+    }
+}
+
+/// A side fails behind more than the other takes at once. What the balancer had received by then
+/// arrives, however slowly it is read, and is what the balancer says that it passed on; and no end
+/// of stream follows it.
+pub async fn what_a_side_sent_before_it_failed_reaches_a_slow_reader<A: Adapter>(a: &A) {
+    async fn fail(
+        mut fails: impl tinylb_core::Conn,
+        mut reads: impl tinylb_core::Conn,
+        client: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        backend: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        can: Capabilities,
+    ) -> u64 {
+        let bound = 2 * can.in_flight_max + RELAY_MAX;
+        fill(&mut fails, QUESTION, bound, (&mut *client, &mut *backend)).await;
+        abort(fails);
+        // By this the balancer learns of it.
+        reads.write_all(&ANSWER.take(0..100)).await.expect("a write");
+        for _ in 0..20 {
+            ping(client, backend).await;
+        }
+        let (read, seen) = receive_until_over(&mut reads, QUESTION, 0).await;
+        if can.abort == Sight::Cut {
+            assert_eq!(seen, Sight::Cut, "half a stream passes for a whole one");
+        }
+        assert_ne!(read, 0, "nothing has arrived");
+        read
+    }
+    let can = a.capabilities();
+    let check = |passed_on: u64, read: u64| {
+        if can.knows_unacknowledged {
+            assert_eq!(passed_on, read, "bytes passed on, and bytes that arrived");
+        } else {
+            assert!(passed_on >= read, "{read} bytes arrived of {passed_on} that were passed on");
+        }
+    };
+    let mut bench = Bench::new(a, 2).await;
+    let (client, backend) = bench.connect(0).await;
+    let (mut other_client, mut other_backend) = bench.connect(1).await;
+    let read = fail(client, backend, &mut other_client, &mut other_backend, can).await;
+    check(bench.ended_with().await.1, read);
+    let (client, backend) = bench.connect(0).await;
+    let read = fail(backend, client, &mut other_client, &mut other_backend, can).await;
+    check(bench.ended_with().await.2, read);
+}
+
+/// A replacement is applied at once though a session that it cuts still delivers what its backend
+/// had sent before it failed: the client gets a prefix, and a cut.
+pub async fn a_removal_does_not_wait_for_what_a_failed_side_had_sent<A: Adapter>(a: &A) {
+    let can = a.capabilities();
+    let mut bench = Bench::new(a, 2).await;
+    let (mut client, mut backend) = bench.connect(0).await;
+    let (mut other_client, mut other_backend) = bench.connect(1).await;
+    let bound = 2 * can.in_flight_max + RELAY_MAX;
+    let other = (&mut other_client, &mut other_backend);
+    let written = fill(&mut backend, ANSWER, bound, other).await;
+    abort(backend);
+    client.write_all(&QUESTION.take(0..100)).await.expect("a write");
+    for _ in 0..20 {
+        ping(&mut other_client, &mut other_backend).await;
+    }
+    assert_eq!(bench.ended.next().now_or_never(), None, "the client has read nothing yet");
+
+    assert_eq!(bench.set([1]).await, 1, "sessions that were cut");
+    assert_eq!(bench.ended().await, EndReason::BackendRemoved);
+    let (read, _) = receive_until_over(&mut client, ANSWER, 0).await;
+    assert!(read < written, "{read} bytes came of {written}");
+    ping(&mut other_client, &mut other_backend).await;
+}
+
 /// Backpressure passes through: the writer gets stuck before it has written more than two
 /// connections and the relay hold. The other direction and other sessions go on meanwhile, and so
 /// does the writer once it is read.
@@ -180,7 +283,7 @@ pub async fn a_removed_backend_is_cut_from_its_clients_and_others_are_not<A: Ada
     ping(&mut other_client, &mut other_backend).await;
 
     assert_eq!(bench.set([1]).await, 1, "sessions that were cut");
-    let ended = bench.ended.next().now_or_never().flatten();
+    let ended = bench.ended.next().now_or_never().flatten().map(|ended| ended.0);
     assert_eq!(ended, Some(EndReason::BackendRemoved), "when the replacement is applied");
     expect_over(&mut client, sight).await;
     expect_over(&mut backend, sight).await;

@@ -91,6 +91,31 @@ pub async fn an_abort_with_bytes_unread_leaves_a_prefix_and_a_cut<A: Adapter>(a:
     give_up(backend, client, sight).await;
 }
 
+/// Once a write has failed, or a cut was noticed, what the peer had sent before can still be read,
+/// at once: an answer that came with the cut isn't lost.
+pub async fn what_came_before_a_cut_can_be_read_after_a_write_has_failed<A: Adapter>(a: &A) {
+    async fn read(mut gives_up: impl Conn, mut writes: impl Conn) {
+        send(&mut gives_up, ANSWER, 0..3000).await;
+        abort(gives_up);
+        while writes.write(&[0; 100]).await.is_ok() {}
+        let mut read = 0;
+        while read < 3000 {
+            let mut buffer = [0; 4000];
+            let now =
+                poll_fn(|cx| Poll::Ready(Pin::new(&mut writes).poll_read(cx, &mut buffer))).await;
+            let Poll::Ready(Ok(length @ 1..)) = now else {
+                panic!("after {read} bytes of 3000, a read gives {now:?}");
+            };
+            ANSWER.check(read, &buffer[..length]);
+            read += length as u64;
+        }
+    }
+    let (client, backend) = pair(a).await;
+    read(client, backend).await;
+    let (client, backend) = pair(a).await;
+    read(backend, client).await;
+}
+
 /// A writer that waits for room fails when the reader aborts: it doesn't wait for ever.
 pub async fn an_abort_wakes_a_stuck_writer<A: Adapter>(a: &A) {
     let (mut writer, reader) = pair(a).await;

@@ -68,7 +68,7 @@ impl Payload {
         range.map(|offset| self.byte(offset)).collect()
     }
 
-    fn check(self, offset: u64, bytes: &[u8]) {
+    pub(super) fn check(self, offset: u64, bytes: &[u8]) {
         for (place, byte) in (offset..).zip(bytes) {
             assert_eq!(*byte, self.byte(place), "the byte at offset {place} is wrong");
         }

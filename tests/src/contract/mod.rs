@@ -100,6 +100,9 @@ pub struct Capabilities {
     /// Whether [`Conn::poll_cut`](tinylb_core::Conn::poll_cut) tells of an abort that is a
     /// [`Sight::Cut`]. If not, it never tells of anything.
     pub notices_cut: bool,
+    /// Whether [`Conn::unacknowledged`](tinylb_core::Conn::unacknowledged) tells what an abort
+    /// discards, or an abort discards nothing.
+    pub knows_unacknowledged: bool,
     /// A bound for the bytes that one direction of a connection holds while nobody reads them.
     pub in_flight_max: u64,
     /// Bytes that are moved where the amount matters: enough to fill buffers several times.
@@ -112,6 +115,7 @@ impl Default for Capabilities {
             abort: Sight::Cut,
             abort_unread: Sight::Cut,
             notices_cut: true,
+            knows_unacknowledged: true,
             in_flight_max: 64 << 20,
             volume: 4 << 20,
         }
@@ -149,6 +153,7 @@ macro_rules! contract_tests {
                     an_aborted_stream_is_not_taken_for_a_finished_one
                     a_connection_dropped_unfinished_is_not_taken_for_a_finished_one
                     an_abort_with_bytes_unread_leaves_a_prefix_and_a_cut
+                    what_came_before_a_cut_can_be_read_after_a_write_has_failed
                     an_abort_wakes_a_stuck_writer
                     a_cut_is_noticed_without_reading
                     who_watches_for_a_cut_still_gets_bytes_and_room
@@ -166,6 +171,9 @@ macro_rules! contract_tests {
                     bytes_pass_intact_both_ways_at_odd_sizes
                     an_answer_passes_whole_after_the_end_of_the_question
                     an_abort_is_passed_on_to_the_other_side
+                    an_answer_arrives_whose_backend_takes_no_more_of_the_question
+                    what_a_side_sent_before_it_failed_reaches_a_slow_reader
+                    a_removal_does_not_wait_for_what_a_failed_side_had_sent
                     a_slow_reader_stalls_its_own_writer_and_nobody_else
                     a_removed_backend_is_cut_from_its_clients_and_others_are_not
                     a_removal_does_not_wait_for_a_peer_that_stalls

@@ -42,6 +42,8 @@ pub(super) enum Role {
 struct Wire {
     capacity: usize,
     chunk_max: usize,
+    /// An abort discards what the other end has not read.
+    is_lossy: bool,
     ends: [End; 2],
 }
 
@@ -87,12 +89,12 @@ impl Account {
 impl Pipe {
     /// Both ends of a new connection, the one that dialled first.
     pub(super) fn pair(
-        capacity: usize,
-        chunk_max: usize,
+        (capacity, chunk_max, is_lossy): (usize, usize, bool),
         peers: [String; 2],
         accounts: [Account; 2],
     ) -> [Self; 2] {
-        let wire = Arc::new(Mutex::new(Wire { capacity, chunk_max, ends: Default::default() }));
+        let wire =
+            Arc::new(Mutex::new(Wire { capacity, chunk_max, is_lossy, ends: Default::default() }));
         let [first, second] = [0, 1].map(|side| (Arc::clone(&wire), side));
         let ([peer, other_peer], [account, other_account]) = (peers, accounts);
         let (is_aborted, is_finished) = (false, false);
@@ -115,10 +117,14 @@ impl Pipe {
     /// Lets the connection go, and tells the other end: by a cut, or by an end of stream.
     fn let_go(&self, by_cut: bool) {
         let mut wire = lock(&self.wire);
+        let is_lossy = wire.is_lossy;
         let (me, other) = both(&mut wire.ends, self.side);
         me.is_gone = true;
         if by_cut || !me.inbox.is_empty() {
             other.is_cut = true;
+            if is_lossy {
+                other.inbox.clear();
+            }
         } else {
             other.has_ended = true;
         }
@@ -145,6 +151,11 @@ impl Conn for Pipe {
 
     fn finish(&mut self) {
         self.is_finished = true;
+    }
+
+    fn unacknowledged(&self) -> usize {
+        let wire = lock(&self.wire);
+        if wire.is_lossy { wire.ends[1 - self.side].inbox.len() } else { 0 }
     }
 
     fn abort(&mut self) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use etcd_client::{Txn, TxnOp};
+use etcd_client::{DeleteOptions, Txn, TxnOp};
 use tokio::time::Instant;
 
 use super::harness::{Cluster, PREFIX, Told, say};
@@ -29,7 +29,7 @@ async fn each_change_reaches_the_balancer() {
 async fn what_is_beside_the_prefix_is_no_backend() {
     let Some(cluster) = Cluster::start(1).await else { return };
     let mut told = Told::by(cluster.options());
-    told.until("").await;
+    told.until_lost(&["no key begins with /lb/web/"]).await;
     let mut client = cluster.client(0).await;
     for key in ["/lb/web", "/lb/web2/a", "/lb/we/a", "/lb/web0"] {
         client.put(key, "127.0.0.1:1", None).await.unwrap();
@@ -37,6 +37,32 @@ async fn what_is_beside_the_prefix_is_no_backend() {
     cluster.put("a", "127.0.0.1:2").await;
     told.until("a=127.0.0.1:2").await;
     assert_eq!(told.all.len(), 2, "{:#?}", told.all);
+}
+
+#[tokio::test]
+async fn a_prefix_is_empty_once_its_keys_are_deleted_and_not_where_they_never_were() {
+    let Some(mut cluster) = Cluster::start(1).await else { return };
+    cluster.put("a", "127.0.0.1:1").await;
+    cluster.put("b", "127.0.0.1:2").await;
+    let mut told = Told::by(cluster.options());
+    told.until("a=127.0.0.1:1 b=127.0.0.1:2").await;
+    // All in one transaction, which somebody has asked for.
+    let all = DeleteOptions::new().with_prefix();
+    cluster.client(0).await.delete(PREFIX, Some(all)).await.unwrap();
+    told.until("").await;
+    // A source that begins now knows of no deletion.
+    let mut next = Told::by(cluster.options());
+    next.until_lost(&["no key begins with /lb/web/, and none was deleted"]).await;
+    cluster.put("a", "127.0.0.1:1").await;
+    told.until("a=127.0.0.1:1").await;
+    next.until("a=127.0.0.1:1").await;
+    // What comes back without its data knows of none either.
+    cluster.kill(0);
+    cluster.wipe(0);
+    told.until_lost(&["unreachable"]).await;
+    cluster.restart(0);
+    told.until_lost(&["no key begins with /lb/web/"]).await;
+    assert_eq!(told.all.iter().filter(|told| told.is_empty()).count(), 1, "{:#?}", told.all);
 }
 
 #[tokio::test]

@@ -1,13 +1,17 @@
 //! What the admin address shows, and whom it refuses.
 
-use std::{collections::BTreeMap, io::Write, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{ErrorKind, Read, Write},
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::harness::{
-    Answer, Backend, Client, ConfigFile, DEADLINE, End, Socket, Tinylb, get, http, put, service,
-    until,
+    Answer, Backend, Client, ConfigFile, End, Socket, Tinylb, get, http, put, service, until,
 };
 
 const ADMIN: [&str; 2] = ["--admin", "127.0.0.1:0"];
@@ -195,6 +199,23 @@ fn unknown_paths_and_wrong_methods_are_refused() {
 }
 
 #[test]
+fn head_is_answered_as_get_is_but_without_a_body() {
+    let a = Backend::echo("a");
+    let tinylb = Tinylb::balance([&a], &ADMIN);
+    let admin = tinylb.admin();
+    tinylb.address();
+    for path in ["/healthz", "/readyz", "/metrics", "/services", "/x"] {
+        let (shown, head) = (get(&admin, path), http(&admin, "HEAD", path, b""));
+        assert_eq!((head.status, head.body.as_str()), (shown.status, ""), "{path}: {head:?}");
+        let length = format!("content-length: {}\r\n", shown.body.len());
+        // A set's age grows.
+        assert!(head.head.contains(&length) || path == "/services", "{path}: {head:?}");
+        assert!(head.head.contains("content-length: "), "{path}: {head:?}");
+    }
+    assert_eq!(http(&admin, "HEAD", "/services/default/backends", b"").status, 405);
+}
+
+#[test]
 fn nonsense_is_refused_and_does_no_harm() {
     let a = Backend::echo("a");
     let tinylb = Tinylb::balance([&a], &ADMIN);
@@ -231,13 +252,24 @@ fn a_slow_client_of_the_admin_address_holds_up_no_other() {
     drop((slow, more));
 }
 
+/// What a liveness probe may wait before its program is killed. Generous: the answer needs nothing.
+const PROBE_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// Asks whether the program is alive, as a probe does.
+fn probe(admin: &str) -> u16 {
+    let mut socket = Socket::connect(admin).unwrap();
+    socket.limit_time(PROBE_TIME_MAX);
+    socket.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").unwrap();
+    Answer::read(&mut socket).status
+}
+
 #[test]
-fn clients_that_do_not_read_their_answers_are_given_up() {
+fn clients_that_do_not_read_their_answers_silence_no_probe_and_are_given_up() {
     let a = Backend::echo("a");
     let tinylb = Tinylb::balance([&a], &ADMIN);
     let admin = tinylb.admin();
     let request = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
-    let deaf: Vec<Socket> = (0..16)
+    let mut deaf: Vec<Socket> = (0..16)
         .map(|_| {
             let mut socket = Socket::connect(&admin).unwrap();
             socket.limit_time(Duration::from_millis(300));
@@ -246,12 +278,112 @@ fn clients_that_do_not_read_their_answers_are_given_up() {
             socket
         })
         .collect();
-    // That takes longer than anything else here.
+    assert_eq!(probe(&admin), 200);
+    let is_closed = |socket: &mut Socket| {
+        let written = socket.write(b"x");
+        written.is_err_and(|error| error.kind() != ErrorKind::WouldBlock)
+    };
+    until("the end of all who don't read", || deaf.iter_mut().all(is_closed));
+    assert_eq!(get(&admin, "/metrics").status, 200);
+}
+
+#[test]
+fn requests_that_are_worked_on_silence_no_probe_and_each_is_answered() {
+    let a = Backend::echo("a");
+    let tinylb = Tinylb::balance([&a], &["--admin", "127.0.0.1:0", "--admin-write"]);
+    let admin = tinylb.admin();
+    let begin = |_| {
+        let mut socket = Socket::connect(&admin).unwrap();
+        let head = "PUT /services/default/backends HTTP/1.1\r\nContent-Length: 9\r\n\r\n";
+        socket.write_all(head.as_bytes()).unwrap();
+        socket
+    };
+    let mut putting: Vec<Socket> = (0..20).map(begin).collect();
+    assert_eq!(probe(&admin), 200);
+    let statuses: Vec<u16> = putting.iter_mut().map(|put| Answer::read(put).status).collect();
+    // The body didn't come, or there was no place for the request.
+    assert!(statuses.iter().all(|status| [408, 503].contains(status)), "{statuses:?}");
+    assert!(statuses.contains(&408), "{statuses:?}");
+    assert_eq!(put(&admin, "default", "{}").status, 200);
+}
+
+#[test]
+fn a_client_that_has_ended_its_requests_is_still_answered() {
+    let a = Backend::echo("a");
+    let tinylb = Tinylb::balance([&a], &["--admin", "127.0.0.1:0", "--admin-write"]);
+    let admin = tinylb.admin();
+    let put = |body: &str| {
+        let mut socket = Socket::connect(&admin).unwrap();
+        let head = "PUT /services/default/backends HTTP/1.1\r\nContent-Length: 2\r\n\r\n";
+        socket.write_all(format!("{head}{body}").as_bytes()).unwrap();
+        socket
+    };
+    // Requests whose bodies don't come hold up the one that is there.
+    let held_up: Vec<Socket> = (0..8).map(|_| put("")).collect();
+    let mut socket = put("{}");
+    socket.shutdown_write();
+    let answer = Answer::read(&mut socket);
+    assert_eq!((answer.status, &answer.json()["removed"][0]), (200, &"a".into()));
+    drop(held_up);
+}
+
+#[test]
+fn a_slow_reader_of_a_large_answer_gets_all_of_it() {
+    let dir = TempDir::new().unwrap();
+    let admin = format!("unix:{}", dir.path().join("admin").display());
+    let many: Vec<String> =
+        (0..20_000).map(|n| format!("k{n} = \"10.0.{}.{}:9000\"", n >> 8, n & 255)).collect();
+    let text =
+        format!("[services.s]\nlisten = \"127.0.0.1:0\"\nbackends = {{ {} }}\n", many.join(", "));
+    let file = ConfigFile::new(&text);
+    let tinylb = file.run_with(&["--admin", &admin]);
+    tinylb.address();
     let mut socket = Socket::connect(&admin).unwrap();
-    socket.limit_time(3 * DEADLINE);
-    socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    assert_eq!(Answer::read(&mut socket).status, 200);
-    drop(deaf);
+    socket.write_all(b"GET /services HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+    let (mut answer, mut part) = (Vec::new(), vec![0; 10_000]);
+    loop {
+        match socket.read(&mut part).unwrap() {
+            0 => break,
+            count => answer.extend(&part[..count]),
+        }
+        // As over a line of 20 kB/s.
+        sleep(Duration::from_millis(500));
+    }
+    let answer = String::from_utf8(answer).unwrap();
+    let body: serde_json::Value =
+        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(body["s"]["backends"].as_object().unwrap().len(), 20_000);
+}
+
+#[test]
+fn a_request_in_progress_is_answered_however_old_its_connection_is() {
+    let [a, b] = ["a", "b"].map(Backend::echo);
+    let tinylb = Tinylb::balance([&a], &["--admin", "127.0.0.1:0", "--admin-write"]);
+    let began = Instant::now();
+    let mut socket = Socket::connect(&tinylb.admin()).unwrap();
+    // A connection lives for 60 s.
+    while began.elapsed() < Duration::from_secs(57) {
+        socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"ok\n") {
+            let mut byte = [0];
+            socket.read_exact(&mut byte).unwrap();
+            answer.extend(byte);
+        }
+        sleep(Duration::from_secs(1));
+    }
+    let body = format!("{{\"b\": {:?}}}", b.address);
+    let head = format!(
+        "PUT /services/default/backends HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    for part in body.as_bytes().chunks(body.len().div_ceil(6)) {
+        sleep(Duration::from_secs(1));
+        socket.write_all(part).unwrap();
+    }
+    let answer = Answer::read(&mut socket);
+    assert_eq!((answer.status, &answer.json()["added"][0]), (200, &"b".into()));
 }
 
 #[test]

@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
 use crate::harness::{
     Backend, Client, ConfigFile, End, Hung, Line, Socket, Tinylb, binary, get, service, until,
 };
@@ -18,10 +20,25 @@ const CLIENTS: usize = 200;
 
 /// `tinylb run` with 64 descriptors, soft and hard.
 fn with_few_descriptors(file: &ConfigFile, more: &[&str]) -> Tinylb {
+    with_descriptors(64, file, more)
+}
+
+fn with_descriptors(count: usize, file: &ConfigFile, more: &[&str]) -> Tinylb {
     let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\""]).arg(binary());
+    let limited = format!("ulimit -n {count}; exec \"$0\" \"$@\"");
+    command.args(["-c", &limited]).arg(binary());
     command.args(["run", "--config"]).arg(file.path()).args(more);
     Tinylb::start(command)
+}
+
+/// `tinylb run` that has fewer descriptors than it knows of: somebody takes them away while it runs.
+fn run_short_of_descriptors(file: &ConfigFile, more: &[&str]) -> Tinylb {
+    let tinylb = file.run_with(more);
+    tinylb.address();
+    let few = Rlimit { current: Some(64), maximum: Some(64) };
+    let id = Pid::from_raw(tinylb.id() as i32);
+    prlimit(id, Resource::Nofile, few).unwrap();
+    tinylb
 }
 
 /// Clients each of which tries until it is served, holds on for a while, and begins anew.
@@ -79,7 +96,7 @@ fn check_pace(lines: &[Line]) {
 fn run_out(more: &[&str], meanwhile: impl FnOnce(&Tinylb)) -> Vec<Line> {
     let a = Backend::echo("a");
     let file = ConfigFile::new(&service("s", "127.0.0.1:0", [&a], "max_connections = 1000000"));
-    let mut tinylb = with_few_descriptors(&file, more);
+    let mut tinylb = run_short_of_descriptors(&file, more);
     let address = tinylb.address();
     let crowd = Crowd::start(&address);
     meanwhile(&tinylb);
@@ -147,7 +164,7 @@ fn a_change_of_the_file_that_came_without_descriptors_is_taken_when_there_are_so
         )
     };
     let file = ConfigFile::new(&text(&hung.address));
-    let tinylb = with_few_descriptors(&file, &["--admin", "127.0.0.1:0"]);
+    let tinylb = run_short_of_descriptors(&file, &["--admin", "127.0.0.1:0"]);
     let (address, admin) = (tinylb.address(), tinylb.admin());
     // Each session holds two descriptors, and keeps them; the odd one goes to an admin client.
     let clients: Vec<_> = (0..CLIENTS).flat_map(|_| Socket::connect(&address)).collect();
@@ -238,4 +255,65 @@ fn at_max_connections_clients_wait_for_room() {
     assert_eq!(clients.remove(0).finish(), End::Clean);
     assert!(Client::greeted(waiting).unwrap().is_served());
     assert!(clients.iter_mut().all(Client::is_served));
+}
+
+/// The value of a metric.
+fn metric(admin: &str, name: &str) -> usize {
+    let metrics = get(admin, "/metrics").body;
+    let value = metrics.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+    value.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
+}
+
+#[test]
+fn a_busy_service_gets_the_connections_that_nine_others_do_not_need() {
+    let a = Backend::echo("a");
+    let names: Vec<_> = (0..10).map(|n| format!("s{n}")).collect();
+    let text: String = names.iter().map(|name| service(name, "127.0.0.1:0", [&a], "")).collect();
+    let file = ConfigFile::new(&format!("workers = 2\n{text}"));
+    let tinylb = with_descriptors(1024, &file, &["--admin", "127.0.0.1:0"]);
+    let (addresses, admin) = (tinylb.addresses(10), tinylb.admin());
+    let max = metric(&admin, "tinylb_descriptor_connections_max");
+    assert!((400..512).contains(&max), "{max}");
+
+    // More than there is room for. Those that find none wait in the kernel.
+    let crowd: Vec<_> = (0..max + 10).map(|_| Socket::connect(&addresses[0]).unwrap()).collect();
+    let nearly_all = max * 9 / 10;
+    until("nearly all", || metric(&admin, "tinylb_descriptor_connections_live") >= nearly_all);
+    until("the limit", || metric(&admin, "tinylb_connections_limit_reached{service=\"s0\"}") == 1);
+    assert_eq!(metric(&admin, "tinylb_connections_limit_reached{service=\"s1\"}"), 0);
+    let line = tinylb.line("no descriptors are left");
+    assert_eq!((line.field("level"), line.field("service")), ("WARN", "s0"));
+    assert!(line.says("ulimit -n") && line.says("LimitNOFILE"), "{line:?}");
+
+    // Each of the others serves its clients all the same.
+    for address in &addresses[1..] {
+        assert_eq!(Client::connect(address).finish(), End::Clean);
+    }
+    // The limit was news once, and as long as it lasts.
+    assert_eq!(tinylb.log().iter().filter(|line| line.says("no descriptors are left")).count(), 1);
+    let ends = Client::each(crowd, |mut client| {
+        assert!(client.is_served());
+        client.finish()
+    });
+    assert!(ends.iter().all(|end| *end == End::Clean));
+    tinylb.line("don't have to wait any more");
+    assert_eq!(metric(&admin, "tinylb_connections_limit_reached{service=\"s0\"}"), 0);
+    let log = tinylb.log();
+    assert!(!log.iter().any(|line| line.says("failed")), "{log:?}");
+    tinylb.stop();
+}
+
+#[test]
+fn a_start_with_few_descriptors_says_how_many_connections_there_is_room_for() {
+    let a = Backend::echo("a");
+    let file = ConfigFile::new(&format!("workers = 1\n{}", service("s", "127.0.0.1:0", [&a], "")));
+    let tinylb = with_descriptors(32, &file, &[]);
+    assert_eq!(Client::connect(&tinylb.address()).finish(), End::Clean);
+    let line = tinylb.line("the limit of descriptors leaves room");
+    assert_eq!((line.field("level"), &line.json["descriptors"]), ("WARN", &32.into()));
+    assert!(line.says("connections at a time (1)") && line.says("ulimit -n"), "{line:?}");
+    // With enough, there is nothing to say.
+    let tinylb = file.run();
+    assert_eq!(Client::connect(&tinylb.address()).finish(), End::Clean);
+    assert!(!tinylb.log().iter().any(|line| line.says("descriptors")), "{:?}", tinylb.log());
 }

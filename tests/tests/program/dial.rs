@@ -1,6 +1,10 @@
 //! Backends that are dead or hang.
 
-use std::fs;
+use std::{
+    fs,
+    io::{Read, Write},
+    process::Command,
+};
 
 use crate::harness::{
     Backend, Client, ConfigFile, End, Hung, Socket, Tinylb, free_address, get,
@@ -95,7 +99,7 @@ fn a_hung_backend_holds_up_no_other_client() {
 
     // Removed, it lets go of those who wait for it.
     file.edit(&service("s", "127.0.0.1:0", [&b], ""));
-    let line = tinylb.line(r#""removed":"a""#);
+    let line = tinylb.line(r#""removed":["a"]"#);
     assert_eq!(line.json["dials_revoked"], 2, "{line:?}");
     for socket in [waiting, also_waiting] {
         assert_eq!(Client::greeted(socket).unwrap().backend, "b");
@@ -145,8 +149,6 @@ fn a_client_that_resets_during_a_dial_ends_the_dial() {
 
 #[test]
 fn a_client_that_has_sent_all_it_had_during_a_dial_is_served() {
-    use std::io::{Read, Write};
-
     let (hung, b) = (Hung::tcp(), Backend::echo("b"));
     let file = ConfigFile::new(&with_silent(&hung.address, &[&b], "dial_timeout = \"500ms\""));
     let tinylb = file.run();
@@ -173,5 +175,61 @@ fn a_backend_that_is_gone_is_not_taken_for_the_end_that_dials_it() {
     let end = End::from(Client::try_connect(address).map(|_| ()));
     assert_eq!(end, End::Reset);
     assert!(tinylb.line("dial failed").says("refused"));
+    tinylb.stop();
+}
+
+#[test]
+fn a_balancer_that_dials_from_another_address_still_knows_itself() {
+    let test = "dial::a_balancer_that_dials_from_another_address_still_knows_itself";
+    if !is_inside(test, "127.0.0.1 localhost\n", "") {
+        return;
+    }
+    // An address of this machine that doesn't look like one.
+    let ip = Command::new("ip").args(["address", "add", "192.0.2.7/32", "dev", "lo"]).status();
+    assert!(ip.unwrap().success());
+    let port = free_address().rsplit_once(':').unwrap().1.to_string();
+    let file = ConfigFile::new(&format!(
+        "[services.s]\nlisten = \"0.0.0.0:{port}\"\nbackends = {{ a = \"192.0.2.7:{port}\" }}\n\
+         dial_from = [\"127.0.0.71\", \"127.0.0.72\"]\n"
+    ));
+    let tinylb = file.run_with(&["--admin", "127.0.0.1:0"]);
+    tinylb.line("backends replaced");
+    let end = End::from(Client::try_connect(&format!("127.0.0.1:{port}")).map(|_| ()));
+    assert_eq!(end, End::Reset);
+    assert!(tinylb.line("dial failed").says("the balancer itself listens"));
+    // What it began with itself has come to nothing as well.
+    let services = || get(&tinylb.admin(), "/services").json();
+    until("the end of all", || services()["s"]["live"] == 0);
+    tinylb.stop();
+}
+
+#[test]
+fn backends_are_dialled_from_the_addresses_that_are_given_and_bad_ones_cost_a_retry() {
+    let a = Backend::with("a", |socket| {
+        let Socket::Tcp(stream) = socket else { unreachable!("it listens at TCP") };
+        let peer = stream.peer_addr()?.ip().to_string();
+        stream.write_all(peer.as_bytes())
+    });
+    let config = |from: &str| service("s", "127.0.0.1:0", [&a], &format!("dial_from = {from}"));
+    let file = ConfigFile::new(&config("[\"127.0.0.71\", \"127.0.0.72\"]"));
+    let tinylb = file.run();
+    let seen = || {
+        let mut peer = String::new();
+        let mut client = Client::connect(&tinylb.address());
+        client.socket.read_to_string(&mut peer).unwrap();
+        peer
+    };
+    let mut peers = [seen(), seen()];
+    peers.sort();
+    assert_eq!(peers, ["127.0.0.71", "127.0.0.72"]);
+    // No address of this machine: that is said, and can be mended while it runs.
+    file.edit(&config("\"192.0.2.1\""));
+    tinylb.line("configuration read again");
+    assert!(Client::try_connect(&tinylb.address()).is_err());
+    let line = tinylb.line("dial failed");
+    assert!(line.says("192.0.2.1") && line.says("give an address of this machine"), "{line:?}");
+    file.edit(&config("\"127.0.0.73\""));
+    tinylb.lines(2, "configuration read again");
+    assert_eq!(seen(), "127.0.0.73");
     tinylb.stop();
 }

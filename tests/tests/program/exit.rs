@@ -2,12 +2,14 @@
 
 use std::{
     fs,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     process::{Command, Output},
 };
 
+use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{Backend, ConfigFile, binary, output, service};
+use crate::harness::{Backend, Client, ConfigFile, Tinylb, binary, free_address, output, service};
 
 fn run(args: &[&str]) -> Output {
     output(Command::new(binary()).args(args))
@@ -24,11 +26,21 @@ fn fails(args: &[&str], code: i32, message: &str) -> String {
     error
 }
 
-/// The same, for what went wrong at run time or in a file: one line, and no more.
+/// The same, for what went wrong at run time or in a file: one line, and no more. It is as the lines
+/// of the log are, if there is a log.
 fn fails_in_a_line(args: &[&str], message: &str) {
     let error = fails(args, 1, message);
     assert_eq!(error.lines().count(), 1, "{args:?}: {error}");
-    assert!(error.starts_with("tinylb: "), "{args:?}: {error}");
+    if args[0] == "run" {
+        let line: Value = serde_json::from_str(&error).unwrap();
+        assert!(line["message"].as_str().unwrap().contains(message), "{args:?}: {error}");
+        assert!(line["level"] == "ERROR" && line["timestamp"].is_string(), "{args:?}: {error}");
+        let error = fails(&[args, &["--log-format", "human"]].concat(), 1, message);
+        assert_eq!(error.lines().count(), 1, "{args:?}: {error}");
+        assert!(error.starts_with("tinylb: "), "{args:?}: {error}");
+    } else {
+        assert!(error.starts_with("tinylb: "), "{args:?}: {error}");
+    }
 }
 
 #[test]
@@ -43,7 +55,21 @@ fn wrong_arguments_are_told_apart_by_exit_code_2() {
         (vec!["check"], "--config"),
         (vec!["demo", "now"], "now"),
         (listen.to_vec(), "--backend"),
-        (vec!["run", "--backend", "a=127.0.0.1:1"], "--listen"),
+        (vec!["run", "--backend", "a=127.0.0.1:1"], "there is no `--listen ADDRESS`"),
+        (vec!["run", "--dns", "x:1"], "there is no `--listen ADDRESS`"),
+        (vec!["run", "--etcd", "http://127.0.0.1:1"], "there is no `--listen ADDRESS`"),
+        (vec!["run", "--prefix", "/x/"], "there is no `--listen ADDRESS`"),
+        (vec!["run", "--admin", "127.0.0.1:0"], "something to balance is required"),
+        (listen.to_vec(), "there are no backends"),
+        (with(&["--prefix", "/x/"]), "give `--etcd`"),
+        (with(&["--etcd", "http://127.0.0.1:1"]), "give `--prefix`"),
+        (with(&["--config", "x"]), "cannot be used with"),
+        (with(&["--dns", "x:1", "--backend", "a=127.0.0.1:1"]), "cannot be used with"),
+        (vec!["run", "--config", "x", "--backend", "a=127.0.0.1:1"], "cannot be used with"),
+        (vec!["run", "--config", "x", "--dns", "x:1"], "cannot be used with"),
+        (vec!["run", "--config", "x", "--prefix", "/x/"], "give `--etcd`"),
+        (vec!["run", "--config", "x", "--admin-write"], "--admin"),
+        (vec!["run", "--config", "x", "--config", "y"], "--config"),
         (with(&["--backend", "127.0.0.1:1"]), "KEY=ADDRESS"),
         (with(&["--backend", "=127.0.0.1:1"]), "the key is empty"),
         (with(&["--backend", "a="]), "--backend"),
@@ -58,14 +84,36 @@ fn wrong_arguments_are_told_apart_by_exit_code_2() {
         (with(&["--backend", "a=127.0.0.1:1", "--log-level", "loud"]), "loud"),
         (with(&["--backend", "a=127.0.0.1:1", "--log-format", "xml"]), "xml"),
         (with(&["--backend", "a=127.0.0.1:1", "--listen", "127.0.0.1:0"]), "there twice"),
+        (
+            with(&["--backend", "a=127.0.0.1:2", "--listen", "0.0.0.0:1", "--listen", "[::]:1"]),
+            "[::]:1 takes in 0.0.0.0:1",
+        ),
         (vec!["run", "--listen", "localhost:1", "--backend", "a=127.0.0.1:1"], "is a name"),
         (vec!["run", "--listen", "127.0.0.1:1", "--backend", "a=127.0.0.1:1"], "127.0.0.1:1"),
         (vec!["run", "--listen", "::1:80", "--backend", "a=127.0.0.1:1"], "--listen"),
         (vec!["run", "--listen", "unix:", "--backend", "a=127.0.0.1:1"], "--listen"),
         (vec!["run", "--listen", "", "--backend", "a=127.0.0.1:1"], "--listen"),
+        (
+            "run --listen 127.0.0.1:9 --admin 127.0.0.1:9 --backend a=127.0.0.1:1"
+                .split(' ')
+                .collect(),
+            "--admin 127.0.0.1:9 is where the service default listens",
+        ),
     ] {
         fails(&args, 2, message);
     }
+    for args in [&["run"][..], &["run", "--frob"], &listen, &["run", "--backend", "a=127.0.0.1:1"]]
+    {
+        fails(args, 2, "Usage: tinylb run");
+    }
+}
+
+#[test]
+fn an_admin_address_where_a_service_of_the_file_listens_is_refused() {
+    let file = ConfigFile::new(&service("s", "127.0.0.1:9", [], ""));
+    let path = file.path().to_str().unwrap();
+    let args = ["run", "--config", path, "--admin", "127.0.0.1:9"];
+    fails(&args, 2, "is where the service s listens");
 }
 
 #[test]
@@ -114,6 +162,76 @@ fn every_problem_of_a_file_is_told_at_the_start() {
     let file = ConfigFile::new("[services.s]\nlisten = 1\nbackends = { a = 2 }\nbogus = 3\n");
     let error = fails(&["run", "--config", file.path().to_str().unwrap()], 1, "toml:2:10: ");
     assert_eq!(error.lines().count(), 3, "{error}");
+    // A line of the log for each.
+    assert!(error.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{error}");
+}
+
+#[test]
+fn a_file_of_garbage_is_told_in_a_few_lines() {
+    let garbage: String =
+        (0..100_000).map(|n| format!("[services.s{n}]\nlisten = {n}\n")).collect();
+    let noise: String = (0..500_000).map(|n| format!("%{n}{{\u{1}=\n")).collect();
+    for text in [garbage, noise] {
+        let file = ConfigFile::new(&text);
+        let error = fails(&["run", "--config", file.path().to_str().unwrap()], 1, ":1:");
+        assert!(error.lines().count() <= 20, "{} lines", error.lines().count());
+        assert!(error.len() < 20_000, "{} bytes", error.len());
+    }
+}
+
+/// The program with room for so many threads. The limit holds for a user who isn't root.
+fn with_threads(count: usize, args: &[&str]) -> Command {
+    let mut command = Command::new("prlimit");
+    command.arg(format!("--nproc={count}")).arg(binary()).args(args);
+    if rustix::process::geteuid().is_root() {
+        // Nobody else has this one, so that only these threads count.
+        command.uid(0x7000_0000 + std::process::id());
+    }
+    command
+}
+
+#[test]
+fn a_lack_of_threads_at_the_start_is_told_with_its_remedy() {
+    let file = ConfigFile::new(&service("s", "127.0.0.1:0", [], ""));
+    let dir = file.path().parent().unwrap();
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = file.path().to_str().unwrap();
+    let args = ["run", "--workers", "1", "--config", path];
+    // The first that lacks is the log's, then the worker's, then that of who watches the file.
+    for (threads, what) in [(1, "writes the log"), (2, "worker 0"), (3, "watch the file")] {
+        let output = output(&mut with_threads(threads, &args));
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{threads}: {error}");
+        let last: Value = serde_json::from_str(error.lines().last().unwrap()).unwrap();
+        let message = last["message"].as_str().unwrap();
+        assert!(message.contains(what), "{threads}: {error}");
+        assert!(message.contains("raise the limit"), "{threads}: {error}");
+        assert!(!error.contains("panicked"), "{threads}: {error}");
+    }
+    let tinylb = Tinylb::start(with_threads(4, &args));
+    tinylb.address();
+    tinylb.stop();
+    // One is enough for these.
+    for args in [&["check", "--config", path][..], &["demo"]] {
+        let output = output(&mut with_threads(1, args));
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn a_lack_of_descriptors_at_the_start_is_told_with_its_remedy() {
+    // With fewer, the system can't load the program.
+    for descriptors in 4..24 {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={descriptors}")).arg(binary());
+        command.args(["run", "--workers", "4", "--listen", "127.0.0.1:0", "--backend"]);
+        let output = output(command.arg("a=127.0.0.1:1"));
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{descriptors}: {error}");
+        assert!(!error.contains("panicked"), "{descriptors}: {error}");
+        assert!(error.contains("raise the limit"), "{descriptors}: {error}");
+    }
 }
 
 #[test]
@@ -156,5 +274,54 @@ fn help_and_version_are_no_errors() {
         let output = run(args);
         assert_eq!(output.status.code(), Some(0), "{args:?}");
         assert!(output.stderr.is_empty() && !output.stdout.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn an_address_that_tinylb_itself_has_is_blamed_on_nobody_else() {
+    let address = free_address();
+    let port = address.rsplit(':').next().unwrap();
+    let wide = format!("0.0.0.0:{port}");
+    let file = |listen: &str| ConfigFile::new(&service("s", listen, [], ""));
+
+    let both = file(&format!("{wide} [::]:{port}"));
+    let path = both.path().to_str().unwrap();
+    for command in ["check", "run"] {
+        let output = run(&[command, "--config", path]);
+        let all = [output.stdout, output.stderr].concat();
+        let all = String::from_utf8(all).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{all}");
+        assert!(all.contains(&format!("[::]:{port} takes in {wide}: keep one of them")), "{all}");
+    }
+    let path = file(&wide);
+    let args = ["run", "--config", path.path().to_str().unwrap(), "--admin", &address];
+    let error = String::from_utf8(run(&args).stderr).unwrap();
+    assert!(error.contains("requests are answered there (--admin)"), "{error}");
+    assert!(!error.contains("end the program"), "{error}");
+
+    let narrow = file(&address);
+    let tinylb = narrow.run();
+    tinylb.address();
+    narrow.edit(&service("s", &wide, [], ""));
+    let line = tinylb.line("configuration not taken");
+    assert!(line.says(&format!("tinylb itself listens at {address}")), "{line:?}");
+    tinylb.stop();
+}
+
+#[test]
+fn little_address_space_is_enough() {
+    let a = Backend::echo("a");
+    // What the allocator would like to have for itself is a GiB, and 32 MiB for each thread.
+    for space in ["400", "200", "100"] {
+        let bytes = format!("--as={space}000000");
+        let mut command = Command::new("prlimit");
+        command.arg(bytes).arg(binary());
+        command.args(["run", "--workers", "4", "--listen", "127.0.0.1:0"]);
+        command.args(["--backend", &a.argument()]);
+        let tinylb = Tinylb::start(command);
+        let mut clients = Client::several(&tinylb.address(), 20);
+        assert!(clients.iter_mut().all(Client::is_served), "{space} MB");
+        drop(clients);
+        tinylb.stop();
     }
 }

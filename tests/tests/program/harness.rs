@@ -26,7 +26,7 @@ pub(crate) use self::{
     backend::Backend,
     client::{Client, End, Load},
     file::{ConfigFile, service},
-    http::{Answer, get, http, put},
+    http::{Answer, get, http, http_with, put},
     knot::Knot,
     output::{Kill, output},
     process::{Line, Tinylb, binary},

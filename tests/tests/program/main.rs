@@ -5,14 +5,19 @@
 #![allow(clippy::unwrap_used)] // Tests and what serves only them.
 
 mod admin;
+mod circle;
+mod delivery;
 mod descriptors;
 mod dial;
 mod dns;
 mod exit;
 mod harness;
 mod killed;
+mod leaving;
+mod memory;
 mod names;
 mod output;
+mod pause;
 mod put;
 mod relay;
 mod reload;

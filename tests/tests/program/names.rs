@@ -96,13 +96,13 @@ fn a_lookup_for_which_there_is_no_thread_costs_the_client_a_retry() {
     // Without room in its address space for another stack, a process has no more threads.
     let pid = Pid::from_raw(tinylb.id().try_into().unwrap());
     let unlimited = Rlimit { current: None, maximum: None };
-    let none = Rlimit { current: Some(1 << 20), ..unlimited.clone() };
+    let none = Rlimit { current: Some(1 << 20), ..unlimited };
     prlimit(pid, Resource::As, none).unwrap();
     for _ in 0..4 {
         assert_eq!(Client::connect(&address).backend, "b");
     }
     let line = tinylb.line("dial failed");
-    assert!(line.says("no thread can be started") && line.says("ulimit -u"), "{line:?}");
+    assert!(line.says("the system has no thread") && line.says("ulimit -u"), "{line:?}");
     prlimit(pid, Resource::As, unlimited).unwrap();
     let backends = Client::several(&address, 2);
     assert!(backends.iter().any(|client| client.backend == "a"), "it is tried again");

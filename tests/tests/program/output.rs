@@ -6,6 +6,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::harness::{
@@ -97,17 +98,20 @@ fn a_full_device_does_not_kill_it() {
 fn a_log_that_nobody_reads_holds_up_no_traffic() {
     // More lines than a pipe and the program's own buffer hold.
     const CONNECTIONS: usize = 12_000;
-    let place = Place::new();
-    place.file.edit(&service("s", &place.front, [], ""));
-    let mut command = place.command("");
-    let tinylb = Kill(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
-    eventually("the first client", || Socket::connect(&place.front).ok());
-    for _ in 0..CONNECTIONS {
-        // A Unix socket can't be reset.
-        let mut socket = Socket::connect(&place.front).unwrap();
-        assert_eq!(socket.read(&mut [0]).unwrap(), 0);
+    // Nor does it hold up the end, even if nothing can be said about it.
+    for redirections in ["", ">/dev/full"] {
+        let place = Place::new();
+        place.file.edit(&service("s", &place.front, [], ""));
+        let mut command = place.command(redirections);
+        let tinylb = Kill(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+        eventually("the first client", || Socket::connect(&place.front).ok());
+        for _ in 0..CONNECTIONS {
+            // A Unix socket can't be reset.
+            let mut socket = Socket::connect(&place.front).unwrap();
+            assert_eq!(socket.read(&mut [0]).unwrap(), 0);
+        }
+        stop(tinylb);
     }
-    stop(tinylb);
 }
 
 #[test]
@@ -197,11 +201,16 @@ fn each_replacement_has_one_line_at_info_level_and_connections_have_none() {
     tinylb.stop_and_log(|log| {
         let lines: Vec<_> =
             log.iter().filter(|line| line.message() == "backends replaced").collect();
-        let told: Vec<[&str; 3]> = lines
+        let told: Vec<_> = lines
             .iter()
-            .map(|line| [line.field("level"), line.field("added"), line.field("removed")])
+            .map(|line| json!([line.json["level"], line.json["added"], line.json["removed"]]))
             .collect();
-        let expected = [["INFO", "a", ""], ["INFO", "b", ""], ["INFO", "", "a"], ["INFO", "", "b"]];
+        let expected = [
+            json!(["INFO", ["a"], []]),
+            json!(["INFO", ["b"], []]),
+            json!(["INFO", [], ["a"]]),
+            json!(["INFO", [], ["b"]]),
+        ];
         assert_eq!(told, expected);
         assert_eq!(lines[2].json["sessions_cut"], 3);
         assert!(!log.iter().any(|line| line.says("connection ended")));
@@ -224,6 +233,22 @@ fn every_line_of_the_log_is_json_when_nobody_watches() {
             assert!(!line.message().is_empty());
         }
     });
+}
+
+#[test]
+fn a_line_names_ten_keys_of_many_as_a_list() {
+    let backends: Vec<String> = (10..30).map(|n| format!("k{n}=127.0.0.1:{n}")).collect();
+    let backends = backends.iter().flat_map(|backend| ["--backend", backend]);
+    let args: Vec<&str> = ["--listen", "127.0.0.1:0"].into_iter().chain(backends).collect();
+    let tinylb = Tinylb::run(&args);
+    let line = tinylb.line("backends replaced");
+    let added = line.json["added"].as_array().unwrap();
+    assert_eq!((added.len(), &added[9], &line.json["added_more"]), (10, &"k19".into(), &10.into()));
+    assert_eq!((&line.json["removed"], &line.json["removed_more"]), (&json!([]), &json!(null)));
+    let tinylb = Tinylb::run(&[&args[..], &["--log-format", "human"]].concat());
+    let line = tinylb.line("backends replaced");
+    assert!(line.says("added=[k10, k11, ") && line.says(", k19, and 10 more]"), "{line:?}");
+    assert!(line.says("removed=[]"), "{line:?}");
 }
 
 #[test]

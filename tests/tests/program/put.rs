@@ -1,6 +1,11 @@
 //! Backends that are put by way of the admin address.
 
-use crate::harness::{Backend, Client, ConfigFile, End, Tinylb, get, http, put, service, until};
+use std::io::Write;
+
+use crate::harness::{
+    Answer, Backend, Client, ConfigFile, End, Socket, Tinylb, get, http, http_with, put, service,
+    until,
+};
 
 const WRITE: [&str; 3] = ["--admin", "127.0.0.1:0", "--admin-write"];
 
@@ -78,6 +83,68 @@ fn without_the_right_to_write_nothing_is_put() {
     let answer = put(&tinylb.admin(), "default", "{}");
     assert_eq!(answer.status, 403, "{answer:?}");
     assert!(answer.body.contains("--admin-write"), "{answer:?}");
+    assert!(client.is_served());
+}
+
+#[test]
+fn a_web_page_of_a_stranger_puts_nothing() {
+    let a = Backend::echo("a");
+    let tinylb = Tinylb::balance([&a], &WRITE);
+    let mut client = Client::connect(&tinylb.address());
+    let admin = tinylb.admin();
+    let put =
+        |headers: &str| http_with(&admin, "PUT", "/services/default/backends", headers, b"{}");
+    let rebound = "Host: example.org\r\nOrigin: http://example.org\r\n";
+    let foreign = format!("Host: {admin}\r\nOrigin: http://example.org\r\n");
+    for (headers, remedy) in [
+        ("Host: example.org\r\n", "Host: localhost"),
+        (rebound, "Host: localhost"),
+        (foreign.as_str(), "without a browser"),
+        ("Host: localhost\r\nOrigin: null\r\n", "without a browser"),
+    ] {
+        let answer = put(headers);
+        assert_eq!(answer.status, 403, "{headers}: {answer:?}");
+        let json = answer.json();
+        assert!(json["error"].as_str().unwrap().contains(remedy), "{headers}: {answer:?}");
+    }
+    assert!(client.is_served());
+    // And by no page at all.
+    assert_eq!(put("Host: localhost\r\n").status, 200);
+}
+
+#[test]
+fn a_service_is_found_by_its_name_with_dots_or_percent_encoded() {
+    let a = Backend::echo("a");
+    let file = ConfigFile::new(&service("\"a.b-c\"", "127.0.0.1:0", [&a], ""));
+    let tinylb = file.run_with(&WRITE);
+    let mut client = Client::connect(&tinylb.address());
+    for (name, status) in [("a.b-c", 200), ("%61%2eb%2Dc", 200), ("a.b", 404), ("a%2", 404)] {
+        assert_eq!(put(&tinylb.admin(), name, &body([&a])).status, status, "{name}");
+    }
+    assert!(client.is_served());
+}
+
+#[test]
+fn a_body_that_does_not_come_is_answered_and_changes_nothing() {
+    let a = Backend::echo("a");
+    let tinylb = Tinylb::balance([&a], &WRITE);
+    let mut client = Client::connect(&tinylb.address());
+    for (headers, body, ends, status) in [
+        ("Content-Length: 9", "{", false, 408),
+        ("Transfer-Encoding: chunked", "2\r\n{", false, 408),
+        ("Content-Length: 9", "{", true, 400),
+        ("Transfer-Encoding: chunked", "2\r\n{}\r\n", true, 400),
+        ("Transfer-Encoding: chunked", "zz\r\n", false, 400),
+    ] {
+        let mut socket = Socket::connect(&tinylb.admin()).unwrap();
+        let head = "PUT /services/default/backends HTTP/1.1\r\nHost: localhost\r\n";
+        socket.write_all(format!("{head}{headers}\r\n\r\n{body}").as_bytes()).unwrap();
+        if ends {
+            socket.shutdown_write();
+        }
+        let answer = Answer::read(&mut socket);
+        assert_eq!(answer.status, status, "{headers}, {body}: {answer:?}");
+    }
     assert!(client.is_served());
 }
 

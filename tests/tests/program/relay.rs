@@ -5,7 +5,7 @@ use std::{
     thread,
 };
 
-use crate::harness::{Backend, Client, End, Tinylb, until};
+use crate::harness::{Backend, Client, End, Strace, Tinylb, until};
 
 /// More than all buffers on the way can hold.
 const LONG: usize = 16 << 20;
@@ -122,5 +122,23 @@ fn a_slow_reader_slows_nobody_else() {
         let mut answer = Vec::new();
         client.socket.read_to_end(&mut answer).unwrap();
         assert_eq!(answer.len(), LONG);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn bytes_that_cannot_be_spliced_are_copied() {
+    for error in ["ENOMEM", "EINVAL", "EIO"] {
+        let backend = Backend::with("a", |socket| {
+            socket.read_exact(&mut [0])?;
+            socket.write_all(&bytes(LONG))
+        });
+        let tinylb = Tinylb::balance([&backend], &["--splice", "always"]);
+        let mut client = Client::connect(&tinylb.address());
+        let Some(_strace) = Strace::fail(&tinylb, "splice", error) else { return };
+        client.socket.write_all(b"x").unwrap();
+        let mut answer = Vec::new();
+        client.socket.read_to_end(&mut answer).unwrap();
+        assert!(answer == bytes(LONG), "{} bytes came, after {error}", answer.len());
     }
 }

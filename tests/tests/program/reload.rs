@@ -148,7 +148,7 @@ fn the_way_of_removal_can_be_changed_while_sessions_go_on() {
     // Both in one change: the new way holds for it.
     let drain = "removal = { drain = \"1h\" }";
     file.edit(&service("s", "127.0.0.1:0", [&b], drain));
-    let line = tinylb.line(r#""removed":"a""#);
+    let line = tinylb.line(r#""removed":["a"]"#);
     assert_eq!(line.json["sessions_draining"], 1, "{line:?}");
     assert!(client.is_served());
 }
@@ -225,8 +225,10 @@ fn a_service_is_added_and_removed_while_its_sessions_go_on() {
     tinylb.line("service removed");
     until("the removed service's address to be closed", || Client::try_connect(&of_s).is_err());
     assert!(client.is_served() && other.is_served());
-    assert!(get(&tinylb.admin(), "/services").json().get("s").is_none());
     assert_eq!(client.finish(), End::Clean);
+    until("the removed service's end", || {
+        get(&tinylb.admin(), "/services").json().get("s").is_none()
+    });
     assert_eq!(other.finish(), End::Clean);
     tinylb.stop();
 }

@@ -2,7 +2,11 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{Backend, Client, ConfigFile, End, Tinylb, free_address, service, until};
+use crate::harness::{
+    Backend, Client, ConfigFile, End, Tinylb, free_address, get, put, service, until,
+};
+
+const PATIENT: &str = "shutdown_timeout = \"24h\"";
 
 #[test]
 fn sessions_may_finish_when_the_program_is_told_to_stop() {
@@ -99,7 +103,7 @@ fn sessions_of_a_removed_service_may_finish_at_shutdown_too() {
 
 #[test]
 fn a_session_that_is_dialling_may_finish_too() {
-    use crate::harness::{Hung, Socket, get};
+    use crate::harness::{Hung, Socket};
 
     let (hung, b) = (Hung::tcp(), Backend::echo("b"));
     let text = format!(
@@ -116,4 +120,166 @@ fn a_session_that_is_dialling_may_finish_too() {
     assert!(client.is_served());
     assert_eq!(client.finish(), End::Clean);
     tinylb.stop_after_signal();
+}
+
+/// A program that stops, with a session to each of two backends; `remove` takes the first one out.
+fn removes_while_it_stops(remove: impl FnOnce(&ConfigFile, &Tinylb, &str)) {
+    let [a, b] = ["a", "b"].map(Backend::echo);
+    let text =
+        |backends: &[&Backend]| service("s", "127.0.0.1:0", backends.iter().copied(), PATIENT);
+    let file = ConfigFile::new(&text(&[&a, &b]));
+    let tinylb = file.run_with(&["--admin", "127.0.0.1:0", "--admin-write"]);
+    let address = tinylb.address();
+    let (mut by_a, mut by_b) = (Client::connect(&address), Client::connect(&address));
+    tinylb.signal(Signal::TERM);
+    tinylb.line("shutting down");
+    remove(&file, &tinylb, &text(&[&b]));
+    assert_eq!(by_a.end(), End::Reset);
+    assert_eq!(tinylb.line(r#""removed":["a"]"#).json["sessions_cut"], 1);
+    assert!(by_b.is_served());
+    assert_eq!(by_b.finish(), End::Clean);
+    tinylb.stop_after_signal();
+}
+
+#[test]
+fn a_backend_that_leaves_the_file_during_shutdown_is_cut_at_once() {
+    removes_while_it_stops(|file, tinylb, text| {
+        file.edit(text);
+        tinylb.line("configuration read again while shutting down");
+    });
+}
+
+#[test]
+fn a_hangup_during_shutdown_has_the_file_read_again() {
+    removes_while_it_stops(|file, tinylb, text| {
+        // Twice, the second time as it was.
+        tinylb.signal(Signal::HUP);
+        tinylb.line("configuration read again while shutting down");
+        file.replace(text);
+        tinylb.signal(Signal::HUP);
+        tinylb.lines(2, "configuration read again while shutting down");
+    });
+}
+
+#[test]
+fn backends_that_are_put_during_shutdown_are_taken() {
+    removes_while_it_stops(|_, tinylb, text| {
+        let b = text.split_once("b = ").unwrap().1.split_once(' ').unwrap().0;
+        assert_eq!(put(&tinylb.admin(), "s", &format!("{{\"b\": {b}}}")).status, 200);
+    });
+}
+
+#[test]
+fn a_file_that_is_bad_during_shutdown_changes_nothing_and_the_next_one_is_taken() {
+    removes_while_it_stops(|file, tinylb, text| {
+        file.edit("[services.s]\nlisten = 1\n");
+        tinylb.line("configuration not taken, nothing changed");
+        file.edit(text);
+    });
+}
+
+#[test]
+fn a_change_during_shutdown_starts_and_listens_to_nothing() {
+    let [a, b] = ["a", "b"].map(Backend::echo);
+    let [of_s, of_idle, of_new, more] = [(); 4].map(|()| free_address());
+    let s = |listen: &str, backends: &[&Backend]| {
+        service("s", listen, backends.iter().copied(), PATIENT)
+    };
+    let idle = service("idle", &of_idle, [&a], "");
+    let file = ConfigFile::new(&(s(&of_s, &[&a, &b]) + &idle));
+    let tinylb = file.run_with(&["--admin", "127.0.0.1:0"]);
+    tinylb.addresses(2);
+    let (mut by_a, mut by_b) = (Client::connect(&of_s), Client::connect(&of_s));
+    tinylb.signal(Signal::TERM);
+    // It has no sessions, so that nothing is left of it.
+    until("the end of one service", || {
+        get(&tinylb.admin(), "/services").json().get("idle").is_none()
+    });
+    assert_eq!(get(&tinylb.admin(), "/readyz").status, 503);
+
+    let new = service("new", &of_new, [&b], "");
+    file.edit(&(s(&format!("{of_s} {more}"), &[&b]) + &idle + &new));
+    let line = tinylb.line("configuration read again while shutting down").json;
+    assert_eq!((&line["services_reached"], &line["services_passed_over"]), (&1.into(), &2.into()));
+    assert_eq!(by_a.end(), End::Reset);
+    assert!(by_b.is_served());
+    for address in [&of_s, &of_idle, &of_new, &more] {
+        assert!(Client::try_connect(address).is_err(), "{address}");
+    }
+    assert_eq!(tinylb.addresses(2).len(), 2);
+    // A service that the file lacks may finish all the same.
+    file.edit(&new);
+    tinylb.lines(2, "configuration read again while shutting down");
+    assert!(by_b.is_served());
+    assert_eq!(by_b.finish(), End::Clean);
+    tinylb.stop_after_signal();
+}
+
+#[test]
+fn the_time_that_is_left_can_be_changed_during_shutdown() {
+    let a = Backend::echo("a");
+    let text =
+        |time: &str| service("s", "127.0.0.1:0", [&a], &format!("shutdown_timeout = {time:?}"));
+    let file = ConfigFile::new(&text("24h"));
+    let tinylb = file.run();
+    let mut client = Client::connect(&tinylb.address());
+    tinylb.signal(Signal::TERM);
+    tinylb.line("shutting down");
+    assert!(client.is_served());
+    file.edit(&text("100ms"));
+    assert_eq!(client.end(), End::Reset);
+    tinylb.stop_after_signal();
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once_after_a_change_too() {
+    let a = Backend::echo("a");
+    let text =
+        |time: &str| service("s", "127.0.0.1:0", [&a], &format!("shutdown_timeout = {time:?}"));
+    let file = ConfigFile::new(&text("23h"));
+    let tinylb = file.run();
+    let mut client = Client::connect(&tinylb.address());
+    tinylb.signal(Signal::TERM);
+    file.edit(&text("24h"));
+    tinylb.line("configuration read again while shutting down");
+    assert!(client.is_served());
+    tinylb.signal(Signal::TERM);
+    assert_eq!(client.end(), End::Reset);
+    tinylb.stop_after_signal();
+}
+
+#[test]
+fn a_shutdown_says_how_many_sessions_finished_and_how_many_it_cut() {
+    let a = Backend::echo("a");
+    let (of_s, of_t) = (free_address(), free_address());
+    let text = service("s", &of_s, [&a], PATIENT) + &service("t", &of_t, [&a], PATIENT);
+    let file = ConfigFile::new(&text);
+    let tinylb = file.run();
+    tinylb.addresses(2);
+    // What came to its end before is no affair of the shutdown.
+    assert_eq!(Client::connect(&of_s).finish(), End::Clean);
+    let (finishing, mut staying) = (Client::several(&of_s, 2), Client::several(&of_t, 3));
+    let resetting = Client::connect(&of_t);
+    tinylb.signal(Signal::TERM);
+    assert_eq!(tinylb.line("shutting down").json["sessions"], 6);
+    for client in finishing {
+        assert_eq!(client.finish(), End::Clean);
+    }
+    resetting.socket.reset();
+    until("the end at the backend", || a.ends().contains(&End::Reset));
+    assert!(staying.iter_mut().all(Client::is_served));
+    tinylb.stop_and_log(|lines| {
+        let of = |message: &str, service: &str| {
+            let is_it = |line: &&crate::harness::Line| {
+                line.message() == message && line.field("service") == service
+            };
+            let line = &lines.iter().find(is_it).unwrap().json;
+            ["sessions_finished", "sessions_cut", "sessions_ended_otherwise"]
+                .map(|field| line[field].as_u64().unwrap())
+        };
+        assert_eq!(of("service ended", "s"), [2, 0, 0]);
+        assert_eq!(of("service ended", "t"), [0, 3, 1]);
+        assert_eq!(of("stopped", ""), [2, 3, 1]);
+    });
+    assert!(staying.iter_mut().all(|client| client.end() == End::Reset));
 }

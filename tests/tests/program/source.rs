@@ -1,6 +1,6 @@
 //! Backends that come from a file of their own.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, os::unix::fs::symlink, process::Command, thread, time::Duration};
 
 use crate::harness::{Backend, Client, ConfigFile, End, free_address, get, until};
 
@@ -35,6 +35,41 @@ fn the_set_follows_a_file_and_damage_to_it_closes_nothing() {
     assert_eq!(client.end(), End::Reset);
     assert_eq!(Client::connect(&address).backend, "b");
     tinylb.line("source of backends is back");
+    tinylb.stop();
+}
+
+#[test]
+fn a_file_that_is_emptied_closes_nothing_and_one_that_says_so_closes_all() {
+    let a = Backend::echo("a");
+    let line = format!("a = {:?}\n", a.address);
+    let file = ConfigFile::new(
+        "[services.s]\nlisten = \"127.0.0.1:0\"\nsource = { file = \"backends.toml\" }\n",
+    );
+    let backends = file.in_dir("backends.toml");
+    fs::write(&backends, &line).unwrap();
+    let tinylb = file.run_with(&["--admin", "127.0.0.1:0"]);
+    let mut client = Client::connect(&tinylb.address());
+    let lost = |text: &str| {
+        until(text, || {
+            let services = get(&tinylb.admin(), "/services").json();
+            services["s"]["source_lost"].as_str().is_some_and(|reason| reason.contains(text))
+        });
+    };
+    for (place, nothing) in ["", "# a = \"127.0.0.1:1\"\n", "\n\n"].iter().enumerate() {
+        fs::write(&backends, nothing).unwrap();
+        lost("it has no entry: write `backends = {}` if there shall be none");
+        assert!(client.is_served(), "{nothing:?}");
+        fs::write(&backends, &line).unwrap();
+        tinylb.lines(place + 1, "source of backends is back");
+    }
+    // As a writer leaves it that failed in the middle.
+    fs::write(&backends, format!("{line}b = {:?}\n", a.address)).unwrap();
+    tinylb.lines(2, "backends replaced");
+    fs::write(&backends, line.trim_end()).unwrap();
+    lost("it lacks b, which it had before, and may have been cut off");
+    assert!(client.is_served());
+    fs::write(&backends, "backends = {}\n").unwrap();
+    assert_eq!(client.end(), End::Reset);
     tinylb.stop();
 }
 
@@ -103,4 +138,76 @@ fn a_reload_changes_where_backends_come_from() {
     tinylb.lines(4, "configuration read again");
     thread::sleep(Duration::from_millis(300));
     assert!(age() > 0.5, "the source was asked anew");
+}
+
+#[test]
+fn a_file_of_the_last_backends_that_is_none_holds_up_nobody() {
+    let a = Backend::echo("a");
+    let file = ConfigFile::new(
+        "[services.s]\nlisten = \"127.0.0.1:0\"\n\
+         source = { file = \"backends.toml\", last_known = \"known\" }\n",
+    );
+    let (known, precious) = (file.in_dir("known"), file.in_dir("precious"));
+    fs::write(file.in_dir("backends.toml"), format!("a = {:?}\n", a.address)).unwrap();
+    let pipe = || assert!(Command::new("mkfifo").arg(&known).status().unwrap().success());
+    let endless = || symlink("/dev/zero", &known).unwrap();
+    // The name beside it that its next content once had.
+    fs::write(&precious, "kept").unwrap();
+    symlink(&precious, file.in_dir("known.new")).unwrap();
+    for (what, make) in [("pipe", &pipe as &dyn Fn()), ("device", &endless)] {
+        make();
+        let tinylb = file.run();
+        assert!(tinylb.line("are no use").says("it is no regular file"), "{what}");
+        assert!(Client::connect(&tinylb.address()).is_served());
+        assert!(tinylb.line("can't write the last known").says("it is no regular file"), "{what}");
+        tinylb.stop();
+        fs::remove_file(&known).unwrap();
+    }
+    let tinylb = file.run();
+    until("a file of the last backends", || known.exists());
+    tinylb.stop();
+    assert_eq!(fs::read(&precious).unwrap(), b"kept");
+}
+
+#[test]
+fn an_empty_set_that_was_kept_turns_no_client_away() {
+    let a = Backend::echo("a");
+    let file = ConfigFile::new(
+        "[services.s]\nlisten = \"127.0.0.1:0\"\nwaiting_timeout = \"1m\"\n\
+         source = { file = \"backends.toml\", last_known = \"known\" }\n",
+    );
+    let kept = format!(
+        "{{\"source\": \"file {}\", \"backends\": {{}}}}",
+        file.in_dir("backends.toml").display()
+    );
+    fs::write(file.in_dir("known"), kept).unwrap();
+    let tinylb = file.run();
+    let lost = tinylb.line("source of backends lost");
+    assert!(lost.json["set_age_seconds"].is_null(), "{lost:?}");
+    let address = tinylb.address();
+    let client = thread::spawn(move || Client::connect(&address).backend.clone());
+    fs::write(file.in_dir("backends.toml"), format!("a = {:?}\n", a.address)).unwrap();
+    assert_eq!(client.join().unwrap(), "a");
+}
+
+#[test]
+fn a_moment_without_threads_loses_no_source_for_good() {
+    let [a, b] = ["a", "b"].map(Backend::echo);
+    let head = "[services.s]\nlisten = \"127.0.0.1:0\"\n";
+    let file = ConfigFile::new(&format!("{head}backends = {{ a = {:?} }}\n", a.address));
+    fs::write(file.in_dir("b.toml"), format!("b = {:?}\n", b.address)).unwrap();
+    let tinylb = file.run_with(&["--admin", "127.0.0.1:0"]);
+    let mut client = Client::connect(&tinylb.address());
+    assert_eq!(client.backend, "a");
+    let before = tinylb.deny_threads();
+    file.replace(&format!("{head}source = {{ file = \"b.toml\" }}\n"));
+    assert!(tinylb.line("source of backends lost").says("no thread"));
+    assert!(client.is_served());
+    tinylb.limit_memory(before);
+    tinylb.line("source of backends is back");
+    assert_eq!(client.end(), End::Reset);
+    assert_eq!(Client::connect(&tinylb.address()).backend, "b");
+    let services = get(&tinylb.admin(), "/services").json();
+    assert_eq!(services["s"]["source_restarts"], 0, "it was a loss, and no panic");
+    tinylb.stop();
 }

@@ -44,8 +44,9 @@ fn check_has_nothing_to_say_of_a_good_file() {
     let a = Backend::echo("a");
     let settings = "dial_timeout = \"3s\"\ndial_attempts_max = 3\ndial_time_max = \"8s\"\n\
                     waiting_max = 10\nwaiting_timeout = \"10s\"\nhalf_close_timeout = \"off\"\n\
-                    idle_timeout = \"5m\"\nmax_connections = 100\nremoval = { drain = \"30s\" }\n\
-                    backends_max = 10\npeer_timeout = \"1m\"\nshutdown_timeout = \"30s\"";
+                     idle_timeout = \"5m\"\ndelivery_timeout = \"30s\"\nmax_connections = 100\n\
+                     removal = { drain = \"30s\" }\nbackends_max = 10\npeer_timeout = \"1m\"\n\
+                     shutdown_timeout = \"30s\"";
     let file = ConfigFile::new(&service("s", "127.0.0.1:0", [&a], settings));
     let output = check(&file);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));

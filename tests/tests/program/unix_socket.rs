@@ -56,7 +56,7 @@ fn refuses(address: &str, message: &str) {
         let output = output(&mut command);
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{error}");
-        assert!(error.starts_with("tinylb: ") && error.contains(message), "{error}");
+        assert!(error.contains("\"ERROR\"") && error.contains(message), "{error}");
         assert_eq!(error.lines().count(), 1, "{error}");
     }
 }

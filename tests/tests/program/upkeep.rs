@@ -11,7 +11,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    process::Signal,
+    process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
 };
 use socket2::SockRef;
 
@@ -266,5 +266,41 @@ fn no_connection_is_cut_for_the_time_that_the_program_was_stopped() {
         client.socket.read_exact(&mut [0]).unwrap();
     }
     drop(clients);
+    tinylb.stop();
+}
+
+#[test]
+fn a_crowd_of_idle_connections_whose_probes_could_meet_loses_none() {
+    // On two processors, a queue of the system drops what exceeds 2,000 packets at a time
+    // (net.core.netdev_max_backlog); three probes of 8,000 connections would leave 2,000 unanswered.
+    const SESSIONS: usize = 4_000;
+    let descriptors = getrlimit(Resource::Nofile).maximum;
+    if descriptors.is_some_and(|count| count < 3 * SESSIONS as u64) {
+        let _ = writeln!(io::stderr(), "SKIPPED: the limit of descriptors is below 12,000");
+        return;
+    }
+    let limit = Rlimit { current: descriptors, maximum: descriptors };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let backend = listener.local_addr().unwrap();
+    let file = ConfigFile::new(&format!(
+        "[services.web]\nlisten = \"127.0.0.1:0\"\nbackends = {{ a = \"{backend}\" }}\n\
+         peer_timeout = \"36s\"\n",
+    ));
+    let tinylb = file.run();
+    let address = tinylb.address();
+    let mut sessions: Vec<_> = (0..SESSIONS)
+        .map(|_| {
+            let client = TcpStream::connect(&address).unwrap();
+            Session { client, backend: listener.accept().unwrap().0 }
+        })
+        .collect();
+    // So all are heard last at nearly the same moment.
+    sessions.iter_mut().for_each(Session::ping);
+    thread::sleep(Duration::from_secs(42));
+    for session in &mut sessions {
+        session.ping();
+    }
+    drop(sessions);
     tinylb.stop();
 }

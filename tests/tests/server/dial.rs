@@ -120,7 +120,7 @@ async fn a_dead_target_is_not_tried_again_under_another_key() {
 
 #[tokio::test(start_paused = true)]
 async fn when_every_backend_is_dead_the_client_is_cut_after_trying_each_once() {
-    let world = World::new(settings(|_| {}), []);
+    let world = World::new(settings(|s| s.dial_attempts_max = 2), []);
     script_all(&world, DialScript::Fail(ErrorKind::HostUnreachable));
     world.apply(&FOUR[..2]).await;
     let mut client = world.client();
@@ -129,6 +129,92 @@ async fn when_every_backend_is_dead_the_client_is_cut_after_trying_each_once() {
     assert_eq!((world.stats("A").dials_started, world.stats("B").dials_started), (1, 1));
     assert_eq!(world.log.texts("ended"), ["ended dial_failed 0/0"]);
     assert_eq!(world.log.times("ended"), [0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_single_backend_that_misses_one_dial_serves_the_client_all_the_same() {
+    let world = World::new(settings(|_| {}), ["A"]);
+    world.net.script("A", DialScript::Hang);
+    world.apply(&[("a", "A")]).await;
+    let _client = world.client();
+    pass(secs(1)).await;
+    world.net.script("A", DialScript::Connect);
+    within(world.log.until("connected", 1)).await;
+    let story = [
+        "0 admitted a=A",
+        "0 dial a",
+        "3000 failed a: timed out",
+        "3250 admitted a=A",
+        "3250 dial a",
+        "3250 connected a",
+    ];
+    assert_eq!(world.log.timed(0), story);
+}
+
+#[tokio::test(start_paused = true)]
+async fn backends_that_all_refuse_are_tried_again_after_a_pause_until_the_attempts_are_used_up() {
+    let world = World::new(settings(|s| s.dial_attempts_max = 4), []);
+    script_all(&world, DialScript::Fail(ErrorKind::ConnectionRefused));
+    world.apply(&FOUR[..2]).await;
+    let mut client = world.client();
+    within(world.log.until("ended", 1)).await;
+    assert_eq!(world.log.texts("dial"), ["dial a", "dial b", "dial a", "dial b"]);
+    assert_eq!(world.log.times("dial"), [0, 0, 250, 250]);
+    assert_eq!(world.log.texts("ended"), ["ended dial_failed 0/0"]);
+    assert!(is_cut(&mut client));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_to_dial_bounds_a_pause_as_well() {
+    let world = World::new(settings(|s| s.dial_time_max = ms(3_100)), []);
+    world.net.script("A", DialScript::Hang);
+    world.apply(&[("a", "A")]).await;
+    let _client = world.client();
+    within(world.log.until("ended", 1)).await;
+    assert_eq!(world.log.texts("ended"), ["ended dial_timed_out 0/0"]);
+    assert_eq!((world.log.times("dial"), world.log.times("ended")), (vec![0], vec![3_100]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_ends_early_takes_no_more_of_the_time_to_dial() {
+    let world = World::new(settings(|s| s.dial_time_max = secs(1)), []);
+    world.net.script("A", DialScript::Fail(ErrorKind::ConnectionRefused));
+    world.net.script("B", DialScript::Hang);
+    world.apply(&[("a", "A")]).await;
+    let _client = world.client();
+    pass(ms(100)).await;
+    world.apply(&[("b", "B")]).await;
+    within(world.log.until("ended", 1)).await;
+    assert_eq!(world.log.times("dial"), [0, 100]);
+    assert_eq!(world.log.texts("ended"), ["ended dial_timed_out 0/0"]);
+    assert_eq!(world.log.times("ended"), [1000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_between_attempts_ends_when_the_client_the_target_or_the_server_goes() {
+    for end in ["client", "target", "server"] {
+        let world = World::new(settings(|_| {}), ["B"]);
+        world.net.script("A", DialScript::Fail(ErrorKind::ConnectionRefused));
+        world.apply(&[("a", "A")]).await;
+        let mut client = world.client();
+        pass(ms(100)).await;
+        let last = match end {
+            "client" => {
+                client.abort();
+                "100 ended client_failed 0/0"
+            }
+            "target" => {
+                world.apply(&[("b", "B")]).await;
+                "100 connected b"
+            }
+            _ => {
+                within(world.handle.shutdown(secs(0))).await;
+                "100 ended shutdown 0/0"
+            }
+        };
+        settle().await;
+        assert_eq!(world.log.timed(0).last().map(String::as_str), Some(last));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -114,10 +114,10 @@ async fn the_policy_can_be_changed_while_the_server_runs() {
     world.handle.configure(settings(|s| s.removal = Removal::Abort)).expect("in range");
     let report = world.apply(&[]).await;
     assert_eq!((report.sessions_cut, report.sessions_draining), (1, 0));
-    assert!(is_cut(&mut at_b) && !is_cut(&mut at_a));
+    assert!(is_cut(&mut at_b) && is_cut(&mut at_a), "what drains already is cut as well");
     within(world.log.until("ended", 2)).await;
-    assert_eq!(world.log.texts("ended"), ["ended backend_removed 0/0", "ended drain_expired 0/0"]);
-    assert_eq!(world.log.times("ended"), [0, 10_000], "what drains already keeps its deadline");
+    assert_eq!(world.log.texts("ended"), ["ended drain_expired 0/0", "ended backend_removed 0/0"]);
+    assert_eq!(world.log.times("ended"), [0, 0]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -130,4 +130,81 @@ async fn sets_that_leave_nobody_to_drain_leave_no_deadline_to_wait_for() {
         world.apply(&[]).await;
     }
     assert_eq!(world.runtime.tasks(), before);
+}
+
+/// A session that drains since the beginning, for 10 s, and when and how it ends if the removal is
+/// changed after 2 s.
+async fn changed_after_2_s(removal: Removal) -> Vec<String> {
+    let mut world = World::new(draining(), ["A", "B"]);
+    world.apply(&[("a", "A")]).await;
+    let mut client = world.client();
+    let mut backend = world.accept("A").await;
+    world.apply(&[("b", "B")]).await;
+    let mut other = world.client();
+    let mut other_backend = world.accept("B").await;
+    pass(secs(2)).await;
+    talk(&mut client, &mut backend).await;
+    world.handle.configure(settings(|s| s.removal = removal)).expect("in range");
+    within(world.log.until("ended", 1)).await;
+    assert!(is_cut(&mut client) && is_cut(&mut backend));
+    // What doesn't drain goes on, and no deadline is left.
+    pass(secs(100)).await;
+    talk(&mut other, &mut other_backend).await;
+    world.log.timed(0).into_iter().filter(|line| line.contains("ended")).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shorter_time_to_drain_reaches_sessions_that_drain_already() {
+    let ended = changed_after_2_s(Removal::Drain(secs(5))).await;
+    assert_eq!(ended, ["5000 ended drain_expired 8/6"]);
+    let ended = changed_after_2_s(Removal::Drain(secs(1))).await;
+    assert_eq!(ended, ["2000 ended drain_expired 8/6"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_longer_time_to_drain_reaches_sessions_that_drain_already() {
+    let ended = changed_after_2_s(Removal::Drain(secs(30))).await;
+    assert_eq!(ended, ["30000 ended drain_expired 8/6"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_that_aborts_from_now_on_cuts_sessions_that_drain_already() {
+    let ended = changed_after_2_s(Removal::Abort).await;
+    assert_eq!(ended, ["2000 ended drain_expired 8/6"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_removal_keeps_its_own_deadline_when_the_time_changes_and_changes_back() {
+    let mut world = World::new(draining(), ["A", "B"]);
+    world.apply(&[("a", "A"), ("b", "B")]).await;
+    let _clients = [world.client(), world.client()];
+    let _backends = (world.accept("A").await, world.accept("B").await);
+    world.apply(&[("b", "B")]).await;
+    pass(secs(3)).await;
+    world.apply(&[]).await;
+    for time in [20, 5, 10] {
+        world.handle.configure(settings(|s| s.removal = Removal::Drain(secs(time)))).expect("ok");
+        settle().await;
+    }
+    let tasks = world.runtime.tasks();
+    within(world.log.until("ended", 2)).await;
+    assert_eq!(world.log.times("ended"), [10_000, 13_000]);
+    settle().await;
+    // Two sessions, two deadlines.
+    assert_eq!(world.runtime.tasks(), tasks - 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_settings_leave_a_drain_alone() {
+    let mut world = World::new(draining(), ["A"]);
+    world.apply(&[("a", "A")]).await;
+    let _client = world.client();
+    let _backend = world.accept("A").await;
+    world.apply(&[]).await;
+    pass(secs(9)).await;
+    let mut other = draining();
+    other.dial_attempts_max = 1;
+    world.handle.configure(other).expect("in range");
+    within(world.log.until("ended", 1)).await;
+    assert_eq!(world.log.times("ended"), [10_000]);
 }

@@ -76,6 +76,60 @@ async fn a_source_that_panics_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_source_that_begins_anew_keeps_its_set_for_as_long_as_it_is_fine_again() {
+    let mut world = World::new(settings(|_| {}), ["A", "B"]);
+    let mut lives = 0;
+    let source = tinylb_tokio::restarting(move || {
+        lives += 1;
+        let life = lives;
+        let says = stream::iter(0..2).then(move |step| async move {
+            match (life, step) {
+                (1, 1) => {
+                    pass(secs(3)).await;
+                    panic!("the source panics, as told by a test")
+                }
+                (2, 1) => {
+                    pass(secs(60)).await;
+                    Update::Set(set(&[("b", "B")]))
+                }
+                _ => Update::Set(set(&[("a", "A")])),
+            }
+        });
+        says.chain(stream::pending())
+    });
+    let stale = source_settings(|s| s.max_stale = Some(secs(5)));
+    world.handle.follow_with(source, stale).expect("in range");
+    let mut client = world.client();
+    let mut backend = world.accept("A").await;
+    pass(secs(30)).await;
+    talk(&mut client, &mut backend).await;
+    let cause = "the source panicked: the source panics, as told by a test; it begins anew";
+    assert_eq!(world.log.texts("lost"), [format!("lost: {cause}")]);
+    assert_eq!(world.log.texts("back").len(), 1);
+    pass(secs(60)).await;
+    assert!(is_cut(&mut client), "its next set counts");
+    let _next = world.client();
+    let _backend = world.accept("B").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_at_which_the_dialer_panics_is_a_loss_and_the_next_one_counts() {
+    let world = World::new(settings(|_| {}), ["A", "B"]);
+    world.net.script("X", DialScript::PanicAtCheck);
+    let (publisher, source) = publisher();
+    world.handle.follow(source);
+    publisher.publish(set(&[("a", "A")]));
+    pass(secs(1)).await;
+    publisher.publish(set(&[("x", "X")]));
+    pass(secs(1)).await;
+    assert_eq!(world.log.texts("lost"), ["lost: the check of its set panicked"]);
+    assert_eq!(world.snapshot().set, Some(set(&[("a", "A")])));
+    publisher.publish(set(&[("b", "B")]));
+    pass(secs(1)).await;
+    assert_eq!(world.snapshot().set, Some(set(&[("b", "B")])));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_set_that_is_no_good_is_a_loss_and_the_next_one_counts() {
     let mut world = World::new(settings(|_| {}), ["A"]);
     world.net.script("X", DialScript::Invalid("it is the server itself".into()));

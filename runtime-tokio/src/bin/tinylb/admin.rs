@@ -1,42 +1,56 @@
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+mod door;
+mod guests;
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    fmt, io,
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Value, json};
+use socket2::SockRef;
 use tinylb_core::{BackendSet, EndReason, Report};
 use tinylb_tokio::{Address, TcpOptions, UnixSocketFile};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tracing::{info, warn};
 
+use self::guests::{Guest, Guests, Noted};
 use crate::{metrics, program::Program, service::Service, socket::Socket};
 
 /// A request's body may have this many bytes: some 400,000 backends.
 const BODY_MAX: usize = 16 << 20;
-/// Time for the head of a request to come, and for a request to be answered altogether.
+/// Time for the head of a request to come, and for its body.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
-const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
-/// Time for a connection altogether, however many requests it has and however it reads.
+const BODY_TIME_MAX: Duration = Duration::from_secs(60);
+/// After this time a connection takes no more requests; it ends when the last has been answered.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(60);
 /// Time that an answer to a PUT waits for the replacement to be applied.
 const APPLY_TIME_MAX: Duration = Duration::from_secs(20);
-/// Connections served at a time; the rest waits.
-const CONNECTIONS_MAX: usize = 16;
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// What a connection buffers of requests and answers in this process, and of answers in the system.
+/// The system tells only when a third of its buffer is free: the larger that is, the longer a slow
+/// reader seems not to read at all.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
+const SEND_BUFFER_BYTES: usize = 32 << 10;
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<Bytes>;
 
 /// Answers requests at an address until the program ends. Returns the socket's file, if it has one,
 /// to be dropped then: the runtime's end doesn't wait for the task that accepts.
@@ -49,32 +63,67 @@ pub(crate) fn start(
     program: Arc<Program>,
 ) -> Result<Option<UnixSocketFile>, String> {
     let socket = Socket::bind(address, &TcpOptions::default(), 1)?;
-    let failed = |error: std::io::Error| format!("can't listen at {address}: {error}");
+    let failed = |error: io::Error| format!("can't listen at {address}: {error}");
     info!("admin on {}", socket.local_address().map_err(failed)?);
-    let admin = Admin { program, can_write, room: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
-    match socket {
-        Socket::Tcp(mut group) => {
-            let listener = group.remove(0);
-            listener.set_nonblocking(true).map_err(failed)?;
-            let listener = TcpListener::from_std(listener).map_err(failed)?;
-            tokio::spawn(async move {
-                loop {
-                    let room = admin.room().await;
-                    admin.clone().serve(listener.accept().await.map(|(conn, _)| conn), room).await;
+    let (listener, file) = Listener::new(socket).map_err(failed)?;
+    let is_local = matches!(listener, Listener::Unix(_));
+    let admin = Admin { program, can_write, is_local, guests: Guests::new() };
+    tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok(stream) => {
+                    let guest = admin.guests.admit().await;
+                    tokio::spawn(admin.clone().serve(stream, guest));
                 }
-            });
-            Ok(None)
+                Err(error) => {
+                    warn!("admin accept failed: {error}");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
         }
-        Socket::Unix(listener, file) => {
-            listener.set_nonblocking(true).map_err(failed)?;
-            let listener = UnixListener::from_std(listener).map_err(failed)?;
-            tokio::spawn(async move {
-                loop {
-                    let room = admin.room().await;
-                    admin.clone().serve(listener.accept().await.map(|(conn, _)| conn), room).await;
-                }
-            });
-            Ok(Some(file))
+    });
+    Ok(file)
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+impl Listener {
+    fn new(socket: Socket) -> io::Result<(Self, Option<UnixSocketFile>)> {
+        match socket {
+            Socket::Tcp(mut group) => {
+                let listener = group.remove(0);
+                listener.set_nonblocking(true)?;
+                Ok((Self::Tcp(TcpListener::from_std(listener)?), None))
+            }
+            Socket::Unix(listener, file) => {
+                listener.set_nonblocking(true)?;
+                Ok((Self::Unix(UnixListener::from_std(listener)?), Some(file)))
+            }
+        }
+    }
+
+    /// The next connection. If this is dropped, none is lost.
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        match self {
+            Self::Tcp(listener) => {
+                let stream = listener.accept().await?.0;
+                let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES);
+                // The end of an answer is delivered after the connection has been closed.
+                let _ = SockRef::from(&stream).set_linger(None);
+                Ok(Box::new(stream))
+            }
+            Self::Unix(listener) => {
+                let stream = listener.accept().await?.0;
+                let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES);
+                Ok(Box::new(stream))
+            }
         }
     }
 }
@@ -83,69 +132,75 @@ pub(crate) fn start(
 struct Admin {
     program: Arc<Program>,
     can_write: bool,
-    room: Arc<Semaphore>,
+    /// No browser gets to a Unix socket.
+    is_local: bool,
+    guests: Guests,
 }
 
 impl Admin {
-    async fn room(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
-        Arc::clone(&self.room).acquire_owned().await.ok()
-    }
-
-    /// Serves an accepted connection in a task of its own.
-    async fn serve<C>(
-        self,
-        conn: std::io::Result<C>,
-        room: Option<tokio::sync::OwnedSemaphorePermit>,
-    ) where
-        C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let conn = match conn {
-            Ok(conn) => TokioIo::new(conn),
-            Err(error) => {
-                warn!("admin accept failed: {error}");
-                return sleep(ACCEPT_PAUSE).await;
-            }
-        };
-        tokio::spawn(async move {
-            let _room = room;
-            let answers = service_fn(|request| async {
-                let answer = timeout(REQUEST_TIME_MAX, self.answer(request)).await;
-                let late = || error(StatusCode::REQUEST_TIMEOUT, "the request took too long");
-                Ok::<_, std::convert::Infallible>(answer.unwrap_or_else(|_| late()))
-            });
-            // A client that breaks off is its own affair.
-            let serving = http1::Builder::new()
+    /// Serves a connection. It ends between two requests, unless the client does nothing.
+    async fn serve(self, stream: Box<dyn Stream>, guest: Arc<Guest>) {
+        let answers = service_fn(|request| async {
+            Ok::<_, Infallible>(self.answer(&guest, request).await.map(Full::new))
+        });
+        let stream = TokioIo::new(Noted { stream, guest: Arc::clone(&guest) });
+        let mut serving = pin!(
+            http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIME_MAX)
-                .serve_connection(conn, answers);
-            let _ = timeout(CONNECTION_TIME_MAX, serving).await;
-        });
+                .max_buf_size(BUFFER_BYTES_MAX)
+                // A client that has ended its requests is still owed an answer.
+                .half_close(true)
+                .serve_connection(stream, answers)
+        );
+        let serve = async {
+            // A client that breaks off is its own affair.
+            if timeout(CONNECTION_TIME_MAX, serving.as_mut()).await.is_err() {
+                serving.as_mut().graceful_shutdown();
+                let _ = serving.await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = serve => {}
+            () = guest.leaves() => {}
+        }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    async fn answer(&self, guest: &Arc<Guest>, request: Request<Incoming>) -> Answer {
         let path: Vec<&str> = request.uri().path().split('/').skip(1).collect();
-        let allowed = match path[..] {
-            ["healthz" | "readyz" | "metrics" | "services"] => Method::GET,
-            ["services", _, "backends"] => Method::PUT,
+        // What answers a HEAD leaves the body out.
+        let (allowed, listed) = match path[..] {
+            ["healthz" | "readyz" | "metrics" | "services"] => {
+                (&[Method::GET, Method::HEAD][..], "GET, HEAD")
+            }
+            ["services", _, "backends"] => (&[Method::PUT][..], "PUT"),
             _ => return error(StatusCode::NOT_FOUND, "no such path"),
         };
-        if request.method() != allowed {
-            let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, &format!("use {allowed}"));
-            let allowed = HeaderValue::from_str(allowed.as_str());
-            answer.headers_mut().extend(allowed.ok().map(|allowed| (ALLOW, allowed)));
+        if !allowed.contains(request.method()) {
+            let cause = format!("use {}", allowed[0]);
+            let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, &cause);
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static(listed));
             return answer;
         }
+        // These cost nothing, and are answered whatever else is asked.
         match path[..] {
-            ["healthz"] => text(StatusCode::OK, "ok\n".into()),
-            ["readyz"] => self.ready(),
-            ["metrics"] => text(StatusCode::OK, metrics::text(&self.program.services())),
+            ["healthz"] => return text(StatusCode::OK, "ok\n".into()),
+            ["readyz"] => return self.ready(),
+            _ => {}
+        }
+        let Some(work) = self.guests.work(guest).await else { return busy() };
+        work.hold(match path[..] {
+            ["metrics"] => {
+                text(StatusCode::OK, metrics::text(&self.program.services(), self.program.budget()))
+            }
             ["services"] => self.show_services(),
-            ["services", name, "backends"] => match self.program.service(name) {
-                Some(service) => self.put_backends(&service, request).await,
+            ["services", name, "backends"] => match self.program.service(&plain(name)) {
+                Some(service) => self.put_backends(&service, guest, request).await,
                 None => error(StatusCode::NOT_FOUND, "no service of this name"),
             },
             _ => error(StatusCode::NOT_FOUND, "no such path"),
-        }
+        })
     }
 
     fn ready(&self) -> Answer {
@@ -167,18 +222,38 @@ impl Admin {
     }
 
     /// Replaces a service's set, and answers once that is applied.
-    async fn put_backends(&self, service: &Service, request: Request<Incoming>) -> Answer {
+    async fn put_backends(
+        &self,
+        service: &Service,
+        guest: &Guest,
+        request: Request<Incoming>,
+    ) -> Answer {
         if !self.can_write {
             let cause = "this address only shows: start with --admin-write to change backends";
             return error(StatusCode::FORBIDDEN, cause);
         }
-        let body = match Limited::new(request.into_body(), BODY_MAX).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(cause) if cause.is::<LengthLimitError>() => {
+        if !self.is_local
+            && let Err(cause) = door::refuse_strangers(&request)
+        {
+            return error(StatusCode::FORBIDDEN, &cause);
+        }
+        let body = Limited::new(request.into_body(), BODY_MAX).collect();
+        let body = tokio::select! {
+            biased;
+            body = timeout(BODY_TIME_MAX, body) => body.ok(),
+            () = guest.is_still() => None,
+        };
+        let body = match body {
+            Some(Ok(body)) => body.to_bytes(),
+            Some(Err(cause)) if cause.is::<LengthLimitError>() => {
                 let cause = format!("the body has more than {BODY_MAX} bytes");
                 return error(StatusCode::PAYLOAD_TOO_LARGE, &cause);
             }
-            Err(cause) => return error(StatusCode::BAD_REQUEST, &cause.to_string()),
+            Some(Err(_)) => {
+                let cause = "the body broke off, or its chunks are malformed: send it again";
+                return error(StatusCode::BAD_REQUEST, cause);
+            }
+            None => return error(StatusCode::REQUEST_TIMEOUT, "the body didn't come in time"),
         };
         let set = match backends(&body) {
             Ok(set) => set,
@@ -188,6 +263,9 @@ impl Admin {
         if let Some(source) = service.source() {
             let cause = format!("the backends come from {source}: change them there");
             return error(StatusCode::CONFLICT, &cause);
+        }
+        if let Some(cause) = self.program.circle(&service.name, &set) {
+            return error(StatusCode::BAD_REQUEST, &cause);
         }
         match service.handle().replace(set) {
             Ok(mut replacement) => {
@@ -199,6 +277,26 @@ impl Admin {
             Err(cause) => error(StatusCode::BAD_REQUEST, &cause.to_string()),
         }
     }
+}
+
+/// A part of a path, without percent-encoding. What can't be decoded stays, and is no service's name.
+fn plain(part: &str) -> String {
+    let mut pieces = part.split('%');
+    let mut plain = pieces.next().unwrap_or_default().to_string();
+    for piece in pieces {
+        let byte = piece.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte.filter(u8::is_ascii) {
+            Some(byte) => {
+                plain.push(char::from(byte));
+                plain.push_str(&piece[2..]);
+            }
+            None => {
+                plain.push('%');
+                plain.push_str(piece);
+            }
+        }
+    }
+    plain
 }
 
 /// The set that a JSON object of keys and addresses says.
@@ -280,12 +378,15 @@ fn show(service: &Service) -> Value {
         .map(|reason| (reason.as_str().to_string(), Value::from(snapshot.ended.of(reason))));
     let left_out: BTreeMap<_, _> =
         snapshot.left_out.iter().map(|entry| (&*entry.key, &*entry.reason)).collect();
+    let absent: BTreeMap<_, _> =
+        snapshot.absent.iter().map(|one| (one.key.as_str(), one.time.as_secs_f64())).collect();
     json!({
         "backends": backends,
         "generation": snapshot.generation.number(),
         "set_age_seconds": snapshot.set_age.map(|age| age.as_secs_f64()),
         "source": service.source(),
         "source_lost": snapshot.source_lost.as_deref(),
+        "source_restarts": service.source_restarts.load(Ordering::Relaxed),
         "set_held": snapshot.set_held.map(|held| {
             json!({
                 "removed": held.removed,
@@ -294,6 +395,7 @@ fn show(service: &Service) -> Value {
             })
         }),
         "left_out": left_out,
+        "absent_seconds": absent,
         "targets": targets,
         "waiting": snapshot.waiting,
         "accepted": snapshot.accepted,
@@ -302,8 +404,16 @@ fn show(service: &Service) -> Value {
         "bytes_to_backends": snapshot.bytes_to_backends,
         "bytes_to_clients": snapshot.bytes_to_clients,
         "listeners": snapshot.listeners,
-        "shutting_down": snapshot.is_shutting_down,
+        "shutting_down": service.is_leaving(),
     })
+}
+
+fn busy() -> Answer {
+    let cause = "too many requests at a time: nothing was done, try again";
+    let mut answer = error(StatusCode::SERVICE_UNAVAILABLE, cause);
+    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
 }
 
 fn error(status: StatusCode, cause: &str) -> Answer {
@@ -319,7 +429,7 @@ fn text(status: StatusCode, body: String) -> Answer {
 }
 
 fn answer(status: StatusCode, kind: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Bytes::from(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     answer
@@ -328,6 +438,21 @@ fn answer(status: StatusCode, kind: &'static str, body: String) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_in_a_path_may_be_percent_encoded() {
+        for (part, name) in [
+            ("a.b-c", "a.b-c"),
+            ("%61%2Eb%2dc", "a.b-c"),
+            ("a%2", "a%2"),
+            ("%", "%"),
+            ("%zz", "%zz"),
+            ("%é", "%é"),
+            ("%C3%A9", "%C3%A9"),
+        ] {
+            assert_eq!(plain(part), name);
+        }
+    }
 
     #[test]
     fn a_body_is_a_set_or_says_what_is_wrong_with_it() {

@@ -6,7 +6,7 @@ use tinylb_tokio::{Address, DnsName, DnsOptions, Host, Splice, TcpTarget};
 
 use crate::{
     Failure,
-    config::{Etcd, Followed, Place, Source, WORKERS_MAX},
+    config::{Etcd, Followed, Place, Source, WORKERS_MAX, duration},
 };
 
 /// A round-robin load balancer of connections. When a backend is removed, its connections are
@@ -34,23 +34,42 @@ pub(crate) enum Command {
     Demo,
 }
 
+impl Command {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Run(_) => "run",
+            Self::Check { .. } => "check",
+            Self::Register(_) => "register",
+            Self::Demo => "demo",
+        }
+    }
+
+    /// How it logs, if it does.
+    pub(crate) fn log(&self) -> Option<&Log> {
+        match self {
+            Self::Run(args) => Some(&args.log),
+            Self::Register(args) => Some(&args.log),
+            Self::Check { .. } | Self::Demo => None,
+        }
+    }
+}
+
+// What goes with what is up to `Run::check`: clap would ask for two things that exclude each other.
 #[derive(Args)]
 #[command(group(
     ArgGroup::new("backends")
         .args(["backend", "dns", "etcd"])
-        .requires("listen")
         .conflicts_with("config")
         .multiple(true)
 ))]
 pub(crate) struct Run {
     /// The configuration file; read again when it changes, and on SIGHUP.
-    #[arg(long, value_name = "FILE", required_unless_present = "listen")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     // As text, since the documentation would take the brackets for a link.
     #[arg(help = "Listen here, for a service named `default`: HOST:PORT, [IPV6]:PORT or \
                   unix:/PATH. Port 0 takes a free one. May be repeated")]
-    #[arg(long, value_name = "ADDRESS", value_parser = listen_address, conflicts_with = "config",
-          requires = "backends")]
+    #[arg(long, value_name = "ADDRESS", value_parser = listen_address, conflicts_with = "config")]
     pub(crate) listen: Vec<Address>,
     /// A backend of that service. May be repeated.
     #[arg(long, value_name = "KEY=ADDRESS", value_parser = backend,
@@ -89,7 +108,7 @@ pub(crate) struct Register {
     pub(crate) address: Address,
     /// How long it stays registered when this program dies without a word: whole seconds, up to 1h.
     /// A third of it is how long etcd may take to answer, and the pause between two renewals.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "5s")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "5s")]
     pub(crate) ttl: Duration,
     /// Register it only while it accepts connections.
     #[arg(long, value_enum, value_name = "HOW")]
@@ -156,6 +175,28 @@ pub(crate) enum LogLevel {
 }
 
 impl Run {
+    /// Checks that there is something to balance.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        let has_etcd = self.etcd != Etcd::default();
+        let has_backends = !self.backend.is_empty() || self.dns.is_some() || has_etcd;
+        let missing = match (&self.config, self.listen.is_empty(), has_backends) {
+            (Some(_), ..) | (None, false, true) => return Ok(()),
+            (None, true, true) => "there is no `--listen ADDRESS`, where clients connect",
+            (None, false, false) => {
+                "there are no backends: give `--backend KEY=ADDRESS`, `--dns NAME:PORT`, or `--etcd \
+                 URL` with `--prefix`"
+            }
+            (None, true, false) => {
+                "something to balance is required: `--config FILE`; or `--listen ADDRESS` with \
+                 `--backend KEY=ADDRESS`, `--dns NAME:PORT` or `--etcd URL`"
+            }
+        };
+        Err(Failure::Usage(missing.into()))
+    }
+
     /// Where the backends come from by the arguments.
     ///
     /// # Errors
@@ -165,6 +206,15 @@ impl Run {
             if self.listen[..place].contains(address) {
                 let message = format!("--listen {address} is there twice: once is enough");
                 return Err(Failure::Usage(message));
+            }
+            for other in &self.listen[..place] {
+                for (wide, narrow) in [(other, address), (address, other)] {
+                    if wide.takes_in(narrow) {
+                        let message =
+                            format!("--listen {wide} takes in {narrow}: keep one of them");
+                        return Err(Failure::Usage(message));
+                    }
+                }
             }
         }
         let place = match (&self.dns, self.etcd.read()?) {
@@ -194,6 +244,10 @@ fn listen_address(text: &str) -> Result<Address, String> {
         Ok(address) => Ok(address),
         Err(error) => Err(format!("{error}")),
     }
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    duration(text).map_err(|cause| format!("`{text}`, {cause}: write for example 5s"))
 }
 
 fn backend(text: &str) -> Result<(String, Address), String> {

@@ -11,25 +11,25 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
-    fmt,
-    fs::{self, File},
-    io::{self, Read},
+    fmt, io,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use tinylb_core::{Settings, SettingsError};
-use tinylb_tokio::{Address, TcpOptions};
+use tinylb_tokio::{Address, TcpOptions, read_file};
 
 pub(crate) use etcd::Etcd;
 #[cfg(not(feature = "etcd"))]
 pub(crate) use etcd::WITHOUT_ETCD;
+pub(crate) use fields::duration;
 pub(crate) use problem::Problem;
 pub(crate) use source::{Followed, Place, Source};
 
 /// The largest file that is read, in bytes: room for ten million backends. It keeps a device or
 /// a log given by mistake from filling the memory.
-const FILE_BYTES_MAX: u64 = 1 << 30;
+pub(crate) const FILE_BYTES_MAX: u64 = 1 << 30;
 
 /// The most workers there can be.
 pub(crate) const WORKERS_MAX: u64 = 1024;
@@ -59,6 +59,9 @@ pub(crate) struct Service {
     pub(crate) start: Option<u64>,
     /// How long a peer may leave something unanswered, 5 s to 24 h. `None`: as the system says.
     pub(crate) peer_timeout: Option<Duration>,
+    /// The addresses of this machine that backends are dialled from, in turn. None: the system
+    /// chooses.
+    pub(crate) dial_from: Vec<IpAddr>,
     /// How long sessions may finish at shutdown, 0 s to 24 h.
     pub(crate) shutdown_timeout: Duration,
 }
@@ -73,6 +76,7 @@ impl Service {
             max_connections: None,
             start: None,
             peer_timeout: TcpOptions::default().peer_timeout,
+            dial_from: Vec::new(),
             shutdown_timeout: Duration::from_secs(30),
         }
     }
@@ -140,7 +144,8 @@ impl std::error::Error for LoadError {
 
 /// Reads and checks a file.
 pub(crate) fn load(path: &Path) -> Result<Config, LoadError> {
-    let bytes = read(path).map_err(|source| LoadError::Io { path: path.to_path_buf(), source })?;
+    let bytes = read_file(path, FILE_BYTES_MAX)
+        .map_err(|source| LoadError::Io { path: path.to_path_buf(), source })?;
     let mut config = parse_bytes(&bytes)
         .map_err(|problems| LoadError::Problems { path: path.to_path_buf(), problems })?;
     for service in config.services.values_mut() {
@@ -152,19 +157,6 @@ pub(crate) fn load(path: &Path) -> Result<Config, LoadError> {
         }
     }
     Ok(config)
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    // Opening anything else, such as a pipe, may wait for ever.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 1 GiB"));
-    }
-    Ok(bytes)
 }
 
 /// What a file's bytes say, or all that is wrong with them.

@@ -17,7 +17,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{Failure, print};
+use crate::{Failure, block_on, print};
 
 const CLIENTS: usize = 60;
 /// Time between two lines about the spread, and how many there are before each replacement.
@@ -31,12 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// `tinylb demo`: backends, clients and a balancer, and what happens when the set is replaced.
 pub(crate) fn demo() -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::Error(format!("can't start: {error}")))?;
-    let broken = runtime
-        .block_on(show())
-        .map_err(|error| Failure::Error(format!("the demo could not run: {error}")))?;
-    runtime.shutdown_background();
+    let failed = |error| Failure::Error(format!("the demo could not run: {error}"));
+    let broken = block_on(async { show().await.map_err(failed) })?;
     match broken.is_empty() {
         true => Ok(()),
         false => Err(Failure::Error(format!("the demo did not hold: {}", broken.join("; ")))),

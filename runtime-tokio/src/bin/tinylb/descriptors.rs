@@ -20,12 +20,25 @@ pub(crate) fn raise_limit() {
     }
 }
 
-/// How many connections there are descriptors for: two each, one per end.
+/// At most one part in so many of the connections is guaranteed to services that don't use it.
+const GUARANTEED_PART: usize = 16;
+
+/// With room for fewer connections, a warning says so.
+pub(crate) const FEW: usize = 100;
+
+/// How many connections there are descriptors for: two each, one per end. At least one is tried.
 pub(crate) fn connections_max(workers: usize, addresses: usize) -> usize {
     let (workers, addresses) = (workers as u64, addresses as u64);
-    // At each address, a worker has a socket, and a clone of one that it accepts from.
-    let taken = RESERVE + workers * (WORKER + 2 * addresses) + 2 * pipes_max() as u64;
+    // At each address, a worker has a socket, a clone of one that it accepts from, and perhaps a
+    // client that it accepted when another took the last room.
+    let taken = RESERVE + workers * (WORKER + 3 * addresses) + 2 * pipes_max() as u64;
     usize::try_from(limit().saturating_sub(taken) / 2).unwrap_or(usize::MAX).max(1)
+}
+
+/// How many of the connections each of these services is guaranteed.
+pub(crate) fn connections_min(connections: usize, services: usize) -> usize {
+    let services = services.max(1);
+    (connections / (GUARANTEED_PART * services)).max(1).min(connections / services)
 }
 
 /// How many pipes there are descriptors for.
@@ -33,6 +46,22 @@ pub(crate) fn pipes_max() -> usize {
     (limit() / 64).min(PIPES_MAX) as usize
 }
 
-fn limit() -> u64 {
+/// The limit of open descriptors.
+pub(crate) fn limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn most_connections_are_for_whoever_needs_them_and_each_service_has_some() {
+        assert_eq!(connections_min(450, 10), 2);
+        assert_eq!(connections_min(500_000, 10), 3125);
+        assert_eq!(connections_min(20_000, 2_000), 1);
+        assert_eq!(connections_min(3, 2), 1);
+        assert_eq!(connections_min(3, 4), 0, "they take turns");
+        assert_eq!(connections_min(1, 0), 1);
+    }
 }

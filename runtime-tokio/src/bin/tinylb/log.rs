@@ -1,3 +1,6 @@
+mod format;
+mod writer;
+
 use std::{
     collections::BTreeMap,
     io::IsTerminal,
@@ -8,34 +11,50 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tinylb_core::{BackendKey, DialFailure, Event, Handle, Report, SessionId};
+use tinylb_core::{BackendKey, DialFailure, Event, Handle, Limit, Report, SessionId};
 use tinylb_tokio::{Address, AddressFailure};
+use tokio::{runtime, time::sleep};
 use tracing::{Level, debug, enabled, info, warn};
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{filter::Targets, prelude::*};
 
-use crate::args;
+use self::{
+    format::{JsonLines, Keys},
+    writer::Lines,
+};
+use crate::{
+    Failure, args,
+    flapping::{self, Flapping},
+};
 
-/// Lines that wait to be written; more are dropped, since a log must not hold up traffic.
-const LINES_MAX: usize = 10_000;
+pub(crate) use self::{format::json_line, writer::Guard};
 
 /// The target of lines that are logged at any level: who starts the program reads them.
 pub(crate) const ALWAYS: &str = "tinylb::always";
 
-/// Keys named in one line.
-const KEYS_MAX: usize = 10;
-
 /// The least time between two lines of a service about failures.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Starts the log, on standard error and by a thread of its own. The guard writes out what waits
-/// when it is dropped. Whether a line can be written makes no difference to anything.
-pub(crate) fn start(log: &args::Log) -> WorkerGuard {
+/// Whether lines are for people, rather than JSON.
+pub(crate) fn is_human(log: &args::Log) -> bool {
     let is_terminal = std::io::stderr().is_terminal();
-    let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(LINES_MAX)
-        .lossy(true)
-        .finish(std::io::stderr());
+    log.log_format.map_or(is_terminal, |format| format == args::LogFormat::Human)
+}
+
+/// Starts the log, on standard error and by a thread of its own. The guard writes out what waits
+/// when it is dropped.
+///
+/// # Errors
+/// The system has no thread for it.
+pub(crate) fn start(log: &args::Log) -> Result<Guard, Failure> {
+    let is_human = is_human(log);
+    let lost = move |count| {
+        let message = format!("{count} lines of the log were lost: nobody read them in time");
+        if is_human { format!("{message}\n") } else { json_line(Level::WARN, &message) }
+    };
+    let (writer, guard) = Lines::start(std::io::stderr(), lost).map_err(|error| {
+        let remedy = "raise the limit of threads (`ulimit -u`, or pids.max of the cgroup)";
+        Failure::Error(format!("can't start the thread that writes the log: {error}: {remedy}"))
+    })?;
     let level = match log.log_level {
         args::LogLevel::Error => Level::ERROR,
         args::LogLevel::Warn => Level::WARN,
@@ -43,19 +62,15 @@ pub(crate) fn start(log: &args::Log) -> WorkerGuard {
         args::LogLevel::Debug => Level::DEBUG,
     };
     let shown = Targets::new().with_default(level).with_target(ALWAYS, Level::INFO);
-    let lines = tracing_subscriber::fmt()
-        .with_writer(writer)
-        .with_max_level(Level::TRACE)
-        .with_target(false)
-        .with_ansi(is_terminal && std::env::var_os("NO_COLOR").is_none());
-    let is_human = log.log_format.map_or(is_terminal, |f| f == args::LogFormat::Human);
+    let lines = tracing_subscriber::fmt().with_writer(writer).with_max_level(Level::TRACE);
     if is_human {
-        lines.finish().with(shown).init();
+        let is_colourful =
+            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        lines.with_target(false).with_ansi(is_colourful).finish().with(shown).init();
     } else {
-        let lines = lines.json().flatten_event(true).with_current_span(false);
-        lines.with_span_list(false).finish().with(shown).init();
+        lines.event_format(JsonLines).finish().with(shown).init();
     }
-    guard
+    Ok(guard)
 }
 
 /// Makes log lines and counts of one service's events.
@@ -67,6 +82,9 @@ pub(crate) struct EventLog {
     pub(crate) accept_failures: AtomicU64,
     pub(crate) address_failures: AtomicU64,
     failure_lines: Mutex<Sparing>,
+    flapping: Arc<Mutex<Flapping>>,
+    /// Where a line waits until it is known whether it is needed.
+    runtime: Option<runtime::Handle>,
     /// Who is connected, and since when; kept only while lines for each connection are wanted.
     clients: Mutex<BTreeMap<SessionId, (String, Instant)>>,
 }
@@ -87,6 +105,8 @@ impl EventLog {
             accept_failures: AtomicU64::new(0),
             address_failures: AtomicU64::new(0),
             failure_lines: Mutex::default(),
+            flapping: Arc::default(),
+            runtime: runtime::Handle::try_current().ok(),
             clients: Mutex::default(),
         }
     }
@@ -117,20 +137,8 @@ impl EventLog {
                 });
             }
             Event::SetReplaced(report) => self.replaced(report),
-            Event::SourceLost { reason } => {
-                let handle = self.handle.get().and_then(Weak::upgrade);
-                let set_age = handle.and_then(|handle| handle.snapshot().set_age);
-                let set_age_seconds = set_age.map(|age| age.as_secs_f64());
-                warn!(
-                    service,
-                    set_age_seconds,
-                    "source of backends lost, nothing changes until it is back: {reason}"
-                );
-            }
-            Event::SourceBack { lost_for } => {
-                let lost_seconds = lost_for.as_secs_f64();
-                info!(service, lost_seconds, "source of backends is back");
-            }
+            Event::SourceLost { reason } => self.source_lost(reason),
+            Event::SourceBack { lost_for } => self.source_back(*lost_for),
             Event::SourceStale { reason } => {
                 warn!(
                     service,
@@ -152,6 +160,23 @@ impl EventLog {
                 let first = &entries[0];
                 warn!(service, entries = entries.len(), "entries of the source left out: {first}");
             }
+            Event::LimitReached(Limit::Own(max_connections)) => {
+                warn!(
+                    service,
+                    max_connections,
+                    "max_connections is reached, new clients wait until others leave: raise it if \
+                     the backends can take more"
+                );
+            }
+            Event::LimitReached(Limit::Shared(connections)) => {
+                warn!(
+                    service,
+                    connections,
+                    "no descriptors are left, new clients wait until others leave: raise \
+                     `ulimit -n` (LimitNOFILE of a systemd unit)"
+                );
+            }
+            Event::LimitLeft => info!(service, "new clients don't have to wait any more"),
             Event::AcceptFailed { error, pause, .. } => {
                 self.accept_failures.fetch_add(1, Ordering::Relaxed);
                 if let Some(spared) = lock(&self.failure_lines).line() {
@@ -176,6 +201,43 @@ impl EventLog {
                  minute: {}",
                 failure.error
             );
+        }
+    }
+
+    fn source_back(&self, lost_for: Duration) {
+        if lock(&self.flapping).back() {
+            let (service, lost_seconds) = (self.service.as_str(), lost_for.as_secs_f64());
+            info!(service, lost_seconds, "source of backends is back");
+        }
+    }
+
+    /// A line about the loss of the source, now or once it lasts.
+    fn source_lost(&self, reason: &Arc<str>) {
+        let line = lock(&self.flapping).lost(Instant::now(), reason);
+        let (service, handle) = (self.service.clone(), self.handle.get().cloned());
+        let log = move |line: flapping::Line| {
+            let handle = handle.as_ref().and_then(Weak::upgrade);
+            let set_age = handle.and_then(|handle| handle.snapshot().set_age);
+            let set_age_seconds = set_age.map(|age| age.as_secs_f64());
+            let flapping::Line { reason, spared } = line;
+            warn!(
+                service,
+                set_age_seconds,
+                spared,
+                "source of backends lost, nothing changes until it is back: {reason}"
+            );
+        };
+        match (line, &self.runtime) {
+            (Some(line), _) => log(line),
+            (None, Some(runtime)) => {
+                let flapping = Arc::clone(&self.flapping);
+                drop(runtime.spawn(async move {
+                    sleep(flapping::LASTING).await;
+                    let line = lock(&flapping).lasting(Instant::now());
+                    line.into_iter().for_each(log);
+                }));
+            }
+            (None, None) => {}
         }
     }
 
@@ -208,9 +270,9 @@ impl EventLog {
             service = self.service,
             generation = report.generation.number(),
             backends = report.backends,
-            added = keys(&report.added),
-            removed = keys(&report.removed),
-            retargeted = keys(&report.retargeted),
+            added = Keys::new(&report.added).field(),
+            removed = Keys::new(&report.removed).field(),
+            retargeted = Keys::new(&report.retargeted).field(),
             sessions_cut = report.sessions_cut,
             dials_revoked = report.dials_revoked,
             sessions_draining = report.sessions_draining,
@@ -231,15 +293,6 @@ impl Sparing {
     }
 }
 
-/// The first few of many keys.
-fn keys(keys: &[BackendKey]) -> String {
-    let named: Vec<&str> = keys.iter().take(KEYS_MAX).map(BackendKey::as_str).collect();
-    match keys.len() - named.len() {
-        0 => named.join(","),
-        more => format!("{} and {more} more", named.join(",")),
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -255,12 +308,5 @@ mod tests {
         assert_eq!((sparing.line(), sparing.line()), (None, None));
         sparing.last = Instant::now().checked_sub(FAILURE_PAUSE);
         assert_eq!(sparing.line(), Some(2));
-    }
-
-    #[test]
-    fn a_line_names_a_few_keys_and_counts_the_rest() {
-        let many: Vec<BackendKey> = (0..12).map(|n| format!("k{n}").into()).collect();
-        assert_eq!(keys(&many[..2]), "k0,k1");
-        assert!(keys(&many).ends_with("k9 and 2 more"));
     }
 }

@@ -3,9 +3,12 @@
 mod admin;
 mod allocator;
 mod args;
+mod circle;
 mod config;
 mod demo;
 mod descriptors;
+mod flapping;
+mod life;
 mod log;
 mod metrics;
 mod program;
@@ -22,11 +25,13 @@ mod workers;
 use std::{
     fmt,
     io::{self, Write},
+    os::unix::net::UnixStream,
     path::Path,
     process::ExitCode,
 };
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
+use tracing::Level;
 
 use crate::{
     args::{Cli, Command},
@@ -46,6 +51,8 @@ pub(crate) enum Failure {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let name = cli.command.name();
+    let is_json = cli.command.log().is_some_and(|log| !log::is_human(log));
     let result = match cli.command {
         Command::Run(args) => run::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Check { config } => check(&config).map(|()| ExitCode::SUCCESS),
@@ -58,25 +65,42 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(Failure::Usage(message)) => {
-            let _ = Cli::command().error(ErrorKind::ValueValidation, message).print();
+            let mut cli = Cli::command();
+            cli.build();
+            let error = match cli.find_subcommand_mut(name) {
+                Some(command) => command.error(ErrorKind::ValueValidation, message),
+                None => cli.error(ErrorKind::ValueValidation, message),
+            };
+            let _ = error.print();
             ExitCode::from(2)
         }
-        Err(Failure::Error(message)) => failed(1, &message),
-        Err(Failure::Code(code, message)) => failed(code, &message),
+        Err(Failure::Error(message)) => failed(1, &message, is_json),
+        Err(Failure::Code(code, message)) => failed(code, &message, is_json),
     }
 }
 
-fn failed(code: u8, message: &str) -> ExitCode {
-    let _ = writeln!(io::stderr(), "tinylb: {}", message.trim_end());
+/// Prints as the log does, a line for each of the message's.
+fn failed(code: u8, message: &str, is_json: bool) -> ExitCode {
+    let message = message.trim_end();
+    let text = match is_json {
+        true => message.lines().map(|line| log::json_line(Level::ERROR, line)).collect(),
+        false => format!("tinylb: {message}\n"),
+    };
+    let _ = io::stderr().write_all(text.as_bytes());
     ExitCode::from(code)
 }
 
 /// Does on this thread what mostly waits.
 fn block_on<T>(main: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Error(format!("can't start the runtime: {error}")))?;
+    // Room for the runtime's descriptors: tokio panics if there is none for its signals.
+    let room: io::Result<Vec<_>> = (0..3).map(|_| UnixStream::pair()).collect();
+    let runtime = room
+        .map(drop)
+        .and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build())
+        .map_err(|error| {
+            let remedy = "raise the limit of descriptors (`ulimit -n`)";
+            Failure::Error(format!("can't start the runtime: {error}: {remedy}"))
+        })?;
     let result = runtime.block_on(main);
     // A name that is still being looked up would hold the program up.
     runtime.shutdown_background();
@@ -100,7 +124,7 @@ fn check(path: &Path) -> Result<(), Failure> {
     for problem in &problems {
         print(format_args!("{}\n", problem.show(path)));
     }
-    let count = problems.len();
+    let count: usize = problems.iter().map(|problem| problem.count).sum();
     let noun = if count == 1 { "problem" } else { "problems" };
     Err(Failure::Error(format!("{}: {count} {noun}", path.display())))
 }

@@ -4,18 +4,30 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use tinylb_core::{EndReason, Snapshot};
+use tinylb_core::{EndReason, SharedBudget, Snapshot};
 use tinylb_tokio::Address;
 
 use crate::service::Service;
 
 /// The state of all services in Prometheus's text format, version 0.0.4.
-pub(crate) fn text(services: &[std::sync::Arc<Service>]) -> String {
+pub(crate) fn text(services: &[std::sync::Arc<Service>], budget: &SharedBudget) -> String {
     let mut page = Page::default();
+    let (total, in_use) = (budget.total(), budget.in_use());
+    let help = "Connections that there are descriptors for, of all services together.";
+    page.add("tinylb_descriptor_connections_max", "gauge", help, &[], total);
+    let help = "Connections that have not ended, of all services together.";
+    page.add("tinylb_descriptor_connections_live", "gauge", help, &[], in_use);
     for service in services {
         let snapshot = service.handle().snapshot();
         let name = service.name.as_str();
         totals(&mut page, name, &snapshot);
+        page.add(
+            "tinylb_shutting_down",
+            "gauge",
+            "Whether the service accepts no more, while its sessions finish.",
+            &[("service", name)],
+            u8::from(service.is_leaving()),
+        );
         backends(&mut page, name, &snapshot);
         let failures = [
             (
@@ -32,6 +44,11 @@ pub(crate) fn text(services: &[std::sync::Arc<Service>]) -> String {
                 "tinylb_address_failures_total",
                 "Addresses of backends' names that failed in a dial, whether or not another served.",
                 &service.events.address_failures,
+            ),
+            (
+                "tinylb_source_restarts_total",
+                "Times that the source panicked or ended, and began anew.",
+                &*service.source_restarts,
             ),
         ];
         for (metric, help, counter) in failures {
@@ -73,7 +90,7 @@ fn totals(page: &mut Page, service: &str, snapshot: &Snapshot<Address>) {
     }
     let backends = snapshot.set.as_ref().map_or(0, |set| set.len());
     let age = snapshot.set_age.map_or(0.0, |age| age.as_secs_f64());
-    let gauges: [(&str, &str, &dyn Display); 10] = [
+    let gauges: [(&str, &str, &dyn Display); 12] = [
         ("tinylb_connections_live", "Connections that have not ended.", &snapshot.live),
         (
             "tinylb_connections_waiting",
@@ -84,6 +101,11 @@ fn totals(page: &mut Page, service: &str, snapshot: &Snapshot<Address>) {
             "tinylb_connections_max",
             "Connections at which accepting pauses.",
             &snapshot.settings.max_connections,
+        ),
+        (
+            "tinylb_connections_limit_reached",
+            "Whether clients had to wait for room at some time in the last 10 s.",
+            &u8::from(snapshot.limit_reached.is_some()),
         ),
         (
             "tinylb_listeners",
@@ -107,6 +129,11 @@ fn totals(page: &mut Page, service: &str, snapshot: &Snapshot<Address>) {
             "tinylb_entries_left_out",
             "Entries of the source that are no backends.",
             &snapshot.left_out.len(),
+        ),
+        (
+            "tinylb_backends_absent",
+            "Backends in the set that its source mentions no more.",
+            &snapshot.absent.len(),
         ),
     ];
     for (metric, help, value) in gauges {
@@ -157,7 +184,9 @@ impl Page {
             .or_insert_with(|| format!("# HELP {metric} {help}\n# TYPE {metric} {kind}\n"));
         let labels: Vec<String> =
             labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
-        let _ = writeln!(text, "{metric}{{{}}} {value}", labels.join(","));
+        let labels =
+            if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(text, "{metric}{labels} {value}");
     }
 
     fn finish(self) -> String {

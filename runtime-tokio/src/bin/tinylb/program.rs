@@ -5,21 +5,27 @@ use std::{
     thread,
 };
 
-use futures::future::join_all;
+use tinylb_core::{BackendSet, SharedBudget, Totals};
 use tinylb_tokio::{Address, SocketRelay, Splice};
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, mpsc},
+};
 use tracing::{info, warn};
 
 use crate::{
+    circle::{Fronts, Ways},
     config::{self, Config},
-    descriptors, log,
+    descriptors,
+    life::{Ends, Life, Plan, Step, Why},
+    log,
     service::{Service, tcp_options},
-    socket::{Acceptor, Share, Socket},
+    socket::{Acceptor, Share, Socket, remedy},
     workers::Workers,
 };
 
 /// All services and the sockets they accept from. Shared by the reloads, the admin address and
-/// the signals.
+/// the signals, all on one thread: nothing comes between what is decided and its being done.
 pub(crate) struct Program {
     state: Mutex<State>,
     workers: Workers,
@@ -27,17 +33,42 @@ pub(crate) struct Program {
     workers_fixed: Option<usize>,
     /// Shared by all listeners, and so are its pipes.
     relay: SocketRelay,
+    /// Where the program answers requests: no service can listen there.
+    admin: Option<Address>,
+    /// The connections of all services, those that leave included.
+    budget: SharedBudget,
     fatal: mpsc::UnboundedSender<String>,
     /// Where the rotations of this process begin, where the configuration doesn't say: anywhere.
     start: u64,
+    /// Notified when a service has gone.
+    gone: Notify,
+    /// Notified when the set of a service was replaced.
+    sets: Arc<Notify>,
 }
 
 #[derive(Default)]
 struct State {
+    /// All that live: the configuration may have some of them no more.
     services: BTreeMap<String, Arc<Service>>,
     sockets: BTreeMap<SocketKey, Socket>,
-    /// Services that the file has no more, while their sessions finish.
-    retired: Vec<Arc<Service>>,
+    /// Services that are being closed, and whose name another has by now.
+    succeeded: Vec<Arc<Service>>,
+    /// Where services lead, as far as their addresses tell, and where they listened when that was
+    /// found out.
+    ways: Ways,
+    fronts: BTreeMap<String, Vec<Address>>,
+    /// Once the program stops: all that lived then, and how sessions had ended until then.
+    stopping: Option<Vec<(Arc<Service>, Totals)>>,
+}
+
+/// What became of a configuration.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Applied {
+    /// All that it says was done.
+    Whole,
+    /// The program stops: it reached services that still had sessions. Others that it has were
+    /// passed over: they had ended, or never begun.
+    ToTheRest { reached: usize, passed_over: usize },
 }
 
 /// An address as configured. Where it takes any port, each service has a socket of its own.
@@ -48,6 +79,7 @@ impl Program {
     pub(crate) fn new(
         workers_fixed: Option<usize>,
         splice: Splice,
+        admin: Option<Address>,
         fatal: mpsc::UnboundedSender<String>,
     ) -> Self {
         Self {
@@ -55,35 +87,60 @@ impl Program {
             workers: Workers::new(fatal.clone()),
             workers_fixed,
             relay: SocketRelay::new(splice, descriptors::pipes_max()),
+            admin,
+            // Until it is known what else needs descriptors.
+            budget: SharedBudget::new(0),
             fatal,
             start: RandomState::new().hash_one(()),
+            gone: Notify::new(),
+            sets: Arc::default(),
         }
     }
 
     /// Does as the configuration says: starts, changes and ends services. What can fail is done
     /// first, so that a configuration that can't be had changes nothing.
     ///
+    /// While the program stops, nothing begins or listens anew; services that still have sessions
+    /// take their backends and settings, `shutdown_timeout` included.
+    ///
     /// # Errors
     /// Cause and remedy in one line.
-    pub(crate) fn apply(&self, config: Config) -> Result<(), String> {
+    pub(crate) fn apply(self: &Arc<Self>, config: Config) -> Result<Applied, String> {
         let mut state = self.lock();
         let workers = self.workers_fixed.or(config.workers).unwrap_or_else(cores);
-        let config = self.complete(config, workers);
-        let bound = bind_new(&state.sockets, &config, workers)?;
+        let addresses = config.services.values().map(|service| service.listen.len()).sum();
+        let connections = descriptors::connections_max(workers, addresses);
+        let config = self.complete(config, connections);
+        let lives: Vec<_> = state.lives().collect();
+        let lives = lives.iter().map(|(name, life)| (name.as_str(), life));
+        let names = config.keys().cloned().collect::<Vec<_>>();
+        let plan = Plan::new(lives, names.iter().map(String::as_str), state.stopping.is_some());
+        if state.stopping.is_some() {
+            let (reached, passed_over) = (plan.steps.len(), plan.passed_over.len());
+            for (name, config) in config {
+                if plan.steps.contains_key(&*name) {
+                    state.services[&name].adjust(config)?;
+                }
+            }
+            return Ok(Applied::ToTheRest { reached, passed_over });
+        }
+        let bound = bind_new(&state.sockets, self.admin.as_ref(), &config, workers)?;
         let workers = self.workers.first(workers)?;
         let mut changes = Vec::new();
         for (name, service) in config {
-            let opened = open(&state, &bound, &name, &service, &workers)?;
-            let running = match state.services.get(&name) {
-                Some(running) => Arc::clone(running),
+            let step = plan.steps[&*name];
+            let lives = state.services.get(&name).filter(|_| step != Step::Start);
+            let opened = open(&state, lives, &bound, &name, &service, &workers)?;
+            let lives = match lives {
+                Some(lives) => Arc::clone(lives),
                 None => {
                     let (relay, fatal) = (self.relay.clone(), self.fatal.clone());
-                    Arc::new(Service::new(&name, service.clone(), relay, fatal)?)
+                    Arc::new(Service::new(&name, service.clone(), relay, fatal, &self.sets)?)
                 }
             };
-            changes.push((running, service, opened));
+            changes.push((lives, service, opened, step));
         }
-        for (running, service, _) in &changes {
+        for (running, service, ..) in &changes {
             for address in &service.listen {
                 if let Some(socket) = state.sockets.get(&socket_key(&running.name, address)) {
                     let set = socket.set_options(&tcp_options(service));
@@ -97,58 +154,164 @@ impl Program {
             info!(target: log::ALWAYS, "listening on {address}");
             state.sockets.insert(key, socket);
         }
-        let mut services = BTreeMap::new();
-        for (service, config, opened) in changes {
-            let is_new = !state.services.contains_key(&service.name);
-            service.apply(config, opened, is_new)?;
-            services.insert(service.name.clone(), service);
+        self.set_budget(connections);
+        let guaranteed = descriptors::connections_min(connections, changes.len());
+        for (service, config, opened, step) in changes {
+            if step == Step::Return {
+                let sessions = service.handle().snapshot().live;
+                info!(service = service.name, sessions, "service is back, and has its sessions");
+            }
+            let minimum = guaranteed.min(config.settings.max_connections);
+            service.handle().share(&self.budget, minimum);
+            service.apply(config, opened, step)?;
+            let before = state.services.insert(service.name.clone(), Arc::clone(&service));
+            state.succeeded.extend(before.filter(|before| !Arc::ptr_eq(before, &service)));
         }
-        let before = std::mem::replace(&mut state.services, services);
-        self.retire_missing(&mut state, before);
-        Ok(())
+        for name in plan.leave {
+            let service = Arc::clone(&state.services[name]);
+            let (sessions, time) = (service.handle().snapshot().live, service.shutdown_timeout());
+            info!(
+                service = name,
+                sessions, "service removed, its sessions may finish for {time:?}"
+            );
+            self.see_off(&service, Why::Removed);
+        }
+        state.close_unused_sockets();
+        state.find_ways();
+        Ok(Applied::Whole)
     }
 
-    /// The service of this name.
+    /// The connections that all services have together, and may have.
+    pub(crate) fn budget(&self) -> &SharedBudget {
+        &self.budget
+    }
+
+    /// The service of this name, if sets can reach it.
     pub(crate) fn service(&self, name: &str) -> Option<Arc<Service>> {
-        self.lock().services.get(name).cloned()
+        let state = self.lock();
+        let service = state.services.get(name)?;
+        (!matches!(service.life(), Life::Closing(_))).then(|| Arc::clone(service))
     }
 
-    /// Every service, by name.
+    /// Every service that lives, by name. The configuration may have it no more.
     pub(crate) fn services(&self) -> Vec<Arc<Service>> {
         self.lock().services.values().cloned().collect()
     }
 
-    /// Stops accepting and waits until the sessions have finished, each service for as long as it
-    /// is set to.
-    pub(crate) async fn finish(&self) {
-        self.lock().sockets.clear();
-        join_all(self.ending().iter().map(|service| service.finish())).await;
+    /// Looks where sets lead, whenever one was replaced, and keeps connections from going round in
+    /// circles.
+    pub(crate) async fn watch_sets(&self) {
+        loop {
+            self.sets.notified().await;
+            self.lock().find_ways();
+        }
     }
 
-    /// Aborts every session, and waits until that is done.
-    pub(crate) async fn abort(&self) {
-        join_all(self.ending().iter().map(|service| service.abort())).await;
+    /// Why a service can't have a set: by a backend of it, connections would come back.
+    pub(crate) fn circle(&self, service: &str, set: &BackendSet<Address>) -> Option<String> {
+        let mut state = self.lock();
+        state.find_ways();
+        let reached = state.fronts().reached(set);
+        let (other, key) =
+            reached.iter().find(|(other, _)| state.ways.would_close(service, other))?;
+        Some(format!(
+            "{key} leads to the service {other}, which leads back to {service}: give another address"
+        ))
     }
 
-    fn ending(&self) -> Vec<Arc<Service>> {
+    /// Stops accepting. Sessions may finish, those of each service for as long as it is set to.
+    /// Returns whether that is news.
+    pub(crate) fn stop(self: &Arc<Self>) -> bool {
+        let mut state = self.lock();
+        if state.stopping.is_some() {
+            return false;
+        }
+        let services: Vec<_> = state.services.values().cloned().collect();
+        let sessions = services.iter().chain(&state.succeeded).map(|s| s.handle().snapshot());
+        let sessions: usize = sessions.map(|snapshot| snapshot.live).sum();
+        info!(sessions, "shutting down; a second signal ends it at once");
+        state.sockets.clear();
+        for service in &services {
+            match service.life() {
+                Life::Serving => self.see_off(service, Why::Stopping),
+                Life::Leaving(_) | Life::Closing(_) => service.leave(Why::Stopping),
+            }
+        }
+        let all = services.into_iter().chain(state.succeeded.iter().cloned());
+        state.stopping = Some(all.map(|s| (Arc::clone(&s), s.handle().snapshot().ended)).collect());
+        true
+    }
+
+    /// Cuts all sessions of a program that stops.
+    pub(crate) fn abort(&self) {
+        self.lock().services.values().for_each(|service| service.hurry());
+    }
+
+    /// Waits until no service is left after [`Self::stop`]. Returns how their sessions ended.
+    pub(crate) async fn stopped(&self) -> Ends {
+        loop {
+            let gone = self.gone.notified();
+            if let Some(ends) = self.ends() {
+                return ends;
+            }
+            gone.await;
+        }
+    }
+
+    /// How sessions ended since the program was stopped, once none is left.
+    fn ends(&self) -> Option<Ends> {
         let state = self.lock();
-        state.services.values().chain(&state.retired).cloned().collect()
+        if !state.services.is_empty() || !state.succeeded.is_empty() {
+            return None;
+        }
+        let mut ends = Ends::default();
+        for (service, before) in state.stopping.as_ref()? {
+            ends += Ends::between(before, &service.handle().snapshot().ended);
+        }
+        Some(ends)
+    }
+
+    /// Has a service leave, and forgets it when it has.
+    fn see_off(self: &Arc<Self>, service: &Arc<Service>, why: Why) {
+        service.leave(why);
+        let (program, leaving) = (Arc::clone(self), Arc::clone(service));
+        let task = tokio::spawn(async move {
+            leaving.left().await;
+            let ends = leaving.close().await;
+            program.forget(&leaving, ends);
+        });
+        service.seen_off_by(task.abort_handle());
+    }
+
+    fn forget(&self, gone: &Arc<Service>, ends: Ends) {
+        let mut state = self.lock();
+        state.services.retain(|_, service| !Arc::ptr_eq(service, gone));
+        state.succeeded.retain(|service| !Arc::ptr_eq(service, gone));
+        drop(state);
+        let Ends { finished, cut, otherwise } = ends;
+        let is_removed = matches!(gone.life(), Life::Closing(left) if left.why == Why::Removed);
+        if is_removed || ends.sum() > 0 {
+            info!(
+                service = gone.name,
+                sessions_finished = finished,
+                sessions_cut = cut,
+                sessions_ended_otherwise = otherwise,
+                "service ended"
+            );
+        }
+        self.gone.notify_one();
     }
 
     /// Fills in what the configuration leaves to the program.
-    fn complete(&self, config: Config, workers: usize) -> BTreeMap<String, config::Service> {
+    fn complete(&self, config: Config, connections: usize) -> BTreeMap<String, config::Service> {
         let mut services = config.services;
-        let open_ended = services.values().filter(|s| s.max_connections.is_none()).count();
-        let addresses = services.values().map(|service| service.listen.len()).sum();
-        let descriptors = descriptors::connections_max(workers, addresses);
-        let connections_max = (descriptors / open_ended.max(1)).max(1);
         for service in services.values_mut() {
-            service.settings.max_connections = service.max_connections.unwrap_or(connections_max);
+            service.settings.max_connections = service.max_connections.unwrap_or(connections);
             service.settings.start = service.start.unwrap_or(self.start);
-            if service.settings.max_connections > descriptors {
+            if service.settings.max_connections > connections {
                 warn!(
-                    "max_connections is {}, and there are descriptors for {descriptors}: raise the \
-                     limit of descriptors, or clients beyond that are reset",
+                    "max_connections is {}, and there are descriptors for {connections}: raise \
+                     `ulimit -n` (LimitNOFILE of a systemd unit), or clients beyond that wait",
                     service.settings.max_connections
                 );
             }
@@ -156,25 +319,17 @@ impl Program {
         services
     }
 
-    fn retire_missing(&self, state: &mut State, before: BTreeMap<String, Arc<Service>>) {
-        state.retired.retain(|service| service.handle().snapshot().live > 0);
-        for (name, service) in before {
-            if state.services.contains_key(&name) {
-                continue;
-            }
-            info!(service = name, "service removed, its sessions may finish");
-            state.retired.push(Arc::clone(&service));
-            tokio::spawn(async move { service.finish().await });
+    fn set_budget(&self, connections: usize) {
+        if connections < descriptors::FEW && connections != self.budget.total() {
+            warn!(
+                connections,
+                descriptors = descriptors::limit(),
+                "the limit of descriptors leaves room for few connections at a time \
+                 ({connections}), and clients beyond that wait: raise `ulimit -n` (LimitNOFILE of a \
+                 systemd unit)"
+            );
         }
-        let wanted: Vec<SocketKey> = state
-            .services
-            .values()
-            .flat_map(|service| {
-                let name = &service.name;
-                service.shares().into_iter().map(|(address, _)| socket_key(name, &address))
-            })
-            .collect();
-        state.sockets.retain(|key, _| wanted.contains(key));
+        self.budget.set_total(connections);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -182,9 +337,67 @@ impl Program {
     }
 }
 
+impl State {
+    fn lives(&self) -> impl Iterator<Item = (String, Life)> {
+        self.services.iter().map(|(name, service)| (name.clone(), service.life()))
+    }
+
+    fn fronts(&self) -> Fronts<'_> {
+        let all = self.fronts.iter();
+        Fronts::new(all.flat_map(|(name, own)| own.iter().map(|own| (name.as_str(), own))))
+    }
+
+    /// Finds out where services lead, as far as that may have changed, and has each refuse to dial
+    /// those from which connections come back to it.
+    fn find_ways(&mut self) {
+        let own: BTreeMap<_, _> = self.services.iter().map(|(n, s)| (n.clone(), s.own())).collect();
+        let have_moved = own != self.fronts;
+        self.fronts = own;
+        let mut ways = self.ways.clone();
+        let fronts = self.fronts();
+        for (name, service) in &self.services {
+            let new = service.new_set();
+            let set = if have_moved { service.handle().snapshot().set } else { new };
+            if let Some(set) = set {
+                ways.set(name, fronts.reached(&set).into_keys());
+            }
+        }
+        ways.retain(|name| self.services.contains_key(name));
+        if ways == self.ways && !have_moved {
+            return;
+        }
+        for (name, service) in &self.services {
+            let behind = ways.behind(name);
+            let back = behind.into_iter().filter_map(|name| self.fronts.get(name)).flatten();
+            service.set_back(back.cloned().collect());
+        }
+        for (service, other) in ways.closing().difference(self.ways.closing()) {
+            warn!(
+                service,
+                "backends lead to the service {other}, which leads back to {service}: dials there \
+                 are refused until that changes"
+            );
+        }
+        self.ways = ways;
+    }
+
+    /// Closes the sockets that nobody accepts from.
+    fn close_unused_sockets(&mut self) {
+        let services = self.services.values();
+        let wanted: Vec<SocketKey> = services
+            .flat_map(|service| {
+                let name = &service.name;
+                service.shares().into_iter().map(|(address, _)| socket_key(name, &address))
+            })
+            .collect();
+        self.sockets.retain(|key, _| wanted.contains(key));
+    }
+}
+
 /// Listens at the addresses that nothing listens at yet.
 fn bind_new(
     sockets: &BTreeMap<SocketKey, Socket>,
+    admin: Option<&Address>,
     config: &BTreeMap<String, config::Service>,
     workers: usize,
 ) -> Result<BTreeMap<SocketKey, Socket>, String> {
@@ -194,7 +407,10 @@ fn bind_new(
             let key = socket_key(name, address);
             if !sockets.contains_key(&key) && !bound.contains_key(&key) {
                 let socket = Socket::bind(address, &tcp_options(service), workers);
-                bound.insert(key, socket.map_err(|error| hint(error, sockets, address))?);
+                let own = sockets.keys().chain(bound.keys()).map(|(_, own)| own);
+                let socket =
+                    socket.map_err(|error| in_the_way(own, admin, address).unwrap_or(error));
+                bound.insert(key, socket?);
             }
         }
     }
@@ -214,17 +430,18 @@ pub(crate) struct Opened {
 /// Prepares all that can fail when a service does as it is configured.
 fn open(
     state: &State,
+    lives: Option<&Arc<Service>>,
     bound: &BTreeMap<SocketKey, Socket>,
     name: &str,
     service: &config::Service,
     workers: &[Handle],
 ) -> Result<Opened, String> {
-    let has = state.services.get(name).map(|service| service.shares()).unwrap_or_default();
+    let has = lives.map(|service| service.shares()).unwrap_or_default();
     let mut opened = Opened { own: Vec::new(), shares: Vec::new(), acceptors: Vec::new() };
     for address in &service.listen {
         let key = socket_key(name, address);
         let Some(socket) = bound.get(&key).or_else(|| state.sockets.get(&key)) else { continue };
-        let failed = |error: std::io::Error| format!("can't listen at {address}: {error}");
+        let failed = |error| format!("can't listen at {address}: {}", remedy(&error));
         opened.own.push(socket.local_address().map_err(failed)?);
         for share in socket.shares(workers.len()) {
             let share = (address.clone(), share);
@@ -246,16 +463,22 @@ fn open(
     Ok(opened)
 }
 
-/// Adds what may be in the way: a socket of this program, which is closed only later.
-fn hint(error: String, sockets: &BTreeMap<SocketKey, Socket>, wanted: &Address) -> String {
-    let Address::Tcp(wanted) = wanted else { return error };
-    let is_in_the_way = |own: &Address| matches!(own, Address::Tcp(own) if own.port == wanted.port);
-    match sockets.keys().find(|(_, own)| is_in_the_way(own)) {
-        Some((_, own)) => {
-            format!("{error}; tinylb itself listens at {own}: change it in two steps")
-        }
-        None => error,
+/// Why nothing can listen at an address, if a socket of this program is in its way.
+fn in_the_way<'a>(
+    mut own: impl Iterator<Item = &'a Address>,
+    admin: Option<&Address>,
+    wanted: &Address,
+) -> Option<String> {
+    let is_in_the_way = |own: &Address| own.takes_in(wanted) || wanted.takes_in(own);
+    if admin.is_some_and(is_in_the_way) {
+        let cause = "requests are answered there (--admin): choose another address";
+        return Some(format!("can't listen at {wanted}: {cause}"));
     }
+    // It may be closed by the same change, but only when the new one listens.
+    let own = own.find(|own| is_in_the_way(own))?;
+    let cause =
+        format!("tinylb itself listens at {own}: take that out first, in a step of its own");
+    Some(format!("can't listen at {wanted}: {cause}"))
 }
 
 fn cores() -> usize {

@@ -34,7 +34,7 @@ pub(crate) fn register(args: &Register) -> Result<ExitCode, Failure> {
     let options = etcd.options().map_err(Failure::Usage)?;
     let registration = EtcdRegistration::new(options, &args.key, &args.address, args.ttl)
         .map_err(|error| Failure::Usage(error.to_string()))?;
-    let _log = log::start(&args.log);
+    let _log = log::start(&args.log)?;
     block_on(serve(args, registration))
 }
 

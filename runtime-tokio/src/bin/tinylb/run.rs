@@ -1,15 +1,18 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
+use tinylb_tokio::Address;
 use tokio::{signal::unix::SignalKind, sync::mpsc, time::sleep};
 use tracing::{error, info};
 
 use crate::{
-    Failure, admin,
+    Failure, admin, allocator,
     args::Run,
     block_on,
     config::{self, Config, LoadError},
-    descriptors, log,
-    program::Program,
+    descriptors,
+    life::Ends,
+    log,
+    program::{Applied, Program},
     stop::{Stop, hear},
     watch,
 };
@@ -19,11 +22,13 @@ const READ_PAUSE: Duration = Duration::from_secs(1);
 
 /// `tinylb run`: balances until told to stop.
 pub(crate) fn run(args: &Run) -> Result<(), Failure> {
+    args.check()?;
     // Before the file is read, so that a change in between counts.
     let read = args.config.as_deref().and_then(|path| watch::signature(path).ok());
     let config = configuration(args)?;
+    check_admin(args, &config)?;
     descriptors::raise_limit();
-    let _log = log::start(&args.log);
+    let _log = log::start(&args.log)?;
     // Connections are the workers' affair.
     block_on(serve(args, config, read))
 }
@@ -42,11 +47,28 @@ fn configuration(args: &Run) -> Result<Config, Failure> {
     }
 }
 
+/// Otherwise the program would be in its own way.
+fn check_admin(args: &Run, config: &Config) -> Result<(), Failure> {
+    let Some(admin) = &args.admin else { return Ok(()) };
+    let takes_any_port = matches!(admin, Address::Tcp(target) if target.port == 0);
+    let has_it = |service: &config::Service| service.listen.contains(admin) && !takes_any_port;
+    match config.services.iter().find(|(_, service)| has_it(service)) {
+        Some((name, _)) => Err(Failure::Usage(format!(
+            "--admin {admin} is where the service {name} listens: choose another address for one of \
+             them"
+        ))),
+        None => Ok(()),
+    }
+}
+
 async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
+    // On this thread, as everything that is spawned from it.
+    tokio::spawn(allocator::collect_regularly());
     let mut hangup = hear(SignalKind::hangup())?;
     let (fatal, mut deaths) = mpsc::unbounded_channel();
-    let program = Arc::new(Program::new(args.workers, args.splice.into(), fatal));
+    let program =
+        Arc::new(Program::new(args.workers, args.splice.into(), args.admin.clone(), fatal));
     let _admin_file = match &args.admin {
         Some(address) => admin::start(address, args.admin_write, Arc::clone(&program)),
         None => Ok(None),
@@ -64,14 +86,29 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
         None => no_changes,
     };
     let mut try_again = false;
-    let result = loop {
+    let mut result = Ok(());
+    loop {
         tokio::select! {
             biased;
             Some(death) = deaths.recv() => {
                 error!("{death}");
-                break Err(Failure::Error(death));
+                let _ = program.stop();
+                result = Err(Failure::Error(death));
             }
-            () = stop.said() => break Ok(()),
+            () = stop.said() => if !program.stop() {
+                program.abort();
+            },
+            ends = program.stopped() => {
+                let Ends { finished, cut, otherwise } = ends;
+                info!(
+                    sessions_finished = finished,
+                    sessions_cut = cut,
+                    sessions_ended_otherwise = otherwise,
+                    "stopped"
+                );
+                return result;
+            }
+            () = program.watch_sets() => {}
             _ = hangup.recv() => try_again = reload(&program, path.as_ref(), Reading::AsItIs),
             Some(()) = changes.recv() => {
                 try_again = reload(&program, path.as_ref(), Reading::Settled);
@@ -80,16 +117,7 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
                 try_again = reload(&program, path.as_ref(), Reading::AsItIs);
             }
         }
-    };
-
-    info!("shutting down; a second signal ends it at once");
-    tokio::select! {
-        biased;
-        () = program.finish() => {}
-        () = stop.said() => program.abort().await,
     }
-    info!("stopped");
-    result
 }
 
 /// How a file is read again.
@@ -102,7 +130,7 @@ enum Reading {
 
 /// Reads the file again and does as it says. A file that can't be used changes nothing. Returns
 /// whether that is worth another try though the file stays as it is.
-fn reload(program: &Program, path: Option<&PathBuf>, reading: Reading) -> bool {
+fn reload(program: &Arc<Program>, path: Option<&PathBuf>, reading: Reading) -> bool {
     let Some(path) = path else { return false };
     let before = watch::signature(path).ok();
     let loaded = config::load(path);
@@ -116,7 +144,13 @@ fn reload(program: &Program, path: Option<&PathBuf>, reading: Reading) -> bool {
     let applied =
         loaded.map_err(|error| error.to_string()).and_then(|config| program.apply(config));
     match applied {
-        Ok(()) => info!("configuration read again"),
+        Ok(Applied::Whole) => info!("configuration read again"),
+        Ok(Applied::ToTheRest { reached, passed_over }) => info!(
+            services_reached = reached,
+            services_passed_over = passed_over,
+            "configuration read again while shutting down: services that still have sessions took \
+             their backends and settings, nothing else was started or changed"
+        ),
         Err(error) => {
             for line in error.lines() {
                 error!("configuration not taken, nothing changed: {line}");

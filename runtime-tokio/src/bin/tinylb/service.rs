@@ -1,21 +1,30 @@
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use futures::{
-    FutureExt,
-    future::{BoxFuture, Shared},
+use tinylb_core::{BackendSet, Event, Handle, ListenerHandle, Server, StopHandle};
+use tinylb_tokio::{Address, AddressDialer, SocketRelay, TcpOptions, TokioRuntime};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::AbortHandle,
+    time::{Instant, timeout},
 };
 
-use tinylb_core::{Event, Handle, ListenerHandle, Server, StopHandle};
-use tinylb_tokio::{Address, AddressDialer, SocketRelay, TcpOptions, TokioRuntime};
-use tokio::sync::{Notify, mpsc};
+use crate::{
+    config,
+    life::{Departure, Ends, Life, Step, Why},
+    log::EventLog,
+    program::Opened,
+    socket::Share,
+    source::Source,
+};
 
-use crate::{config, log::EventLog, program::Opened, socket::Share, source::Source};
-
-/// A service that runs: one server, its listeners, and what the file said of it.
+/// A service that lives: one server, its listeners, and what the file said of it last.
 pub(crate) struct Service {
     pub(crate) name: String,
     pub(crate) events: Arc<EventLog>,
@@ -27,16 +36,32 @@ pub(crate) struct Service {
     fatal: mpsc::UnboundedSender<String>,
     /// Notified when the set was replaced, or the source is back.
     replaced: Arc<Notify>,
+    leaving: Arc<Leaving>,
+    /// How often a source panicked or ended, and began anew.
+    pub(crate) source_restarts: Arc<AtomicU64>,
+    /// The set has been replaced since somebody looked where it leads.
+    has_new_set: Arc<AtomicBool>,
+}
+
+/// Tells a service that leaves when less is left of it. While it serves, that would be told for
+/// nothing.
+#[derive(Default)]
+struct Leaving {
+    is_watched: AtomicBool,
+    changed: Notify,
 }
 
 struct State {
+    life: Life,
+    /// Where it listens, with the ports that were taken.
+    own: Vec<Address>,
+    /// Waits for the end of a service that leaves.
+    seeing_off: Option<AbortHandle>,
     config: config::Service,
     /// What is followed, unless the configuration gives the backends.
     source: Option<Source>,
     /// By the address as it is configured, and who accepts there.
     listeners: BTreeMap<(Address, Share), StopHandle>,
-    /// The shutdown, once it has begun.
-    finishing: Option<Shared<BoxFuture<'static, ()>>>,
 }
 
 impl Service {
@@ -49,19 +74,30 @@ impl Service {
         config: config::Service,
         relay: SocketRelay,
         fatal: mpsc::UnboundedSender<String>,
+        sets: &Arc<Notify>,
     ) -> Result<Self, String> {
         let events = Arc::new(EventLog::new(name));
         let dialer = AddressDialer::new(tcp_options(&config)).on_address_failure({
             let events = Arc::clone(&events);
             move |failure| events.address_failed(&failure)
         });
-        let replaced = Arc::new(Notify::new());
+        let (replaced, leaving) = (Arc::new(Notify::new()), Arc::new(Leaving::default()));
+        let has_new_set = Arc::new(AtomicBool::new(false));
         let observer = {
             let (events, replaced) = (Arc::clone(&events), Arc::clone(&replaced));
+            let (leaving, sets) = (Arc::clone(&leaving), Arc::clone(sets));
+            let has_new_set = Arc::clone(&has_new_set);
             move |_, event: &_| {
                 events.observe(event);
-                if let Event::SetReplaced(_) | Event::SourceBack { .. } = event {
-                    replaced.notify_one();
+                match event {
+                    Event::SetReplaced(_) => {
+                        replaced.notify_one();
+                        has_new_set.store(true, Ordering::Relaxed);
+                        sets.notify_one();
+                    }
+                    Event::SourceBack { .. } => replaced.notify_one(),
+                    Event::Ended { .. } => leaving.note(),
+                    _ => {}
                 }
             }
         };
@@ -70,9 +106,28 @@ impl Service {
             .map_err(|error| format!("service {name}: {error}"))?;
         let handle = Arc::new(server.handle());
         events.ask(&handle);
-        let state = State { config, source: None, listeners: BTreeMap::new(), finishing: None };
+        let state = State {
+            life: Life::Serving,
+            own: Vec::new(),
+            seeing_off: None,
+            config,
+            source: None,
+            listeners: BTreeMap::new(),
+        };
         let (name, state) = (name.into(), Mutex::new(state));
-        Ok(Self { name, events, server, handle, relay, state, fatal, replaced })
+        Ok(Self {
+            name,
+            events,
+            server,
+            handle,
+            relay,
+            state,
+            fatal,
+            replaced,
+            leaving,
+            source_restarts: Arc::default(),
+            has_new_set,
+        })
     }
 
     pub(crate) fn handle(&self) -> Handle<Address> {
@@ -89,30 +144,23 @@ impl Service {
 
     /// Does as the file says now. Backends that the file didn't change stay as they are, and a
     /// source that it didn't change is followed on.
+    ///
+    /// # Errors
+    /// Cause and remedy in one line.
     pub(crate) fn apply(
         &self,
         config: config::Service,
         opened: Opened,
-        is_new: bool,
+        step: Step,
     ) -> Result<(), String> {
         let mut state = self.lock();
-        let in_service = |error: String| format!("service {}: {error}", self.name);
-        self.server.dialer().set_options(tcp_options(&config));
-        self.server.dialer().set_own(opened.own);
-        let handle = self.server.handle();
-        handle.configure(config.settings.clone()).map_err(|e| in_service(e.to_string()))?;
-        if is_new || state.config.source != config.source {
-            state.source = None;
-            match &config.source {
-                config::Source::Given(backends) => {
-                    let replaced = handle.replace(backends.clone());
-                    drop(replaced.map_err(|e| in_service(e.to_string()))?);
-                }
-                config::Source::Followed(followed) => {
-                    let source = Source::follow(&self.name, followed, &handle, &self.replaced);
-                    state.source = Some(source?);
-                }
-            }
+        self.server.dialer().set_own(opened.own.clone());
+        state.own = opened.own;
+        self.take(&mut state, &config, step)?;
+        state.life = Life::Serving;
+        self.leaving.is_watched.store(false, Ordering::Relaxed);
+        if let Some(seeing_off) = state.seeing_off.take() {
+            seeing_off.abort();
         }
         // First who begins, then who stops: a socket never goes without.
         for (share, acceptor) in opened.acceptors {
@@ -132,17 +180,82 @@ impl Service {
         Ok(())
     }
 
+    /// Does as the file says now while the service leaves: its backends, its settings and its time
+    /// change, and it doesn't listen.
+    ///
+    /// # Errors
+    /// Cause and remedy in one line.
+    pub(crate) fn adjust(&self, config: config::Service) -> Result<(), String> {
+        let mut state = self.lock();
+        self.take(&mut state, &config, Step::Adjust)?;
+        state.config = config;
+        // It may have less time now, or more.
+        self.leaving.changed.notify_one();
+        Ok(())
+    }
+
+    /// Takes over what a service needs even if it leaves.
+    fn take(&self, state: &mut State, config: &config::Service, step: Step) -> Result<(), String> {
+        let in_service = |error: String| format!("service {}: {error}", self.name);
+        self.server.dialer().set_options(tcp_options(config));
+        self.server.dialer().set_dial_from(config.dial_from.clone());
+        self.handle.configure(config.settings.clone()).map_err(|e| in_service(e.to_string()))?;
+        let is_given = matches!(config.source, config::Source::Given(_));
+        let is_said_anew = match step {
+            Step::Start => true,
+            // The file had stopped giving them, and so what was put since then is outdated as well.
+            Step::Return => is_given,
+            Step::Change | Step::Adjust => false,
+        };
+        if !is_said_anew && state.config.source == config.source {
+            return Ok(());
+        }
+        state.source = None;
+        match &config.source {
+            config::Source::Given(backends) => {
+                let replaced = self.handle.replace(backends.clone());
+                drop(replaced.map_err(|e| in_service(e.to_string()))?);
+            }
+            config::Source::Followed(followed) => {
+                let restarts = &self.source_restarts;
+                let source =
+                    Source::follow(&self.name, followed, &self.handle, &self.replaced, restarts);
+                state.source = Some(source?);
+            }
+        }
+        Ok(())
+    }
+
     /// The addresses, as configured, that it listens at, each with all who accept there.
     pub(crate) fn shares(&self) -> Vec<(Address, Share)> {
         self.lock().listeners.keys().cloned().collect()
     }
 
+    /// Where it listens, with the ports that were taken; nowhere if it leaves.
+    pub(crate) fn own(&self) -> Vec<Address> {
+        self.lock().own.clone()
+    }
+
+    /// Refuses to dial what leads to these addresses, from which connections come back here.
+    pub(crate) fn set_back(&self, back: Vec<Address>) {
+        self.server.dialer().set_back(back);
+    }
+
+    /// The set, if it has been replaced since the last call.
+    pub(crate) fn new_set(&self) -> Option<BackendSet<Address>> {
+        // Before the set: one that comes after it counts the next time.
+        let is_new = self.has_new_set.swap(false, Ordering::Relaxed);
+        is_new.then(|| self.handle.snapshot().set).flatten()
+    }
+
     /// Why the service isn't ready, if it isn't.
+    /// One that was removed isn't missed.
     pub(crate) fn unready(&self) -> Option<&'static str> {
-        let snapshot = self.server.handle().snapshot();
-        if snapshot.is_shutting_down {
-            Some("shutting down")
-        } else if snapshot.listeners < self.lock().listeners.len() {
+        let snapshot = self.handle.snapshot();
+        let state = self.lock();
+        if let Life::Leaving(departure) | Life::Closing(departure) = &state.life {
+            (departure.why == Why::Stopping).then_some("shutting down")
+        } else if snapshot.listeners < state.listeners.len() {
             Some("not listening")
         } else if snapshot.set.is_none() {
             Some("no set of backends yet")
@@ -151,26 +264,89 @@ impl Service {
         }
     }
 
-    /// Stops accepting and waits for the sessions; called again, waits for the same.
-    pub(crate) async fn finish(&self) {
-        let finishing = {
-            let mut state = self.lock();
-            let grace = state.config.shutdown_timeout;
-            let begin = || self.server.handle().shutdown(grace).boxed().shared();
-            state.finishing.get_or_insert_with(begin).clone()
-        };
-        finishing.await;
+    pub(crate) fn life(&self) -> Life {
+        self.lock().life.clone()
     }
 
-    /// Aborts every session, and waits until that is done.
-    pub(crate) async fn abort(&self) {
-        self.server.handle().shutdown(Duration::ZERO).await;
+    /// Whether it accepts no more, since the configuration lacks it or the program stops.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.lock().life != Life::Serving
+    }
+
+    /// How long its sessions may take to finish when it leaves.
+    pub(crate) fn shutdown_timeout(&self) -> Duration {
+        self.lock().config.shutdown_timeout
+    }
+
+    /// Stops accepting; sessions go on. If it leaves already, it has a new reason and as much time as
+    /// before.
+    pub(crate) fn leave(&self, why: Why) {
+        let mut state = self.lock();
+        if let Life::Leaving(departure) | Life::Closing(departure) = &mut state.life {
+            departure.why = why;
+            return;
+        }
+        let departure = Departure::new(why, Instant::now(), self.handle.snapshot().ended);
+        state.life = Life::Leaving(departure);
+        self.leaving.is_watched.store(true, Ordering::Relaxed);
+        std::mem::take(&mut state.listeners).values().for_each(StopHandle::stop);
+        // Nobody comes here by now, so these addresses may be another's and a backend here.
+        self.server.dialer().set_own(Vec::new());
+        self.server.dialer().set_back(Vec::new());
+        state.own = Vec::new();
+    }
+
+    /// Has a service that leaves do so at once.
+    pub(crate) fn hurry(&self) {
+        if let Life::Leaving(departure) = &mut self.lock().life {
+            departure.hurry();
+        }
+        self.leaving.changed.notify_one();
+    }
+
+    /// By whom the end of a service that leaves is waited for. That is called off if it comes back.
+    pub(crate) fn seen_off_by(&self, task: AbortHandle) {
+        self.lock().seeing_off = Some(task);
+    }
+
+    /// Waits until a service that leaves is to be closed: nothing is left of it, or its time is
+    /// over.
+    pub(crate) async fn left(&self) {
+        while let Some(time) = self.time_left() {
+            let _ = timeout(time, self.leaving.changed.notified()).await;
+        }
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        let state = self.lock();
+        let Life::Leaving(departure) = &state.life else { return None };
+        // After the watch began: what ends later is told.
+        let snapshot = self.handle.snapshot();
+        let (sessions, listeners) = (snapshot.live, snapshot.listeners);
+        departure.time_left(Instant::now(), sessions, listeners, state.config.shutdown_timeout)
+    }
+
+    /// Cuts whatever is left, for good, and waits until that is done and logged. From the first poll
+    /// on, the service can't come back.
+    pub(crate) async fn close(&self) -> Ends {
+        let departure = {
+            let mut state = self.lock();
+            let Life::Leaving(departure) = state.life.clone() else { return Ends::default() };
+            state.life = Life::Closing(departure.clone());
+            state.source = None;
+            departure
+        };
+        self.handle.shutdown(Duration::ZERO).await;
+        departure.ends(&self.handle.snapshot().ended)
     }
 
     fn report_death(&self, address: Address, listener: ListenerHandle) {
         let (fatal, name) = (self.fatal.clone(), self.name.clone());
+        let leaving = Arc::clone(&self.leaving);
         tokio::spawn(async move {
-            if let Err(error) = listener.await {
+            let end = listener.await;
+            leaving.note();
+            if let Err(error) = end {
                 let cause = std::error::Error::source(&error).map(|e| format!(": {e}"));
                 let cause = cause.unwrap_or_default();
                 let _ = fatal.send(format!("service {name}, {address}: {error}{cause}"));
@@ -180,6 +356,16 @@ impl Service {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Leaving {
+    /// Less is left of the service.
+    fn note(&self) {
+        // The state that is looked at afterwards is behind a lock, which orders this as well.
+        if self.is_watched.load(Ordering::Relaxed) {
+            self.changed.notify_one();
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 use std::{io, net::SocketAddr};
 
+use rustix::io::Errno;
 use tinylb_core::{ListenerHandle, Server};
 use tinylb_tokio::{
     Address, AddressDialer, Host, SocketRelay, TcpListener, TcpOptions, TcpTarget, TokioRuntime,
@@ -120,8 +121,12 @@ impl Acceptor {
     }
 }
 
-fn remedy(error: &io::Error) -> String {
+/// The error with what helps against it.
+pub(crate) fn remedy(error: &io::Error) -> String {
     let remedy = match error.kind() {
+        _ if Errno::from_io_error(error) == Some(Errno::MFILE) => {
+            "raise the limit of descriptors (`ulimit -n`)"
+        }
         // A Unix socket's error of this kind says more by itself.
         io::ErrorKind::AddrInUse if error.raw_os_error().is_some() => {
             "end the program that listens there or choose another address"

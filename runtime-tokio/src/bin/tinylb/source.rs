@@ -1,27 +1,31 @@
 use std::{
-    fmt,
-    fs::{self, File},
-    io::{self, Write},
-    path::{Path, PathBuf},
-    sync::Arc,
+    fmt, io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use futures::{
     FutureExt, StreamExt,
+    future::ready,
     stream::{self, BoxStream},
 };
 use serde_json::{Map, Value, json};
 use tinylb_core::{BackendSet, Following, Handle, Update};
-use tinylb_tokio::{Address, DnsSource, FileSource};
+use tinylb_tokio::{
+    Address, DnsSource, FileSource, read_file, remove_file, replace_file, restarting, run_blocking,
+};
 use tokio::{
     sync::Notify,
-    task::{JoinHandle, spawn_blocking},
-    time::sleep,
+    task::JoinHandle,
+    time::{sleep, timeout},
 };
 use tracing::warn;
 
-use crate::config::{Followed, Place};
+use crate::config::{FILE_BYTES_MAX, Followed, Place};
 
 /// A source that a service follows; until this is dropped.
 pub(crate) struct Source {
@@ -30,7 +34,8 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Follows a source. `replaced` tells that a set has been taken.
+    /// Follows a source. `replaced` tells that a set has been taken; `restarts` counts how often the
+    /// source had to begin anew.
     ///
     /// # Errors
     /// A setting is out of its range.
@@ -39,24 +44,17 @@ impl Source {
         followed: &Followed,
         handle: &Handle<Address>,
         replaced: &Arc<Notify>,
+        restarts: &Arc<AtomicU64>,
     ) -> Result<Self, String> {
         let in_service = |error: &dyn fmt::Display| format!("service {service}: {error}");
-        let updates = updates(&followed.place).map_err(|error| in_service(&error))?;
+        let updates =
+            updates(&followed.place, Arc::clone(restarts)).map_err(|error| in_service(&error))?;
         let place = followed.place.clone();
-        let file = followed.last_known.clone().map(|path| LastKnown { path, place });
-        let is_first = handle.snapshot().set.is_none();
-        let known = file.as_ref().filter(|_| is_first).and_then(|file| file.load(service));
-        let lost = match known {
-            Some(set) => {
-                drop(handle.replace(set).map_err(|error| in_service(&error))?);
-                let path = file.as_ref().map_or(Path::new(""), |file| &file.path).display();
-                let lost = format!("no answer yet; these are the backends last known, from {path}");
-                Some(Update::Lost(lost.into()))
-            }
-            None => None,
-        };
+        let file = followed.last_known.clone().map(|path| Arc::new(LastKnown { path, place }));
+        let known = file.clone().map(|file| begin(file, service.to_string(), handle.clone()));
+        let known = stream::iter(known).then(|known| known).filter_map(ready);
         let following = handle
-            .follow_with(stream::iter(lost).chain(updates), followed.settings.clone())
+            .follow_with(known.chain(updates), followed.settings.clone())
             .map_err(|error| in_service(&error))?;
         // Of the source before, if there was one.
         let _ = replaced.notified().now_or_never();
@@ -74,19 +72,45 @@ impl Drop for Source {
     }
 }
 
-fn updates(place: &Place) -> Result<BoxStream<'static, Update<Address>>, String> {
+fn updates(
+    place: &Place,
+    restarts: Arc<AtomicU64>,
+) -> Result<BoxStream<'static, Update<Address>>, String> {
+    let mut begun = false;
+    let mut count = move || {
+        if std::mem::replace(&mut begun, true) {
+            restarts.fetch_add(1, Ordering::Relaxed);
+        }
+    };
     Ok(match place {
         Place::Dns(name, options) => {
-            DnsSource::new(name.clone()).with_options(options.clone()).updates().boxed()
+            let source = DnsSource::new(name.clone()).with_options(options.clone());
+            restarting(move || {
+                count();
+                source.clone().updates()
+            })
+            .boxed()
         }
         #[cfg(feature = "etcd")]
         Place::Etcd(etcd) => {
             let source = tinylb_tokio::EtcdSource::new(etcd.options()?);
-            source.map_err(|error| error.to_string())?.updates().boxed()
+            let source = source.map_err(|error| error.to_string())?;
+            restarting(move || {
+                count();
+                source.clone().updates()
+            })
+            .boxed()
         }
         #[cfg(not(feature = "etcd"))]
         Place::Etcd(_) => return Err(crate::config::WITHOUT_ETCD.into()),
-        Place::File(path) => FileSource::new(path).updates().boxed(),
+        Place::File(path) => {
+            let source = FileSource::new(path);
+            restarting(move || {
+                count();
+                source.clone().updates()
+            })
+            .boxed()
+        }
     })
 }
 
@@ -120,10 +144,51 @@ struct LastKnown {
 /// Pause before a file that could not be written is written again.
 const WRITE_PAUSE: Duration = Duration::from_secs(10);
 
+/// Time for a file to be read. The source is asked after it at the latest.
+const READ_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Has what was kept take effect, unless there is a set already. Returns that nothing was heard of
+/// the source itself, then.
+async fn begin(
+    file: Arc<LastKnown>,
+    service: String,
+    handle: Handle<Address>,
+) -> Option<Update<Address>> {
+    if handle.snapshot().set.is_some() {
+        return None;
+    }
+    let reader = Arc::clone(&file);
+    let read = timeout(READ_TIME_MAX, run_blocking(move || reader.read())).await;
+    let read = read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).and_then(|read| read);
+    let path = file.path.display();
+    let set = match read {
+        Ok(set) => set,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            warn!(service, "the last known backends in {path} are no use: {error}");
+            return None;
+        }
+    };
+    // It would serve nobody, and clients may wait for what the source says now.
+    if set.is_empty() {
+        return None;
+    }
+    if let Err(error) = handle.replace(set) {
+        warn!(service, "the last known backends in {path} are no use: {error}");
+        return None;
+    }
+    let lost = format!("no answer yet; these are the backends last known, from {path}");
+    Some(Update::Lost(lost.into()))
+}
+
 /// Keeps each set that is taken, but for those of a time when the source is lost. If the set was
 /// given up then, nothing is kept: a start would serve it for as long again.
-async fn keep(file: LastKnown, service: String, handle: Handle<Address>, replaced: Arc<Notify>) {
-    let file = Arc::new(file);
+async fn keep(
+    file: Arc<LastKnown>,
+    service: String,
+    handle: Handle<Address>,
+    replaced: Arc<Notify>,
+) {
     loop {
         replaced.notified().await;
         let snapshot = handle.snapshot();
@@ -133,8 +198,8 @@ async fn keep(file: LastKnown, service: String, handle: Handle<Address>, replace
             continue;
         }
         let (writer, path) = (Arc::clone(&file), file.path.display());
-        let keep = move || if is_lost { writer.remove() } else { writer.write(&set) };
-        if let Ok(Err(error)) = spawn_blocking(keep).await {
+        let keep = move || if is_lost { remove_file(&writer.path) } else { writer.write(&set) };
+        if let Err(error) = run_blocking(keep).await.and_then(|kept| kept) {
             match is_lost {
                 true => warn!(service, "can't remove the backends given up, in {path}: {error}"),
                 false => warn!(service, "can't write the last known backends to {path}: {error}"),
@@ -146,22 +211,9 @@ async fn keep(file: LastKnown, service: String, handle: Handle<Address>, replace
 }
 
 impl LastKnown {
-    /// What the file says. Its damage is a warning.
-    fn load(&self, service: &str) -> Option<BackendSet<Address>> {
-        match self.read() {
-            Ok(set) => Some(set),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => {
-                let path = self.path.display();
-                warn!(service, "the last known backends in {path} are no use: {error}");
-                None
-            }
-        }
-    }
-
     fn read(&self) -> io::Result<BackendSet<Address>> {
         let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
-        let text: Value = serde_json::from_slice(&fs::read(&self.path)?)?;
+        let text: Value = serde_json::from_slice(&read_file(&self.path, FILE_BYTES_MAX)?)?;
         if !text["source"].as_str().is_some_and(|source| self.place.was(source)) {
             return Err(bad("they are of another source"));
         }
@@ -174,36 +226,18 @@ impl LastKnown {
         BackendSet::new(backends).map_err(io::Error::other)
     }
 
-    /// Replaces the file in one step, so that a crash leaves the one before.
     fn write(&self, set: &BackendSet<Address>) -> io::Result<()> {
         let backends = set.iter().map(|(key, target)| (key.to_string(), target.to_string().into()));
         let backends: Map<String, Value> = backends.collect();
-        let mut next = self.path.clone().into_os_string();
-        next.push(".new");
-        let next = PathBuf::from(next);
-        let mut file = File::create(&next)?;
-        writeln!(file, "{}", json!({ "source": self.place.to_string(), "backends": backends }))?;
-        file.sync_all()?;
-        fs::rename(&next, &self.path)?;
-        self.sync_directory()
-    }
-
-    /// Removes the file, if there is one.
-    fn remove(&self) -> io::Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed.and_then(|()| self.sync_directory()),
-        }
-    }
-
-    fn sync_directory(&self) -> io::Result<()> {
-        let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty());
-        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+        let text = json!({ "source": self.place.to_string(), "backends": backends });
+        replace_file(&self.path, format!("{text}\n").as_bytes())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use tinylb_tokio::DnsOptions;
 
     use super::*;
@@ -229,7 +263,7 @@ mod tests {
             assert_eq!(kept.read().unwrap(), set(backends));
         }
         for _ in 0..2 {
-            kept.remove().unwrap();
+            remove_file(&kept.path).unwrap();
             assert_eq!(kept.read().unwrap_err().kind(), io::ErrorKind::NotFound);
         }
         kept.write(&set(&[])).unwrap();
@@ -238,7 +272,6 @@ mod tests {
         for damaged in ["", "{", "[]", r#"{"source":"dns a:1"}"#] {
             fs::write(directory.join("known"), damaged).unwrap();
             assert!(kept.read().is_err(), "{damaged}");
-            assert!(kept.load("s").is_none(), "{damaged}");
         }
         for target in ["5", r#""x""#] {
             let damaged = format!(r#"{{"source":"dns a:1","backends":{{"a":{target}}}}}"#);

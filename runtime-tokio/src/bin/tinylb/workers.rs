@@ -44,7 +44,10 @@ impl Workers {
         while workers.len() < count {
             let number = workers.len();
             let worker = self.start(number).map_err(|error| {
-                format!("can't start worker {number} of {count}: {error}: ask for fewer workers")
+                format!(
+                    "can't start worker {number} of {count}: {error}: ask for fewer workers, or \
+                     raise the limits of threads and descriptors"
+                )
             })?;
             workers.push(worker);
         }
@@ -57,9 +60,18 @@ impl Workers {
         let (running, stopped) = oneshot::channel();
         let fatal = self.fatal.clone();
         let name = format!("worker {number}");
-        thread::Builder::new().name(name.clone()).spawn(move || {
-            run(runtime, until(stopped), &name, &fatal);
-        })?;
+        let (hand_over, taken) = std::sync::mpsc::sync_channel(1);
+        let thread = thread::Builder::new().name(name.clone()).spawn(move || {
+            if let Ok(runtime) = taken.recv() {
+                run(runtime, until(stopped), &name, &fatal);
+            }
+        });
+        if let Err(error) = thread {
+            // Just dropped, it would panic: this may be called on another runtime.
+            runtime.shutdown_background();
+            return Err(error);
+        }
+        let _ = hand_over.send(runtime);
         Ok(Worker { runtime: handle, _running: running })
     }
 }

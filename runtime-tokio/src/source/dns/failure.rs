@@ -1,3 +1,5 @@
+use std::net::SocketAddr;
+
 use hickory_resolver::{
     net::{DnsError, NetError},
     proto::{
@@ -13,8 +15,8 @@ use thiserror::Error as ThisError;
 pub(super) enum Failure {
     #[error("no such name (NXDOMAIN)")]
     NoName,
-    #[error("neither A nor AAAA records (NODATA)")]
-    NoAddress,
+    #[error("{kinds} records (NODATA)")]
+    NoAddress { kinds: &'static str },
     #[error("no SRV records (NODATA)")]
     NoService,
     #[error("a target `.` (no service) beside others: RFC 2782 allows it alone only")]
@@ -47,12 +49,28 @@ impl Failure {
         Self::Of { name, failure: Box::new(self) }
     }
 
+    /// This in words, with the server that it is about, unless another would say the same.
+    pub(super) fn from(&self, server: SocketAddr) -> String {
+        if self.is_answer() { self.to_string() } else { format!("{self} from {server}") }
+    }
+
     /// Whether this is what DNS says, so that another server would say the same.
     pub(super) fn is_answer(&self) -> bool {
         match self {
-            Self::NoName | Self::NoAddress | Self::NoService | Self::NoServiceAndTargets => true,
+            Self::NoName | Self::NoAddress { .. } | Self::NoService | Self::NoServiceAndTargets => {
+                true
+            }
             Self::Of { failure, .. } => failure.is_answer(),
             _ => false,
+        }
+    }
+
+    /// Whether another server may do better, and that is known before the time is up.
+    pub(super) fn is_quick(&self) -> bool {
+        match self {
+            Self::Timeout { .. } => false,
+            Self::Of { failure, .. } => failure.is_quick(),
+            failure => !failure.is_answer(),
         }
     }
 

@@ -6,7 +6,7 @@ use std::{
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType, rdata::SRV};
 use tinylb_core::BackendSet;
 
-use super::failure::Failure;
+use super::{failure::Failure, families::Known};
 use crate::Address;
 
 /// What the records of a response say of a name.
@@ -25,6 +25,7 @@ pub(super) struct Records {
 }
 
 /// The addresses of a host, at least one.
+#[derive(Debug)]
 pub(super) struct Addresses {
     pub(super) ips: Vec<IpAddr>,
     /// As of [`Records`].
@@ -32,11 +33,17 @@ pub(super) struct Addresses {
 }
 
 /// The backends that DNS tells. Each is there once, however many records say it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Answer {
     pub(super) backends: BTreeSet<SocketAddr>,
     /// For how many seconds all that led to them may be kept.
     pub(super) ttl: u32,
+    /// Targets of a service that have no address, and why.
+    pub(super) bad: Vec<(Name, Failure)>,
+    /// How a part of it failed that other parts make up for: a family or a target.
+    pub(super) failure: Option<Failure>,
+    /// What will be known from now on.
+    pub(super) known: Known,
 }
 
 /// How many aliases are followed from a name; a chain without end has more.
@@ -76,24 +83,17 @@ impl Records {
     }
 }
 
-impl Addresses {
-    /// Those of both families.
-    ///
-    /// # Errors
-    /// Neither has any.
-    pub(super) fn new(families: [Records; 2]) -> Result<Self, Failure> {
-        // What there is none of tells no time.
-        let found = families.iter().filter(|records| !records.data.is_empty());
-        let ttl = found.map(|records| records.ttl).min().ok_or(Failure::NoAddress)?;
-        let data = families.iter().flat_map(|records| &records.data);
-        Ok(Self { ips: data.filter_map(RData::ip_addr).collect(), ttl })
-    }
-}
-
 impl Answer {
     /// No backends yet.
     pub(super) fn new(ttl: u32) -> Self {
-        Self { backends: BTreeSet::new(), ttl }
+        let (backends, known) = (BTreeSet::new(), Known::default());
+        Self { backends, ttl, bad: Vec::new(), failure: None, known }
+    }
+
+    /// Whether a part of it failed in a way that another server may not.
+    pub(super) fn may_be_bettered(&self) -> bool {
+        let bad = self.bad.iter().map(|(_, failure)| failure);
+        self.failure.iter().chain(bad).any(Failure::is_quick)
     }
 
     /// Adds each address with each port.
@@ -227,20 +227,6 @@ mod tests {
         ];
         let chain = Chain::follow(&name("a.example.org"), RecordType::A, &answers);
         assert!(chain.records.data.is_empty());
-    }
-
-    #[test]
-    fn a_family_without_addresses_takes_none_from_the_other() {
-        let v4 = || records(30, [address("10.0.0.1")]);
-        let v6 = || records(20, [address("::1")]);
-        let none = || records(1, []);
-        let both = Addresses::new([v4(), v6()]).unwrap();
-        assert_eq!(both.ips, ["10.0.0.1", "::1"].map(|ip| ip.parse::<IpAddr>().unwrap()));
-        assert_eq!(both.ttl, 20);
-        for (families, ip) in [([v4(), none()], "10.0.0.1"), ([none(), v6()], "::1")] {
-            assert_eq!(Addresses::new(families).unwrap().ips, [ip.parse::<IpAddr>().unwrap()]);
-        }
-        assert!(matches!(Addresses::new([none(), none()]), Err(Failure::NoAddress)));
     }
 
     #[test]

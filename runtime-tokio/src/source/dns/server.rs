@@ -1,12 +1,15 @@
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
-use futures::future::{try_join, try_join_all};
+use futures::{
+    FutureExt, StreamExt,
+    future::{Either, select},
+    stream,
+};
 use hickory_resolver::{
     NameServerPool, PoolContext, TlsConfig,
     config::{ConnectionConfig, NameServerConfig, ResolverOpts},
     net::{
         DnsError, NetError,
-        runtime::TokioRuntimeProvider,
         xfer::{DnsHandle, FirstAnswer},
     },
     proto::{
@@ -17,17 +20,23 @@ use hickory_resolver::{
 use tokio::time::{Instant, timeout};
 
 use super::{
+    DnsOptions,
     failure::Failure,
+    families::{Families, Host, Known},
     name::DnsName,
-    records::{ALIASES_MAX, Addresses, Answer, Chain, Records, targets},
+    provider::Provider,
+    records::{ALIASES_MAX, Answer, Chain, Records, targets},
 };
 
 /// One name server, asked for one round of lookups.
 ///
 /// A pool of one, below the resolver: for several servers that makes the SERVFAIL of the quickest
 /// the answer of all, and it takes the alias of a service for the service's target.
-pub(super) struct Server {
-    pool: NameServerPool<TokioRuntimeProvider>,
+pub(super) struct Server<'a> {
+    pool: NameServerPool<Provider>,
+    options: &'a DnsOptions,
+    /// What was known before.
+    known: &'a Known,
     began: Instant,
     /// How long all the lookups may take, from then on.
     within: Duration,
@@ -37,21 +46,31 @@ pub(super) struct Server {
 /// server's buffer.
 const TARGETS_MAX: usize = 16;
 
-impl Server {
-    pub(super) fn new(address: SocketAddr, within: Duration) -> Result<Self, Failure> {
+/// How long one family is waited for when the other has answered with addresses: much longer than
+/// a server may take for the one that it took for the other. If it takes longer all the same, its
+/// answer is in the server's cache when it is asked again.
+const FAMILY_WAIT: Duration = Duration::from_secs(1);
+
+impl<'a> Server<'a> {
+    pub(super) fn new(
+        address: SocketAddr,
+        within: Duration,
+        options: &'a DnsOptions,
+        known: &'a Known,
+    ) -> Result<Self, Failure> {
         let connections =
             [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
                 connection.port = address.port();
                 connection
             });
         let server = NameServerConfig::new(address.ip(), true, connections.into());
-        let mut options = ResolverOpts::default();
+        let mut pool = ResolverOpts::default();
         // Never first: what counts is the time of all lookups together.
-        options.timeout = within * 2;
+        pool.timeout = within * 2;
         let tls = TlsConfig::new().map_err(Failure::NoResolver)?;
-        let context = Arc::new(PoolContext::new(options, tls));
-        let pool = NameServerPool::from_config([server], context, TokioRuntimeProvider::new());
-        Ok(Self { pool, began: Instant::now(), within })
+        let context = Arc::new(PoolContext::new(pool, tls));
+        let pool = NameServerPool::from_config([server], context, Provider::default());
+        Ok(Self { pool, options, known, began: Instant::now(), within })
     }
 
     /// Looks a name up, with all that it leads to.
@@ -62,35 +81,86 @@ impl Server {
             DnsName::Service { .. } => return self.service(&complete).await,
             DnsName::Host { port, .. } => BTreeSet::from([*port]),
         };
-        let host = self.addresses(&complete).await?;
-        let mut answer = Answer::new(host.ttl);
-        answer.add(&host, &ports);
+        let families = self.families(&complete).await;
+        let mut answer = Answer::new(u32::MAX);
+        let host = self.host(&complete, families, &mut answer.known)?;
+        answer.add(&host.addresses, &ports);
+        answer.failure = host.failure;
         Ok(answer)
     }
 
-    /// The addresses of a service's targets, with their ports.
+    /// The addresses of a service's targets, with their ports. A target without any is left to
+    /// whoever takes the answer, unless there is no other.
     async fn service(&self, name: &Name) -> Result<Answer, Failure> {
         let service = self.records(name, RecordType::SRV).await?;
-        let targets: Vec<_> = targets(&service)?.into_iter().collect();
+        let targets = targets(&service)?;
         let mut answer = Answer::new(service.ttl);
-        for targets in targets.chunks(TARGETS_MAX) {
-            let hosts = targets.iter().map(|(target, _)| self.addresses_of_target(target));
-            for (host, (_, ports)) in try_join_all(hosts).await?.iter().zip(targets) {
-                answer.add(host, ports);
-            }
+        let asked: Vec<_> = targets
+            .iter()
+            .map(|(target, ports)| {
+                async move { (target, ports, self.families(target).await) }.boxed()
+            })
+            .collect();
+        let mut answers = stream::iter(asked).buffer_unordered(TARGETS_MAX);
+        let mut failures = Vec::new();
+        while let Some((target, ports, families)) = answers.next().await {
+            let host = match self.host(target, families, &mut answer.known) {
+                Ok(host) => host,
+                Err(failure) => {
+                    let (kinds, max_stale) = (self.options.family.kinds(), self.options.max_stale);
+                    let kept = self.known.all(target, kinds, max_stale);
+                    match kept.filter(|_| !failure.is_answer()) {
+                        Some(addresses) => Host { addresses, failure: Some(failure) },
+                        None => {
+                            answer.bad.push((target.clone(), failure));
+                            continue;
+                        }
+                    }
+                }
+            };
+            answer.add(&host.addresses, ports);
+            failures.extend(host.failure.map(|failure| (target, failure)));
         }
+        drop(answers);
+        answer.bad.sort_by(|(one, _), (other, _)| one.cmp(other));
+        if answer.backends.is_empty() && !answer.bad.is_empty() {
+            let worst = answer.bad.iter().position(|(_, failure)| !failure.is_answer());
+            let (target, failure) = answer.bad.swap_remove(worst.unwrap_or(0));
+            return Err(failure.of(&target));
+        }
+        let first = failures.into_iter().min_by_key(|(target, _)| *target);
+        answer.failure = first.map(|(target, failure)| failure.of(target));
         Ok(answer)
     }
 
-    async fn addresses_of_target(&self, name: &Name) -> Result<Addresses, Failure> {
-        self.addresses(name).await.map_err(|failure| failure.of(name))
+    /// What a host's families say: how one fails is no matter of the other. Once one has answered
+    /// with addresses, the other is waited for as long as is usual.
+    async fn families(&self, name: &Name) -> Families {
+        let ask = async |kind| (kind, self.records(name, kind).await);
+        let (one, other) = match *self.options.family.kinds() {
+            [kind] => return vec![ask(kind).await],
+            [one, other] => (one, other),
+            _ => return Vec::new(),
+        };
+        let (first, rest, late) = match select(Box::pin(ask(one)), Box::pin(ask(other))).await {
+            Either::Left((first, rest)) => (first, rest, other),
+            Either::Right((first, rest)) => (first, rest, one),
+        };
+        let has_addresses = first.1.as_ref().is_ok_and(|records| !records.data.is_empty());
+        let wait = if has_addresses { FAMILY_WAIT } else { Duration::MAX };
+        let silence = Failure::Timeout { kind: late };
+        let second = timeout(wait, rest).await.unwrap_or((late, Err(silence)));
+        let mut families = vec![first, second];
+        families.sort_by_key(|(kind, _)| *kind != one);
+        families
     }
 
-    async fn addresses(&self, name: &Name) -> Result<Addresses, Failure> {
-        let families =
-            try_join(self.records(name, RecordType::A), self.records(name, RecordType::AAAA));
-        let (v4, v6) = families.await?;
-        Addresses::new([v4, v6])
+    /// What a host's families come to.
+    fn host(&self, name: &Name, families: Families, known: &mut Known) -> Result<Host, Failure> {
+        for (kind, answer) in &families {
+            known.learn(self.known, name, *kind, answer);
+        }
+        self.known.host(name, families, self.options.max_stale)
     }
 
     /// The records of a name and type, its aliases followed. A server that resolves for others tells

@@ -1,12 +1,17 @@
 use std::{
-    fs,
     net::{IpAddr, SocketAddr},
+    path::Path,
     time::Duration,
 };
 
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::time::timeout;
+
+use crate::{read_file, run_blocking};
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// The largest such file that is read, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 const DNS_PORT: u16 = 53;
 
@@ -16,10 +21,11 @@ const DNS_PORT: u16 = 53;
 /// Why they can't be told.
 pub(super) async fn servers(within: Duration) -> Result<Vec<SocketAddr>, String> {
     // A file can hang as well as a server, and this thread carries connections.
-    let file = match timeout(within, spawn_blocking(|| fs::read(RESOLV_CONF))).await {
+    let read = run_blocking(|| read_file(Path::new(RESOLV_CONF), FILE_BYTES_MAX));
+    let file = match timeout(within, read).await {
         Ok(Ok(Ok(file))) => file,
-        Ok(Ok(Err(error))) => return Err(format!("{RESOLV_CONF}: {error}")),
-        Ok(Err(_)) | Err(_) => return Err(format!("{RESOLV_CONF} can't be read in time")),
+        Ok(Ok(Err(error)) | Err(error)) => return Err(format!("{RESOLV_CONF}: {error}")),
+        Err(_) => return Err(format!("{RESOLV_CONF} can't be read in time")),
     };
     match servers_in(&String::from_utf8_lossy(&file)) {
         servers if servers.is_empty() => Err(format!("{RESOLV_CONF} names no server")),

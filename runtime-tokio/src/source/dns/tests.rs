@@ -15,10 +15,10 @@ use hickory_resolver::proto::{
         rdata,
     },
 };
-use tinylb_core::{Listener, Update};
+use tinylb_core::{BackendSet, BadEntry, Listener, Update};
 use tokio::{net::UdpSocket, time::Instant};
 
-use super::{DnsOptions, DnsSource, Rounds, refresh};
+use super::{DnsFamily, DnsOptions, DnsSource, Rounds, refresh};
 use crate::{Address, TcpListener, TcpOptions};
 
 /// A name server with one zone, which tests change as they like.
@@ -175,19 +175,28 @@ fn rounds(name: &str, servers: &[&NameServer]) -> Rounds {
     Rounds::new(source(name, servers))
 }
 
-/// An update as text: the keys, or "lost" and why, with SERVER for a server's address.
+/// An update as text: the keys and what is left out, or "lost" and why, with SERVER for a server's
+/// address.
 fn text(update: &Update<Address>) -> String {
+    let keys = |set: &BackendSet<Address>| {
+        set.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>().join(" ")
+    };
     match update {
-        Update::Set(set) => set.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>().join(" "),
-        Update::Partial(..) => unreachable!("records are good or a loss"),
-        Update::Lost(reason) => {
-            let words = reason.split(' ').map(|word| match word.strip_prefix("127.0.0.1:") {
-                Some(port) => ["SERVER", port.trim_start_matches(char::is_numeric)].concat(),
-                None => word.to_string(),
-            });
-            format!("lost: {}", words.collect::<Vec<_>>().join(" "))
+        Update::Set(set) => keys(set),
+        Update::Partial(set, entries) => {
+            let without = |entry: &BadEntry| format!(" without {}", masked(&entry.to_string()));
+            keys(set) + &entries.iter().map(without).collect::<String>()
         }
+        Update::Lost(reason) => format!("lost: {}", masked(reason)),
     }
+}
+
+fn masked(reason: &str) -> String {
+    let words = reason.split(' ').map(|word| match word.strip_prefix("127.0.0.1:") {
+        Some(port) => ["SERVER", port.trim_start_matches(char::is_numeric)].concat(),
+        None => word.to_string(),
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 async fn next(rounds: &mut Rounds) -> String {
@@ -201,7 +210,7 @@ async fn every_address_of_a_name_is_a_backend() {
     let mut rounds = rounds("db.test:5432", &[&server]);
     let expected = "10.0.0.1:5432 10.0.0.2:5432 [2001:db8::1]:5432 [::1]:5432";
     assert_eq!(next(&mut rounds).await, expected);
-    assert_eq!(rounds.answer().await.unwrap().ttl, 30);
+    assert_eq!(rounds.answer().await.unwrap().0.ttl, 30);
     // One family alone: the other's NODATA is an answer.
     server.set_addresses("db.test", &["10.0.0.1"]);
     assert_eq!(next(&mut rounds).await, "10.0.0.1:5432");
@@ -248,17 +257,110 @@ async fn whoever_reads_the_log_can_tell_why_a_name_was_lost() {
 
 #[tokio::test]
 async fn one_family_that_fails_takes_no_backends_of_the_other() {
-    let server = NameServer::start().await;
-    let mut rounds = rounds("db.test:1", &[&server]);
-    for kind in [A, AAAA] {
+    for is_v4 in [true, false] {
+        let server = NameServer::start().await;
+        let mut rounds = rounds("db.test:1", &[&server]);
+        let (kind, ip, other) =
+            if is_v4 { (AAAA, "10.0.0.1", "10.0.0.2") } else { (A, "::1", "::2") };
+        let (before, moved, kept) = match is_v4 {
+            true => ("10.0.0.1:1", "10.0.0.2:1", "10.0.0.2:1 [::1]:1"),
+            false => ("[::1]:1", "[::2]:1", "10.0.0.1:1 [::2]:1"),
+        };
+        let fail = |code| server.set("db.test", kind, Reply::Code(code));
+        let codes = [
+            ResponseCode::NotImp,
+            ResponseCode::Refused,
+            ResponseCode::ServFail,
+            ResponseCode::NXDomain,
+            ResponseCode::FormErr,
+        ];
+        // From the start, when nothing is known of it.
+        server.set_addresses("db.test", &[ip]);
+        for code in codes {
+            fail(code);
+            assert_eq!(next(&mut rounds).await, before, "{code}");
+        }
+        // It is asked again sooner than the records say.
+        rounds.options.refresh_max = Duration::from_secs(3600);
+        assert_eq!(next(&mut rounds).await, before);
+        assert!(rounds.pause < Duration::from_secs(30), "{:?}", rounds.pause);
         server.set_addresses("db.test", &["10.0.0.1", "::1"]);
         assert_eq!(next(&mut rounds).await, "10.0.0.1:1 [::1]:1");
-        server.set("db.test", kind, Reply::Code(ResponseCode::ServFail));
-        let expected = format!("lost: db.test: error SERVFAIL for {kind} from SERVER");
-        assert_eq!(next(&mut rounds).await, expected);
-        server.set("db.test", kind, Reply::Code(ResponseCode::NXDomain));
-        assert_eq!(next(&mut rounds).await, "lost: db.test: no such name (NXDOMAIN)");
+        for code in codes {
+            server.set_addresses("db.test", &[other]);
+            fail(code);
+            assert_eq!(next(&mut rounds).await, kept, "{code}");
+        }
+        rounds.options.max_stale = Some(Duration::ZERO);
+        assert_eq!(next(&mut rounds).await, moved);
+        rounds.options.max_stale = None;
+        server.set_addresses("db.test", &[other]);
+        assert_eq!(next(&mut rounds).await, moved);
+        fail(ResponseCode::ServFail);
+        assert_eq!(next(&mut rounds).await, moved, "it has said that it has none");
     }
+}
+
+#[tokio::test]
+async fn a_family_that_is_silent_delays_the_other_by_no_more_than_a_second() {
+    let server = NameServer::start().await;
+    server.set_addresses("db.test", &["10.0.0.1"]);
+    server.set("db.test", AAAA, Reply::Silence);
+    let mut rounds = rounds("db.test:1", &[&server, &server]);
+    // A share of it is longer than this may take.
+    rounds.options.timeout = Duration::from_secs(60);
+    let update = tokio::time::timeout(Duration::from_secs(25), next(&mut rounds)).await;
+    assert_eq!(update.expect("what A has"), "10.0.0.1:1");
+}
+
+#[tokio::test]
+async fn one_family_can_be_had_alone() {
+    let server = NameServer::start().await;
+    server.set_addresses("db.test", &["10.0.0.1", "::1"]);
+    let mut rounds = rounds("db.test:1", &[&server]);
+    for (family, keys) in [
+        (DnsFamily::Ipv4, "10.0.0.1:1"),
+        (DnsFamily::Ipv6, "[::1]:1"),
+        (DnsFamily::Both, "10.0.0.1:1 [::1]:1"),
+    ] {
+        rounds.options.family = family;
+        assert_eq!(next(&mut rounds).await, keys);
+    }
+    rounds.options.family = DnsFamily::Ipv6;
+    server.set("db.test", AAAA, Reply::Records(Vec::new()));
+    assert_eq!(next(&mut rounds).await, "lost: db.test: no AAAA records (NODATA)");
+    server.set("db.test", AAAA, Reply::Code(ResponseCode::ServFail));
+    let expected = "lost: db.test: error SERVFAIL for AAAA from SERVER";
+    assert_eq!(next(&mut rounds).await, expected);
+}
+
+#[tokio::test]
+async fn what_one_server_cannot_answer_another_is_asked_for() {
+    let (half, whole) = (NameServer::start().await, NameServer::start().await);
+    half.set_addresses("db.test", &["10.0.0.1"]);
+    half.set("db.test", AAAA, Reply::Code(ResponseCode::ServFail));
+    whole.set_addresses("db.test", &["10.0.0.1", "::1"]);
+    let mut rounds = rounds("db.test:1", &[&half, &whole]);
+    assert_eq!(next(&mut rounds).await, "10.0.0.1:1 [::1]:1");
+    for kind in [A, AAAA] {
+        whole.set("db.test", kind, Reply::Code(ResponseCode::Refused));
+    }
+    half.set_addresses("db.test", &["10.0.0.2"]);
+    half.set("db.test", AAAA, Reply::Code(ResponseCode::ServFail));
+    assert_eq!(next(&mut rounds).await, "10.0.0.2:1 [::1]:1", "half is better than nothing");
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_costs_no_time() {
+    let server = NameServer::start().await;
+    server.set_addresses("db.test", &["10.0.0.1"]);
+    // Another address of this machine: nobody listens there.
+    let nobody = SocketAddr::new([127, 0, 0, 99].into(), server.address.port());
+    let down = NameServer { address: nobody, zone: Arc::default() };
+    let mut rounds = rounds("db.test:1", &[&down, &server]);
+    rounds.options.timeout = Duration::from_secs(60);
+    let update = tokio::time::timeout(Duration::from_secs(25), next(&mut rounds)).await;
+    assert_eq!(update.expect("what the other server says"), "10.0.0.1:1");
 }
 
 #[tokio::test]
@@ -357,7 +459,7 @@ async fn a_name_behind_aliases_has_its_backends() {
     server.set_addresses("db.test", &["10.0.0.1"]);
     let mut rounds = rounds("www.test:1", &[&server]);
     assert_eq!(next(&mut rounds).await, "10.0.0.1:1");
-    assert_eq!(rounds.answer().await.unwrap().ttl, 10);
+    assert_eq!(rounds.answer().await.unwrap().0.ttl, 10);
     server.set_alias("b.test", "gone.test");
     assert_eq!(next(&mut rounds).await, "lost: www.test: gone.test: no such name (NXDOMAIN)");
     server.set_alias("b.test", "www.test");
@@ -374,7 +476,7 @@ async fn the_best_targets_of_a_service_are_its_backends_each_once() {
     let mut rounds = rounds("_pg._tcp.test", &[&server]);
     // The standby isn't even looked up: there is none.
     assert_eq!(next(&mut rounds).await, "10.0.0.1:5432 10.0.0.2:5433 [::1]:5433");
-    assert_eq!(rounds.answer().await.unwrap().ttl, 20);
+    assert_eq!(rounds.answer().await.unwrap().0.ttl, 20);
     server.set_targets("_pg._tcp.test", &[(10, 1, "a.test"), (10, 1, "b.test"), (10, 2, "a.test")]);
     server.set_addresses("b.test", &["10.0.0.1"]);
     assert_eq!(next(&mut rounds).await, "10.0.0.1:1 10.0.0.1:2");
@@ -421,16 +523,23 @@ async fn a_target_that_cannot_be_resolved_is_named_and_takes_no_others_with_it()
     server.set_targets("_pg._tcp.test", &[(0, 1, "a.test"), (0, 1, "b.test")]);
     server.set_addresses("a.test", &["10.0.0.1"]);
     let mut rounds = rounds("_pg._tcp.test", &[&server]);
-    let expected = "lost: _pg._tcp.test: b.test: no such name (NXDOMAIN)";
-    assert_eq!(next(&mut rounds).await, expected);
+    let without = |reason: &str| format!("10.0.0.1:1 without b.test: {reason}");
+    let nxdomain = "no such name (NXDOMAIN)";
+    assert_eq!(next(&mut rounds).await, without(nxdomain));
     server.set_addresses("b.test", &[]);
-    let expected = "lost: _pg._tcp.test: b.test: neither A nor AAAA records (NODATA)";
-    assert_eq!(next(&mut rounds).await, expected);
+    assert_eq!(next(&mut rounds).await, without("neither A nor AAAA records (NODATA)"));
     server.set("b.test", AAAA, Reply::Code(ResponseCode::ServFail));
-    let expected = "lost: _pg._tcp.test: b.test: error SERVFAIL for AAAA from SERVER";
-    assert_eq!(next(&mut rounds).await, expected);
+    assert_eq!(next(&mut rounds).await, without("error SERVFAIL for AAAA from SERVER"));
     server.set_addresses("b.test", &["10.0.0.2"]);
     assert_eq!(next(&mut rounds).await, "10.0.0.1:1 10.0.0.2:1");
+    // One that can't be asked is where it was, and one that is gone is gone.
+    server.set("b.test", A, Reply::Code(ResponseCode::ServFail));
+    assert_eq!(next(&mut rounds).await, "10.0.0.1:1 10.0.0.2:1");
+    server.set("b.test", A, Reply::Code(ResponseCode::NXDomain));
+    assert_eq!(next(&mut rounds).await, without(nxdomain));
+    // A service isn't empty because none of its targets has an address.
+    server.set("a.test", A, Reply::Code(ResponseCode::NXDomain));
+    assert_eq!(next(&mut rounds).await, format!("lost: _pg._tcp.test: a.test: {nxdomain}"));
 }
 
 #[tokio::test]

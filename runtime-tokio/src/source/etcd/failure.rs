@@ -22,6 +22,8 @@ pub(super) enum Failure {
     Behind,
     /// An answer lacks what every answer has.
     NoHeader,
+    /// A watch has brought an event of a type that etcd had not when this was written.
+    UnknownEvent(i32),
     /// A lease has run out, or was revoked.
     NoLease,
 }
@@ -62,6 +64,9 @@ impl fmt::Display for Failure {
             Self::Older(older) => older.to_string(),
             Self::Behind => "its lists stay behind what it has told".into(),
             Self::NoLease => "the lease is over".into(),
+            Self::UnknownEvent(number) => {
+                format!("an event of type {number}, which is unknown: use a newer tinylb")
+            }
             Self::NoHeader => "an answer without a header: is this etcd?".into(),
         };
         f.write_str(&text.replace(char::is_control, " "))

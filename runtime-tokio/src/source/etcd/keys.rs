@@ -10,11 +10,14 @@ use crate::Address;
 /// with the time, and asked what there is to tell.
 ///
 /// Whatever order members and connections bring, it goes forward only: what is older than what is
-/// known changes nothing.
+/// known changes nothing. And nothing there is no news: that there are no backends is told only of a
+/// prefix whose keys have been deleted.
 pub(super) struct Keys {
     prefix: String,
     /// By the part of the key after the prefix.
     entries: BTreeMap<Box<[u8]>, Entry>,
+    /// If there are none, that is since keys that were there have been deleted.
+    is_deleted: bool,
     /// `None`: nothing was ever listed.
     known: Option<Position>,
     /// The revision up to which all is known, not only what a watch has told of.
@@ -120,6 +123,7 @@ impl Keys {
         Self {
             prefix: prefix.into(),
             entries: BTreeMap::new(),
+            is_deleted: false,
             known: None,
             compared: 0,
             older: None,
@@ -152,12 +156,18 @@ impl Keys {
         let entry = |put: &Put| Entry { revision: put.revision, backend: self.backend(put) };
         let entries: BTreeMap<_, _> =
             listing.puts.iter().map(|put| (self.name(&put.key).into(), entry(put))).collect();
-        let is_equal = self.known.is_some() && {
+        // Where keys were, and are no more, they have been deleted since: if this is the same history
+        // and not another cluster's, or that of a backup.
+        let goes_on = self.known.is_some_and(|known| known.cluster == at.cluster);
+        let goes_on = goes_on && !self.is_newer_than(at);
+        let is_deleted = goes_on && (self.is_deleted || !self.entries.is_empty());
+        let is_deleted = is_deleted && entries.is_empty();
+        let is_equal = self.known.is_some() && self.is_deleted == is_deleted && {
             let old = self.entries.iter().map(|(key, entry)| (key, &entry.backend));
             old.eq(entries.iter().map(|(key, entry)| (key, &entry.backend)))
         };
         self.is_told &= is_equal;
-        self.entries = entries;
+        (self.entries, self.is_deleted) = (entries, is_deleted);
         self.known = Some(at);
         self.compared = at.revision;
         self.older = None;
@@ -181,8 +191,10 @@ impl Keys {
             match change {
                 Change::Put(put) => self.put(put),
                 Change::Delete { key, .. } => {
-                    let was = self.entries.remove(self.name(&key));
-                    self.is_told &= was.is_none();
+                    if self.entries.remove(self.name(&key)).is_some() {
+                        self.is_told = false;
+                        self.is_deleted = self.entries.is_empty();
+                    }
                 }
             }
         }
@@ -245,6 +257,7 @@ impl Keys {
         };
         self.is_told &= is_same;
         self.entries.insert(self.name(&put.key).into(), entry);
+        self.is_deleted = false;
     }
 
     /// The part of a key after the prefix.
@@ -264,6 +277,16 @@ impl Keys {
     }
 
     fn update(&self) -> Update<Address> {
+        if self.entries.is_empty() && !self.is_deleted {
+            return Update::Lost(
+                format!(
+                    "no key begins with {}, and none was deleted: register a backend there (if there \
+                     shall be none, put a key and delete it)",
+                    self.prefix
+                )
+                .into(),
+            );
+        }
         let mut backends = Vec::with_capacity(self.entries.len());
         let mut bad = Vec::new();
         for (name, entry) in &self.entries {

@@ -1,18 +1,19 @@
-use std::{fs, future::Future, io, path::Path, time::Duration};
+use std::{future::Future, io, path::Path, time::Duration};
 
 use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, Error as ClientError, Event,
-    EventType, GetOptions, GetResponse, Identity, KeyValue, KvClient, LeaseClient,
-    LeaseGrantOptions, PutOptions, ResponseHeader, TlsOptions, Txn, TxnOp, TxnOpResponse,
-    WatchClient, WatchOptions, WatchResponse, WatchStream,
+    GetOptions, GetResponse, Identity, KeyValue, KvClient, LeaseClient, LeaseGrantOptions,
+    PutOptions, ResponseHeader, TlsOptions, Txn, TxnOp, TxnOpResponse, WatchClient, WatchOptions,
+    WatchResponse, WatchStream,
 };
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::time::timeout;
 
 use super::{
     failure::Failure,
     keys::{Change, Listing, Position, Put},
     options::{EtcdOptions, EtcdTls},
 };
+use crate::{read_file, run_blocking};
 
 /// A connection to one member. All that etcd is asked goes through here.
 ///
@@ -259,19 +260,27 @@ fn changes(response: Option<WatchResponse>) -> Result<Vec<Change>, Failure> {
         };
         return Err(Failure::Canceled(reason.into()));
     }
-    let change = |event: &Event| {
-        let kv = event.kv()?;
-        let (key, revision) = (kv.key().to_vec(), kv.mod_revision());
-        Some(match event.event_type() {
-            EventType::Put => {
-                let (value, lease) = (kv.value().to_vec(), kv.lease());
-                Change::Put(Put { key, value, revision, lease })
-            }
-            EventType::Delete => Change::Delete { key, revision },
-        })
-    };
-    Ok(response.events().iter().filter_map(change).collect())
+    response.events().iter().filter_map(change).collect()
 }
+
+/// What an event tells, if it is of a key.
+fn change(event: &Event) -> Option<Result<Change, Failure>> {
+    let kv = event.kv()?;
+    let (key, revision) = (kv.key().to_vec(), kv.mod_revision());
+    Some(match event.0.r#type {
+        PUT => {
+            let (value, lease) = (kv.value().to_vec(), kv.lease());
+            Ok(Change::Put(Put { key, value, revision, lease }))
+        }
+        DELETE => Ok(Change::Delete { key, revision }),
+        // All is listed again then.
+        other => Err(Failure::UnknownEvent(other)),
+    })
+}
+
+/// Types of events, as etcd numbers them.
+const PUT: i32 = 0;
+const DELETE: i32 = 1;
 
 async fn encryption(tls: &EtcdTls, time: Duration) -> Result<TlsOptions, Failure> {
     let ca = read(&tls.ca, time).await?;
@@ -286,12 +295,34 @@ async fn encryption(tls: &EtcdTls, time: Duration) -> Result<TlsOptions, Failure
     Ok(options)
 }
 
+/// The largest file of certificates that is read, in bytes.
+const PEM_BYTES_MAX: u64 = 16 << 20;
+
 /// Reads a file, which may hang, by a thread of its own.
 async fn read(path: &Path, time: Duration) -> Result<Vec<u8>, Failure> {
     let own = path.to_path_buf();
-    let read = match timeout(time, spawn_blocking(move || fs::read(own))).await {
-        Ok(read) => read.unwrap_or_else(|error| Err(error.into())),
+    let read = match timeout(time, run_blocking(move || read_file(&own, PEM_BYTES_MAX))).await {
+        Ok(read) => read.and_then(|read| read),
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
     read.map_err(|error| Failure::File(path.into(), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_client::proto::{PbEvent, PbKeyValue};
+
+    use super::*;
+
+    #[test]
+    fn an_event_of_a_type_that_nobody_knows_ends_the_watch_and_nothing_else() {
+        let change = |r#type| {
+            let kv = PbKeyValue { key: "/lb/a".into(), mod_revision: 7, ..PbKeyValue::default() };
+            change(&Event(PbEvent { r#type, kv: Some(kv), prev_kv: None })).unwrap()
+        };
+        assert!(matches!(change(0), Ok(Change::Put(put)) if put.revision == 7));
+        assert!(matches!(change(1), Ok(Change::Delete { revision: 7, .. })));
+        let failure = change(2).err().unwrap().to_string();
+        assert!(failure.contains("an event of type 2"), "{failure}");
+    }
 }

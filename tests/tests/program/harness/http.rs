@@ -33,10 +33,22 @@ impl Answer {
 }
 
 pub(crate) fn http(address: &str, method: &str, path: &str, body: &[u8]) -> Answer {
+    let host = if address.starts_with("unix:") { "x" } else { address };
+    http_with(address, method, path, &format!("Host: {host}\r\n"), body)
+}
+
+/// The same with these headers, each of which ends its line.
+pub(crate) fn http_with(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> Answer {
     let mut socket = Socket::connect(address).unwrap();
     let length = body.len();
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\n{headers}Connection: close\r\nContent-Length: {length}\r\n\r\n"
     );
     socket.write_all(head.as_bytes()).unwrap();
     // A server may answer, and close, before it has read all.

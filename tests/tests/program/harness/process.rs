@@ -1,5 +1,5 @@
 use std::{
-    env, fmt,
+    env, fmt, fs,
     io::{BufRead, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::Value;
 
 use super::{DEADLINE, eventually};
@@ -197,6 +197,20 @@ impl Tinylb {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// Limits the address space to what is in use, and returns the limit before. No thread can begin
+    /// from now on, since each needs room for its stack; that spares root as little as anybody.
+    pub(crate) fn deny_threads(&self) -> Rlimit {
+        let statm = fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap();
+        let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
+        let current = Some(pages * rustix::param::page_size() as u64);
+        self.limit_memory(Rlimit { current, maximum: None })
+    }
+
+    /// Sets the limit of the address space, and returns the one before.
+    pub(crate) fn limit_memory(&self, limit: Rlimit) -> Rlimit {
+        prlimit(Some(Pid::from_child(&self.child)), Resource::As, limit).unwrap()
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -216,7 +230,17 @@ impl Tinylb {
         self.stop_after_signal();
     }
 
-    /// The same; hands over all that it logged.
+    /// The same, while clients have sessions, which finish.
+    pub(crate) fn stop_and_finish(self, clients: impl IntoIterator<Item = super::Client>) {
+        self.signal(Signal::TERM);
+        self.line("shutting down");
+        for client in clients {
+            assert_eq!(client.finish(), super::End::Clean);
+        }
+        self.stop_after_signal();
+    }
+
+    /// The same as [`Self::stop`]; hands over all that it logged.
     pub(crate) fn stop_and_log(mut self, look: impl FnOnce(&[Line])) {
         self.signal(Signal::TERM);
         assert_eq!(self.exit_code(), 0, "{:?}", self.log());

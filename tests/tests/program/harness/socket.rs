@@ -2,6 +2,7 @@ use std::{
     io::{self, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::unix::net::{UnixListener, UnixStream},
+    thread,
     time::Duration,
 };
 
@@ -95,7 +96,7 @@ impl Write for Socket {
 /// A backend that answers no dial: its backlog is full, and nobody accepts.
 pub(crate) struct Hung {
     pub(crate) address: String,
-    _listener: socket2::Socket,
+    listener: socket2::Socket,
     _fill: Vec<socket2::Socket>,
     _dir: Option<TempDir>,
 }
@@ -137,9 +138,21 @@ impl Hung {
             let is_full = socket.connect(place).is_err();
             fill.push(socket);
             if is_full {
-                return Self { address, _listener: listener, _fill: fill, _dir: dir };
+                return Self { address, listener, _fill: fill, _dir: dir };
             }
         }
+    }
+
+    /// Answers from now on, also those who have been waiting: greets with a key and a newline.
+    pub(crate) fn answer(self, key: &str) {
+        let (listener, greeting) = (self.listener, format!("{key}\n"));
+        thread::spawn(move || {
+            let mut open = Vec::new();
+            while let Ok((socket, _)) = listener.accept() {
+                let _ = (&socket).write_all(greeting.as_bytes());
+                open.push(socket);
+            }
+        });
     }
 
     /// The address as a socket address, if it is TCP.

@@ -11,6 +11,8 @@ use toml::{
     de::{DeString, DeTable, DeValue},
 };
 
+use crate::circle::{Fronts, Ways};
+
 use super::{
     Config, Service, Source, WORKERS_MAX, fields,
     problem::{self, Problem},
@@ -31,6 +33,7 @@ pub(super) fn read(text: &str) -> Result<Config, Vec<Problem>> {
         let mut reader =
             Reader { text, syntax, found: Vec::new(), listens: Vec::new(), kept: Vec::new() };
         let config = Config { workers: reader.workers(tree), services: reader.root(tree) };
+        reader.check_circles(tree, &config.services);
         reader.check_listens();
         reader.check_kept();
         (config, reader)
@@ -264,8 +267,10 @@ impl Reader<'_> {
         addresses
     }
 
-    /// Two listeners of one address: the second would fail.
+    /// Two listeners of one address, or of which one takes in the other: the second would fail.
     fn check_listens(&mut self) {
+        self.listens.sort_by_key(|(at, ..)| *at);
+        self.check_taken_in();
         let listens = mem::take(&mut self.listens).into_iter().map(|(at, service, address)| {
             // Port 0 is another port for each service.
             let takes_any_port = matches!(&address, Address::Tcp(TcpTarget { port: 0, .. }));
@@ -278,6 +283,58 @@ impl Reader<'_> {
                  address of its own"
             )
         });
+    }
+
+    /// Listeners that take in another one's address, which the system lets nobody else have.
+    fn check_taken_in(&mut self) {
+        let mut by_port: BTreeMap<u16, Vec<&(usize, String, Address)>> = BTreeMap::new();
+        let mut found = Vec::new();
+        for listen in &self.listens {
+            let (at, _, address) = listen;
+            let Address::Tcp(TcpTarget { port, .. }) = address else { continue };
+            let before = by_port.entry(*port).or_default();
+            let taken = before.iter().find_map(|(first, service, other)| {
+                let pairs = [(other, address), (address, other)];
+                let (wide, narrow) = pairs
+                    .into_iter()
+                    .find(|(wide, narrow)| wide != narrow && wide.takes_in(narrow))?;
+                let line = self.text[..*first].matches('\n').count() + 1;
+                Some(format!(
+                    "`{service}` listens at {other} already, line {line}, and {wide} takes in \
+                     {narrow}: keep one of them"
+                ))
+            });
+            found.extend(taken.map(|message| (*at, message)));
+            before.push(listen);
+        }
+        self.found.extend(found);
+    }
+
+    /// Services whose backends lead to each other in a circle, by which a connection would go round
+    /// until nothing is left of the descriptors.
+    fn check_circles(&mut self, tree: &DeTable<'_>, services: &BTreeMap<String, Service>) {
+        // Of a port that isn't taken yet nobody knows.
+        let has_port = |own: &Address| !matches!(own, Address::Tcp(TcpTarget { port: 0, .. }));
+        let own = services.iter().flat_map(|(name, service)| {
+            let own = service.listen.iter().filter(|own| has_port(own));
+            own.map(|own| (name.as_str(), own))
+        });
+        let (fronts, mut ways) = (Fronts::new(own), Ways::default());
+        for (name, service) in services {
+            if let Source::Given(backends) = &service.source {
+                ways.set(name, fronts.reached(backends).into_keys());
+            }
+        }
+        for (from, to) in ways.closing() {
+            let Source::Given(backends) = &services[from].source else { continue };
+            let key = &fronts.reached(backends)[to];
+            let Some(at) = backend_at(tree, from, key.as_str()) else { continue };
+            let message = format!(
+                "{key} leads to the service `{to}`, which leads back to `{from}`: give another \
+                 address"
+            );
+            self.found.push((at, message));
+        }
     }
 
     /// Two services with one file: each would write over what the other has kept.
@@ -329,6 +386,12 @@ impl Reader<'_> {
             self.wrong(value, message);
             return BackendSet::empty();
         };
+        // A header might have lost its lines: only braces say that there are none.
+        let is_explicit = self.text.get(value.span()).is_some_and(|text| text.starts_with('{'));
+        if table.is_empty() && !is_explicit {
+            let message = "`backends` is empty: write backends = {} if there shall be none";
+            self.missing(at.span().start, message);
+        }
         let max = service.settings.backends_max;
         // The tree is in key order, as the set is.
         if let Some(key) = table.keys().nth(max) {
@@ -370,4 +433,10 @@ impl Reader<'_> {
         };
         text.parse().map_err(|error: AddressError| self.wrong(value, error.to_string())).ok()
     }
+}
+
+/// Where the address of a service's backend stands.
+fn backend_at(tree: &DeTable<'_>, service: &str, key: &str) -> Option<usize> {
+    let service = tree.get("services")?.get_ref().get(service)?;
+    Some(service.get_ref().get("backends")?.get_ref().get(key)?.span().start)
 }

@@ -1,10 +1,11 @@
 use std::{
-    fmt, fs, io,
+    fmt, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use clap::Args;
+use tinylb_tokio::read_file;
 use toml::de::DeValue;
 
 use super::{
@@ -62,6 +63,9 @@ pub(crate) struct Etcd {
     #[arg(skip)]
     password: Option<Password>,
 }
+
+/// The largest file of a password, in bytes.
+const PASSWORD_BYTES_MAX: u64 = 64 << 10;
 
 #[derive(Clone, PartialEq)]
 struct Password(String);
@@ -133,7 +137,10 @@ impl Etcd {
             *path = path.take().map(|path| directory.join(path));
         }
         if let Some(path) = &self.password_file {
-            let read = fs::read_to_string(path).map_err(|error| (path.clone(), error))?;
+            let read = read_file(path, PASSWORD_BYTES_MAX).and_then(|bytes| {
+                String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
+            });
+            let read = read.map_err(|error| (path.clone(), error))?;
             self.password = Some(Password(read.trim_end_matches(['\r', '\n']).into()));
         }
         Ok(())

@@ -1,11 +1,16 @@
-use std::time::Duration;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use tinylb_core::Removal;
+use tinylb_tokio::Address;
 use toml::de::DeValue;
 
 use super::{
     Service,
     document::{Reader, Value},
+    source::{list, text},
 };
 
 /// A setting of a service: its key, what is written there, and where it goes. Ranges are checked
@@ -20,6 +25,7 @@ enum Set {
     TimeOrOff(fn(&mut Service, Option<Duration>)),
     Count(fn(&mut Service, usize)),
     Removal(fn(&mut Service, Removal)),
+    Addresses(fn(&mut Service, Vec<IpAddr>)),
 }
 
 /// Every setting. A new one is a line here.
@@ -31,6 +37,7 @@ const FIELDS: &[Field] = &[
     field("waiting_timeout", Set::Time(|s, time| s.settings.waiting_timeout = time)),
     field("half_close_timeout", Set::TimeOrOff(|s, time| s.settings.half_close_timeout = time)),
     field("idle_timeout", Set::TimeOrOff(|s, time| s.settings.idle_timeout = time)),
+    field("delivery_timeout", Set::Time(|s, time| s.settings.delivery_timeout = time)),
     field(
         "max_connections",
         Set::Count(|s, n| {
@@ -48,6 +55,7 @@ const FIELDS: &[Field] = &[
         }),
     ),
     field("peer_timeout", Set::TimeOrOff(|s, time| s.peer_timeout = time)),
+    field("dial_from", Set::Addresses(|s, addresses| s.dial_from = addresses)),
     field("shutdown_timeout", Set::Time(|s, time| s.shutdown_timeout = time)),
 ];
 
@@ -88,6 +96,7 @@ impl Field {
             Set::Time(set) => time(value, "").map(|time| set(&mut changed, time)),
             Set::TimeOrOff(set) => time_or_off(value).map(|time| set(&mut changed, time)),
             Set::Count(set) => count(value).map(|count| set(&mut changed, count)),
+            Set::Addresses(set) => list(value, own_address).map(|all| set(&mut changed, all)),
             Set::Removal(set) => {
                 match removal(reader, value) {
                     Some((removal, place)) => {
@@ -122,12 +131,65 @@ pub(super) fn time(value: &Value<'_>, or: &str) -> Result<Duration, String> {
     let Some(text) = value.get_ref().as_str() else {
         return Err(format!("is {}: {wanted}", kind(value.get_ref())));
     };
-    humantime::parse_duration(text).map_err(|error| match error {
-        humantime::DurationError::UnknownUnit { unit, .. } if unit.is_empty() => {
-            format!("is \"{text}\", without a unit: {wanted}")
+    duration(text).map_err(|cause| format!("is \"{text}\", {cause}: {wanted}"))
+}
+
+/// Reads a length of time: whole numbers, each with `ms`, `s`, `m` (or `min`), `h` or `d`, as in
+/// `1h 30m`.
+///
+/// # Errors
+/// What is wrong with it, as the end of a sentence.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let mut rest = text.trim();
+    let mut sum: Option<Duration> = None;
+    while !rest.is_empty() {
+        let (number, after) = split(rest, |c| c.is_ascii_digit());
+        let (unit, after) = split(after.trim_start(), char::is_alphabetic);
+        rest = after.trim_start();
+        let is_number = !number.is_empty() && (!unit.is_empty() || rest.is_empty());
+        let number: u64 = match number.parse() {
+            Ok(number) if is_number => number,
+            _ => return Err("which is no length of time".into()),
+        };
+        let seconds = match unit {
+            "ms" => None,
+            "s" => Some(1),
+            "m" | "min" => Some(60),
+            "h" => Some(60 * 60),
+            "d" => Some(24 * 60 * 60),
+            "" if text.trim() == "0" => Some(0),
+            "" => return Err("without a unit".into()),
+            other => return Err(not_a_unit(number, other)),
+        };
+        let part = match seconds {
+            None => Some(Duration::from_millis(number)),
+            Some(seconds) => number.checked_mul(seconds).map(Duration::from_secs),
+        };
+        let so_far = sum.unwrap_or_default();
+        sum = part.and_then(|part| so_far.checked_add(part));
+        if sum.is_none() {
+            return Err("which is too long".into());
         }
-        _ => format!("is \"{text}\", which is no length of time: {wanted}"),
-    })
+    }
+    sum.ok_or("which is no length of time".into())
+}
+
+/// The characters of this kind that a text begins with, and the rest.
+fn split(text: &str, is_one: impl Fn(char) -> bool) -> (&str, &str) {
+    text.split_at(text.find(|c| !is_one(c)).unwrap_or(text.len()))
+}
+
+/// Says what was probably meant.
+fn not_a_unit(number: u64, unit: &str) -> String {
+    let meant = match unit {
+        "M" | "mins" | "minute" | "minutes" => "m",
+        "S" | "sec" | "secs" | "second" | "seconds" => "s",
+        "H" | "hr" | "hrs" | "hour" | "hours" => "h",
+        "D" | "day" | "days" => "d",
+        "MS" | "Ms" | "msec" | "millis" | "milliseconds" => "ms",
+        _ => return "which is no length of time".into(),
+    };
+    format!("and `{unit}` is no unit: \"{number}{meant}\" may be meant")
 }
 
 pub(super) fn count(value: &Value<'_>) -> Result<usize, String> {
@@ -139,6 +201,19 @@ pub(super) fn count(value: &Value<'_>) -> Result<usize, String> {
     };
     usize::from_str_radix(given.as_str(), given.radix())
         .map_err(|_| format!("is {given}; it must be a whole number from 0 to {}", usize::MAX))
+}
+
+/// An address of this machine, as far as its text tells.
+fn own_address(value: &Value<'_>) -> Result<IpAddr, String> {
+    let text = text(value)?;
+    let ip: IpAddr = text.parse().map_err(|_| {
+        format!("has \"{text}\": write an IP address of this machine, such as \"10.0.0.5\"")
+    })?;
+    // With any port: what can't be dialled can't be dialled from.
+    Address::from(SocketAddr::new(ip, 1))
+        .validate_target(&[])
+        .map_err(|_| format!("has \"{text}\", which is no machine's: give one of this machine"))?;
+    Ok(ip.to_canonical())
 }
 
 /// What is written and where its time stands, if it has one.

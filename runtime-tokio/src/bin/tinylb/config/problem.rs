@@ -1,7 +1,8 @@
 use std::path::Path;
 
-/// The most problems that are told of one file; the last one says how many more there are.
-const PROBLEMS_MAX: usize = 1000;
+/// The most problems that are told of one file: who has that many mends the first ones first. The
+/// last one says how many more there are.
+const PROBLEMS_MAX: usize = 20;
 
 /// The most characters that are shown of a line, on either side of the problem.
 const SHOWN_MAX: usize = 100;
@@ -23,6 +24,8 @@ pub(crate) struct Problem {
     pub(crate) source_line: String,
     /// How many characters of `source_line` come before the problem.
     caret: usize,
+    /// How many problems it stands for.
+    pub(crate) count: usize,
 }
 
 impl Problem {
@@ -43,8 +46,10 @@ impl Problem {
 /// bytes of a character, or of the end.
 pub(super) fn locate(text: &str, mut found: Vec<(usize, String)>) -> Vec<Problem> {
     found.sort_by_key(|(at, _)| *at);
+    let mut last_count = 1;
     if found.len() > PROBLEMS_MAX {
         let more = found.len() - (PROBLEMS_MAX - 1);
+        last_count = more;
         found.truncate(PROBLEMS_MAX);
         found[PROBLEMS_MAX - 1].1 =
             format!("there are {more} more problems from here on: correct the first ones");
@@ -58,7 +63,11 @@ pub(super) fn locate(text: &str, mut found: Vec<(usize, String)>) -> Vec<Problem
         }
         reached = at;
         let (source_line, caret) = excerpt(text, at);
-        problems.push(Problem { line, column, message: tidy(&message), source_line, caret });
+        let message = tidy(&message);
+        problems.push(Problem { line, column, message, source_line, caret, count: 1 });
+    }
+    if let Some(last) = problems.last_mut() {
+        last.count = last_count;
     }
     problems
 }

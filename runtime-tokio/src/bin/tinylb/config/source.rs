@@ -6,7 +6,7 @@ use std::{
 };
 
 use tinylb_core::{BackendSet, BadEntries, Floor, SourceSettings};
-use tinylb_tokio::{Address, DnsName, DnsOptions};
+use tinylb_tokio::{Address, DnsFamily, DnsName, DnsOptions};
 use toml::de::DeValue;
 
 use super::{
@@ -41,24 +41,26 @@ pub(crate) enum Place {
 }
 
 /// Every key of a source. One of [`PLACES`] says where it is.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 13] = [
     "dns",
     "etcd",
     "file",
     "servers",
+    "family",
     "refresh_min",
     "refresh_max",
     "timeout",
     "bad_entries",
     "max_stale",
     "floor",
+    "keep_absent",
     "last_known",
 ];
 
 const PLACES: [&str; 3] = ["dns", "etcd", "file"];
 
 /// Those that are about names.
-const DNS_KEYS: [&str; 4] = ["servers", "refresh_min", "refresh_max", "timeout"];
+const DNS_KEYS: [&str; 5] = ["servers", "family", "refresh_min", "refresh_max", "timeout"];
 
 const PLACE_REMEDY: &str = "write for example { dns = \"db.example.org:5432\" }, \
     { file = \"backends.toml\" } or { etcd = { endpoints = [\"http://10.0.0.1:2379\"], \
@@ -129,13 +131,17 @@ impl Reader<'_> {
                 self.wrong(key, format!("`{}` is for `dns`: remove it", key.get_ref()));
             }
         }
-        let Draft { dns, etcd, file, options, settings, last_known, is_misspelt } = draft;
+        let Draft { dns, etcd, file, mut options, settings, last_known, is_misspelt } = draft;
         if options.refresh_min > options.refresh_max {
             let message = "`refresh_min` is above `refresh_max`: raise the one or lower the other";
             self.wrong(at, message);
         }
         let place = match (dns, etcd, file) {
-            (Some(name), ..) => Place::Dns(name, options),
+            (Some(name), ..) => {
+                // A part of an answer is given up as the whole is.
+                options.max_stale = settings.max_stale;
+                Place::Dns(name, options)
+            }
             (_, Some(etcd), _) => Place::Etcd(etcd),
             (.., Some(path)) => Place::File(path),
             (None, None, None) => {
@@ -166,11 +172,13 @@ impl Reader<'_> {
                 .map(|name| draft.dns = Some(name)),
             "file" => text(value).map(|path| draft.file = Some(path.into())),
             "servers" => servers(value).map(|servers| draft.options.servers = servers),
+            "family" => family(value).map(|family| draft.options.family = family),
             "refresh_min" => refresh(value).map(|time| draft.options.refresh_min = time),
             "refresh_max" => refresh(value).map(|time| draft.options.refresh_max = time),
             "timeout" => timeout(value).map(|time| draft.options.timeout = time),
             "bad_entries" => bad_entries(value).map(|entries| draft.settings.bad_entries = entries),
             "max_stale" => time_or_off(value).map(|time| draft.settings.max_stale = time),
+            "keep_absent" => time_or_off(value).map(|time| draft.settings.keep_absent = time),
             "last_known" => text(value).map(|path| draft.last_known = Some(path.into())),
             // These say themselves what is wrong.
             "etcd" => {
@@ -255,6 +263,15 @@ fn bad_entries(value: &Value<'_>) -> Result<BadEntries, String> {
         "reject" => Ok(BadEntries::Reject),
         "leave_out" => Ok(BadEntries::LeaveOut),
         other => Err(format!("is \"{other}\": write \"reject\" or \"leave_out\"")),
+    }
+}
+
+fn family(value: &Value<'_>) -> Result<DnsFamily, String> {
+    match text(value)? {
+        "both" => Ok(DnsFamily::Both),
+        "ipv4" => Ok(DnsFamily::Ipv4),
+        "ipv6" => Ok(DnsFamily::Ipv6),
+        other => Err(format!("is \"{other}\": write \"ipv4\", \"ipv6\" or \"both\"")),
     }
 }
 

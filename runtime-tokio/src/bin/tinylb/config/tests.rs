@@ -1,7 +1,7 @@
 use std::{fs, path::Path};
 
 use tinylb_core::{BackendSet, BadEntries, Floor, Removal, SourceSettings};
-use tinylb_tokio::DnsOptions;
+use tinylb_tokio::{DnsFamily, DnsOptions};
 
 use super::*;
 
@@ -27,6 +27,7 @@ removal = { drain = "30s" }
 backends_max = 3
 start = 7
 peer_timeout = "off"
+dial_from = ["10.0.0.5", "2001:db8::5"]
 shutdown_timeout = "0s"
 
 [services."db-1_x.y"]
@@ -105,6 +106,7 @@ fn every_key_of_the_file_reaches_its_setting() {
     web.max_connections = Some(1000);
     web.start = Some(7);
     web.peer_timeout = None;
+    web.dial_from = ["10.0.0.5", "2001:db8::5"].map(|ip| ip.parse().unwrap()).into();
     web.shutdown_timeout = Duration::ZERO;
     let db = service(&["0.0.0.0:0"], &[("a b", "[2001:db8::1]:5432")]);
     let services = BTreeMap::from([("web".into(), web), ("db-1_x.y".into(), db)]);
@@ -131,6 +133,7 @@ fn what_the_file_leaves_out_keeps_its_default() {
         "dial_timeout = \"1h\"",
         "waiting_max = 1_000_000",
         "half_close_timeout = \"5m\"",
+        "delivery_timeout = \"1h\"",
         "idle_timeout = \"off\"",
         "start = 0xff",
     ] {
@@ -175,6 +178,24 @@ fn a_bad_setting_is_told_with_its_place_and_remedy() {
         (
             "dial_timeout = \"\"",
             format!("16: `dial_timeout` is \"\", which is no length of time: {time}"),
+        ),
+        (
+            "dial_timeout = \"5M\"",
+            format!(
+                "16: `dial_timeout` is \"5M\", and `M` is no unit: \"5m\" may be meant: {time}"
+            ),
+        ),
+        (
+            "dial_timeout = \"2 hours\"",
+            format!(
+                "16: `dial_timeout` is \"2 hours\", and `hours` is no unit: \"2h\" may be meant: {time}"
+            ),
+        ),
+        (
+            "dial_timeout = \"99999999999999999999d\"",
+            format!(
+                "16: `dial_timeout` is \"99999999999999999999d\", which is no length of time: {time}"
+            ),
         ),
         (
             "dial_timeout = \"off\"",
@@ -227,6 +248,19 @@ fn a_bad_setting_is_told_with_its_place_and_remedy() {
         (
             "shutdown_timeout = \"24h 1s\"",
             "20: shutdown_timeout is 86401s; it must be 0s to 24h".into(),
+        ),
+        ("dial_from = []", "13: `dial_from` is empty: give one at least".into()),
+        ("dial_from = 5", "13: `dial_from` must be a string; this is an integer".into()),
+        (
+            "dial_from = \"db.example\"",
+            "13: `dial_from` has \"db.example\": write an IP address of this machine, such as \
+             \"10.0.0.5\""
+                .into(),
+        ),
+        (
+            "dial_from = [\"10.0.0.5\", \"224.0.0.1\"]",
+            "13: `dial_from` has \"224.0.0.1\", which is no machine's: give one of this machine"
+                .into(),
         ),
         // Of a form of its own.
         ("removal = \"drain\"", format!("11: `removal` is \"drain\": {removal}")),
@@ -413,6 +447,36 @@ fn two_listeners_never_share_an_address() {
 }
 
 #[test]
+fn services_that_lead_to_each_other_in_a_circle_are_told_and_a_chain_is_none() {
+    let text = |last: &str| {
+        format!(
+            "[services.x]\nlisten = \"127.0.0.1:80\"\nbackends = {{ k = \"127.0.0.1:81\" }}\n\
+             [services.y]\nlisten = \"0.0.0.0:81\"\nbackends = {{ l = \"unix:/run/z\" }}\n\
+             [services.z]\nlisten = \"unix:/run/z\"\nbackends = {{ a = \"10.0.0.1:80\", m = {last:?} }}\n"
+        )
+    };
+    let message = "m leads to the service `x`, which leads back to `z`: give another address";
+    assert_eq!(problems(&text("localhost:80")), [format!("9:37: {message}")]);
+    assert!(problems(&text("127.0.0.1:82")).is_empty());
+}
+
+#[test]
+fn an_address_that_another_takes_in_is_told_before_the_program_starts() {
+    let text = "[services.b]\nlisten = [\"0.0.0.0:80\", \"[::]:81\", \"[::1]:80\"]\nbackends = {}\n\
+                [services.a]\nlisten = [\"[::]:80\", \"127.0.0.1:81\", \"[::]:82\"]\nbackends = {}\n";
+    let taken = |other, wide, narrow| {
+        format!(
+            "`b` listens at {other} already, line 2, and {wide} takes in {narrow}: keep one of them"
+        )
+    };
+    let expected = [
+        format!("5:11: {}", taken("0.0.0.0:80", "[::]:80", "0.0.0.0:80")),
+        format!("5:22: {}", taken("[::]:81", "[::]:81", "127.0.0.1:81")),
+    ];
+    assert_eq!(problems(text), expected);
+}
+
+#[test]
 fn an_error_of_syntax_is_told_with_a_remedy() {
     for (line, expected) in [
         ("dial_timeout = 3s", "3:16: `3s` is no TOML value: put text in quotes, \"3s\""),
@@ -464,6 +528,15 @@ fn an_error_of_syntax_hides_nothing_but_what_it_may_have_distorted() {
     let text =
         "[services.a]\nstart = 3s\nlisten = [\"a:1\"\nbackends = {}\n[services.b]\nlisten = 5\n";
     assert_eq!(places(text), ["2:9", "3:11", "4:1"]);
+}
+
+#[test]
+fn a_header_without_backends_is_no_empty_set() {
+    let text = |rest: &str| format!("[services.a]\nlisten = \"127.0.0.1:1\"\n{rest}");
+    let message = "`backends` is empty: write backends = {} if there shall be none";
+    assert_eq!(problems(&text("[services.a.backends]\n")), [format!("3:13: {message}")]);
+    assert_eq!(problems(&text("[services.a.backends]\na = \"127.0.0.1:2\"\n")).len(), 0);
+    assert_eq!(problems(&text("backends = { }\n")).len(), 0);
 }
 
 #[test]
@@ -529,12 +602,13 @@ fn a_flood_of_problems_is_cut_and_counted() {
     let backends: String = (0..1500).map(|n| format!("k{n} = 5\n")).collect();
     let text = format!("[services.a]\nlisten = \"[::]:1\"\n[services.a.backends]\n{backends}");
     let problems = parse(&text).unwrap_err();
-    assert_eq!(problems.len(), 1000);
-    assert_eq!((problems[998].line, problems[999].line), (1002, 1003));
+    assert_eq!(problems.len(), 20);
+    assert_eq!((problems[18].line, problems[19].line), (22, 23));
     assert_eq!(
-        problems[999].message,
-        "there are 501 more problems from here on: correct the first ones"
+        problems[19].message,
+        "there are 1481 more problems from here on: correct the first ones"
     );
+    assert_eq!(problems.iter().map(|problem| problem.count).sum::<usize>(), 1500);
 }
 
 #[test]
@@ -676,19 +750,23 @@ fn source(source: &str) -> String {
 fn every_key_of_a_source_reaches_its_setting() {
     let text = source(
         "{ dns = \"_db._tcp.example.org\", servers = [\"10.0.0.2\", \"[::1]:5353\"], \
-         refresh_min = \"100ms\", refresh_max = \"24h\", timeout = \"2s\", \
+         refresh_min = \"100ms\", refresh_max = \"24h\", timeout = \"2s\", family = \"ipv6\", \
          bad_entries = \"leave_out\", max_stale = \"1h\", \
-         floor = { removed_percent_max = 50, hold = \"5m\" }, last_known = \"/var/known\" }",
+         floor = { removed_percent_max = 50, hold = \"5m\" }, \
+         keep_absent = \"30s\", last_known = \"/var/known\" }",
     );
     let mut options = DnsOptions::default();
     options.servers = ["10.0.0.2:53", "[::1]:5353"].map(|text| text.parse().unwrap()).into();
     options.refresh_min = Duration::from_millis(100);
     options.refresh_max = DAY;
     options.timeout = Duration::from_secs(2);
+    options.family = DnsFamily::Ipv6;
+    options.max_stale = Some(Duration::from_secs(3600));
     let mut settings = SourceSettings::default();
     settings.bad_entries = BadEntries::LeaveOut;
     settings.max_stale = Some(Duration::from_secs(3600));
     settings.floor = Some(Floor { removed_percent_max: 50, hold: Duration::from_secs(300) });
+    settings.keep_absent = Some(Duration::from_secs(30));
     let followed = Followed {
         place: Place::Dns("_db._tcp.example.org".parse().unwrap(), options),
         settings,
@@ -720,9 +798,14 @@ fn a_source_that_is_no_good_is_told_with_its_remedy() {
         ("{ dns = \"db:1\", servers = \"db\" }", "`servers` has \"db\": write a server's IP"),
         ("{ dns = \"db:1\", refresh_min = \"1ms\" }", "is 1ms; it must be 100ms to 24h"),
         ("{ dns = \"db:1\", refresh_min = \"9m\" }", "`refresh_min` is above `refresh_max`"),
+        ("{ dns = \"db:1\", family = \"v4\" }", "`family` is \"v4\": write \"ipv4\", \"ipv6\""),
         ("{ dns = \"db:1\", timeout = \"5\" }", "`timeout` is \"5\", without a unit"),
         ("{ dns = \"db:1\", bad_entries = \"x\" }", "write \"reject\" or \"leave_out\""),
         ("{ dns = \"db:1\", max_stale = \"1ms\" }", "max_stale is 1ms; it must be 1s to"),
+        (
+            "{ dns = \"db:1\", keep_absent = \"500ms\" }",
+            "keep_absent is 500ms; it must be 1s to 24h, or off",
+        ),
         ("{ dns = \"db:1\", floor = 50 }", "`floor` must be a table; this is an integer: write"),
         ("{ dns = \"db:1\", floor = {} }", "`floor` has no `hold`: write"),
         (
@@ -853,4 +936,29 @@ fn without_etcd_a_file_that_wants_it_is_refused_with_what_to_build() {
     let text = source("{ etcd = { endpoints = \"a:1\", prefix = \"/\" } }");
     let expected = "3:19: this tinylb was built without etcd: build it with `--features etcd`";
     assert_eq!(problems(&text), [expected]);
+}
+
+#[test]
+fn a_length_of_time_has_units_that_nobody_can_mistake() {
+    let ms = |text| super::fields::duration(text).map(|time| time.as_millis()).ok();
+    for (text, expected) in [
+        ("5ms", 5),
+        ("3s", 3_000),
+        ("5m", 300_000),
+        ("5min", 300_000),
+        ("2h", 7_200_000),
+        ("1d", 86_400_000),
+        ("1h 30m", 5_400_000),
+        (" 1h30m5s ", 5_405_000),
+        ("0", 0),
+        ("0s", 0),
+    ] {
+        assert_eq!(ms(text), Some(expected), "{text}");
+    }
+    // Months, years and weeks differ, and so do the letters of those who write them.
+    for text in ["5M", "1month", "1y", "1w", "5S", "5us", "5", "", " ", "s", "-5s", "1.5s", "5s x"]
+    {
+        assert_eq!(ms(text), None, "{text}");
+    }
+    assert_eq!(ms("18446744073709551615d"), None);
 }

@@ -37,7 +37,8 @@ fn told(keys: &mut Keys) -> String {
     let (set, bad) = match keys.tell() {
         Some(Update::Set(set)) => (set, Vec::new()),
         Some(Update::Partial(set, bad)) => (set, bad.to_vec()),
-        _ => return "nothing".into(),
+        Some(Update::Lost(reason)) => return format!("lost: {reason}"),
+        None => return "nothing".into(),
     };
     let good = set.iter().map(|(key, target)| format!("{key}={target}"));
     good.chain(bad.iter().map(|bad| format!("!{bad}"))).collect::<Vec<_>>().join(" ")
@@ -71,11 +72,65 @@ fn what_changes_nothing_is_not_told() {
     assert_eq!(told(&mut keys), "a=h:1");
 }
 
+const NOTHING: &str = "lost: no key begins with /lb/, and none was deleted: register a backend there \
+    (if there shall be none, put a key and delete it)";
+
 #[test]
-fn an_empty_prefix_is_an_empty_set_and_no_silence() {
+fn a_prefix_without_keys_is_no_empty_set() {
     let mut keys = Keys::new(PREFIX);
     list(&mut keys, 5, []);
+    assert_eq!(told(&mut keys), NOTHING);
+    list(&mut keys, 6, []);
+    assert_eq!(told(&mut keys), "nothing", "which was told");
+    keys.lost();
+    assert_eq!(told(&mut keys), NOTHING);
+    keys.apply(vec![set("a", "h:1", 7)]);
+    assert_eq!(told(&mut keys), "a=h:1");
+}
+
+#[test]
+fn keys_that_are_deleted_leave_an_empty_set() {
+    // One by one, in one transaction, put and deleted at once, and while nobody watched.
+    let mut keys = Keys::new(PREFIX);
+    list(&mut keys, 5, [put("a", "h:1", 3), put("b", "h:2", 3)]);
+    keys.apply(vec![delete("a", 6)]);
+    assert_eq!(told(&mut keys), "b=h:2");
+    keys.apply(vec![delete("b", 7)]);
     assert_eq!(told(&mut keys), "");
+    list(&mut keys, 9, []);
+    assert_eq!(told(&mut keys), "nothing", "it is still so");
+    keys.apply(vec![set("a", "h:1", 10), set("b", "h:2", 10)]);
+    keys.apply(vec![delete("a", 11), delete("b", 11)]);
+    assert_eq!(told(&mut keys), "");
+    keys.apply(vec![set("a", "h:1", 12)]);
+    list(&mut keys, 15, []);
+    assert_eq!(told(&mut keys), "");
+    let mut keys = Keys::new(PREFIX);
+    list(&mut keys, 5, []);
+    keys.apply(vec![set("a", "h:1", 6), delete("a", 7)]);
+    assert_eq!(told(&mut keys), "", "which is how there can be none on purpose");
+}
+
+#[test]
+fn a_cluster_that_begins_anew_or_is_restored_without_keys_empties_nothing() {
+    let mut keys = Keys::new(PREFIX);
+    list(&mut keys, 50, [put("a", "h:1", 3)]);
+    assert_eq!(told(&mut keys), "a=h:1");
+    let at = Position { cluster: 2, revision: 60 };
+    keys.list(Listing { at, count: 0, puts: Vec::new() }, Instant::now()).unwrap();
+    assert_eq!(told(&mut keys), NOTHING, "another cluster");
+
+    let mut keys = Keys::new(PREFIX);
+    list(&mut keys, 50, [put("a", "h:1", 3)]);
+    assert_eq!(told(&mut keys), "a=h:1");
+    let began = Instant::now();
+    for lists in 1..OLDER_LISTS {
+        assert!(keys.list(listing(9, []), began).is_err(), "{lists}");
+    }
+    keys.list(listing(9, []), began + OLDER_TIME).unwrap();
+    assert_eq!(told(&mut keys), NOTHING, "a backup");
+    keys.apply(vec![set("a", "h:1", 10)]);
+    assert_eq!(told(&mut keys), "a=h:1");
 }
 
 #[test]

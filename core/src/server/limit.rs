@@ -1,0 +1,188 @@
+use std::{sync::Arc, task::Poll, time::Duration};
+
+use super::{
+    member::{Membership, Nudge, SharedBudget},
+    shared::Shared,
+    state::{Phase, State},
+};
+use crate::{Event, Limit, Target};
+
+/// A limit is left when nobody has had to wait for room for so long: at a limit, rooms come and go
+/// with each connection, and that is no news.
+const LEFT_AFTER: Duration = Duration::from_secs(10);
+
+/// Where an accept loop waits while there is no room.
+pub(super) struct Parking<T: Target> {
+    shared: Arc<Shared<T>>,
+    state: Parked,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parked {
+    No,
+    /// It has found no room; it is nudged when there is some.
+    Yes,
+    /// There is room again. It may be kept for this server alone, until a loop has taken it or all
+    /// have looked in vain for a client.
+    Looking,
+}
+
+impl<T: Target> Parking<T> {
+    pub(super) fn new(shared: Arc<Shared<T>>) -> Self {
+        Self { shared, state: Parked::No }
+    }
+
+    /// Whether another connection may be accepted; if not, the loop is nudged once it may.
+    pub(super) fn has_room(&mut self) -> bool {
+        let room = self.shared.step(State::room);
+        self.poll(room).is_ready()
+    }
+
+    /// Waits for room if there is none.
+    pub(super) fn poll<R>(&mut self, room: Result<R, Limit>) -> Poll<R> {
+        match room {
+            Ok(room) => {
+                if self.state == Parked::Yes {
+                    self.state = Parked::Looking;
+                    self.shared.unpark();
+                }
+                Poll::Ready(room)
+            }
+            Err(limit) => {
+                let was_parked = self.state == Parked::Yes;
+                self.state = Parked::Yes;
+                self.shared.park(limit, was_parked);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// There is room, and no client that could use it.
+    pub(super) fn found_nobody(&mut self) {
+        if self.state == Parked::Looking {
+            self.state = Parked::No;
+            self.shared.step(State::need_room_no_more);
+        }
+    }
+}
+
+impl<T: Target> Drop for Parking<T> {
+    fn drop(&mut self) {
+        if self.state == Parked::Yes {
+            self.shared.step(|state| state.parked -= 1);
+        }
+        if self.state != Parked::No {
+            self.shared.step(State::need_room_no_more);
+        }
+    }
+}
+
+impl<T: Target> State<T> {
+    /// Nudges the accept loops that wait for room once there is some.
+    pub(super) fn settle_parked(&mut self) {
+        if !self.is_parked || self.phase != Phase::Running {
+            return;
+        }
+        match self.room() {
+            Ok(()) => {
+                self.is_parked = false;
+                let listeners = self.tasks.iter().filter(|(_, task)| task.is_listener);
+                self.wakes.nudges.extend(listeners.map(|(_, task)| Arc::clone(&task.stop)));
+            }
+            Err(Limit::Shared(_)) => {
+                self.wakes.servers.extend(self.member.as_ref().and_then(Membership::wait));
+            }
+            Err(Limit::Own(_)) => {}
+        }
+    }
+
+    /// Lets others have the room, unless another accept loop may have a client for it.
+    fn need_room_no_more(&mut self) {
+        if self.parked == 0 {
+            self.wakes.servers.extend(self.member.as_ref().and_then(Membership::stop_waiting));
+        }
+    }
+
+    /// What is left of the time after which a limit is left; `None`: it has just been.
+    fn limit_lasts(&mut self, now: Duration) -> Option<Duration> {
+        let (_, last) = self.limit_reached?;
+        let quiet = now.saturating_sub(last);
+        let is_in_the_way = self.parked > 0 && self.room().is_err();
+        if self.phase == Phase::Running && is_in_the_way {
+            return Some(LEFT_AFTER);
+        }
+        if self.phase == Phase::Running && quiet < LEFT_AFTER {
+            return Some(LEFT_AFTER - quiet);
+        }
+        self.limit_reached = None;
+        self.outbox.event(|| Event::LimitLeft);
+        None
+    }
+}
+
+impl<T: Target> Shared<T> {
+    /// Becomes a member of a budget, or changes what is guaranteed there.
+    pub(super) fn share(self: &Arc<Self>, budget: &SharedBudget, minimum: usize) {
+        let server = Arc::downgrade(self);
+        let _before = self.step(|state| {
+            let minimum = if state.phase == Phase::Running { minimum } else { 0 };
+            match &state.member {
+                Some(member) if member.is_in(budget) => {
+                    state.wakes.servers.extend(member.set_minimum(minimum));
+                    None
+                }
+                _ => state.member.replace(budget.join(minimum, state.balancer.live(), server)),
+            }
+        });
+    }
+
+    /// An accept loop has found no room. The loops are nudged when there is some.
+    fn park(self: &Arc<Self>, limit: Limit, was_parked: bool) {
+        let now = self.runtime.now();
+        let is_news = self.step(|state| {
+            state.is_parked = true;
+            state.parked += usize::from(!was_parked);
+            let is_news = state.limit_reached.is_none();
+            if is_news {
+                state.outbox.event(|| Event::LimitReached(limit));
+                state.limit_reached = Some((limit, now));
+            } else if let Some((_, last)) = &mut state.limit_reached {
+                *last = now;
+            }
+            is_news
+        });
+        if is_news {
+            self.await_end_of_limit();
+        }
+    }
+
+    /// An accept loop has waited for room, and there is some.
+    fn unpark(&self) {
+        let now = self.runtime.now();
+        self.step(|state| {
+            state.parked -= 1;
+            if let Some((_, last)) = &mut state.limit_reached {
+                *last = now;
+            }
+        });
+    }
+
+    fn await_end_of_limit(self: &Arc<Self>) {
+        let shared = Arc::clone(self);
+        self.spawn(async move {
+            let mut left = Some(LEFT_AFTER);
+            while let Some(time) = left {
+                shared.runtime.sleep(time).await;
+                let now = shared.runtime.now();
+                left = shared.step(|state| state.limit_lasts(now));
+            }
+        });
+    }
+}
+
+impl<T: Target> Nudge for Shared<T> {
+    fn nudge(&self) {
+        // What room there is, each step sees.
+        self.step(|_| {});
+    }
+}

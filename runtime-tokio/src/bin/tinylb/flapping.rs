@@ -1,0 +1,125 @@
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Which losses of a source get a line in the log: all of a source that is lost now and then, and few
+/// of one that is lost and back every second. A loss that lasts gets one in any case, and the end of a
+/// loss gets one if the loss has. Plain state: it is told what happens, with the time.
+#[derive(Default)]
+pub(crate) struct Flapping {
+    /// When losses were logged: the newest few.
+    logged: VecDeque<Instant>,
+    spared: u64,
+    current: Option<Loss>,
+}
+
+struct Loss {
+    since: Instant,
+    reason: Arc<str>,
+    is_logged: bool,
+}
+
+/// What to log of a loss.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Line {
+    pub(crate) reason: Arc<str>,
+    /// Losses before it that got no line.
+    pub(crate) spared: u64,
+}
+
+/// So many losses get a line in so long a time, however short they are.
+const LINES_MAX: usize = 3;
+const PERIOD: Duration = Duration::from_secs(180);
+
+/// Any other gets one when it has lasted for this long.
+pub(crate) const LASTING: Duration = Duration::from_secs(10);
+
+impl Flapping {
+    /// The source is lost: what to log now. If that is nothing, [`Self::lasting`] is to be asked
+    /// after [`LASTING`].
+    pub(crate) fn lost(&mut self, now: Instant, reason: &Arc<str>) -> Option<Line> {
+        while self.logged.front().is_some_and(|oldest| *oldest + PERIOD <= now) {
+            self.logged.pop_front();
+        }
+        let (reason, is_logged) = (Arc::clone(reason), false);
+        self.current = Some(Loss { since: now, reason, is_logged });
+        if self.logged.len() == LINES_MAX {
+            return None;
+        }
+        self.logged.push_back(now);
+        self.line()
+    }
+
+    /// What to log now of a loss that lasts.
+    pub(crate) fn lasting(&mut self, now: Instant) -> Option<Line> {
+        let lasts = |loss: &Loss| !loss.is_logged && loss.since + LASTING <= now;
+        self.current.as_ref().filter(|loss| lasts(loss))?;
+        self.line()
+    }
+
+    /// The source is back: whether to log that.
+    pub(crate) fn back(&mut self) -> bool {
+        let is_logged = self.current.take().is_none_or(|loss| loss.is_logged);
+        self.spared += u64::from(!is_logged);
+        is_logged
+    }
+
+    fn line(&mut self) -> Option<Line> {
+        let loss = self.current.as_mut()?;
+        loss.is_logged = true;
+        Some(Line { reason: Arc::clone(&loss.reason), spared: std::mem::take(&mut self.spared) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_source_that_flaps_makes_few_lines_and_each_loss_in_the_log_has_its_end() {
+        let (mut flapping, mut now) = (Flapping::default(), Instant::now());
+        let (mut losses, mut ends, mut spared) = (0, 0, 0);
+        for _ in 0..600 {
+            if let Some(line) = flapping.lost(now, &"NXDOMAIN".into()) {
+                losses += 1;
+                spared += line.spared;
+            }
+            now += SECOND;
+            assert_eq!(flapping.lasting(now), None);
+            ends += usize::from(flapping.back());
+            now += SECOND;
+        }
+        // 20 minutes of it.
+        assert_eq!((losses, ends), (21, 21));
+        assert_eq!(losses as u64 + spared + flapping.spared, 600, "none is forgotten");
+    }
+
+    #[test]
+    fn a_loss_that_lasts_is_logged_whatever_came_before_it() {
+        let (mut flapping, now) = (Flapping::default(), Instant::now());
+        for _ in 0..4 {
+            flapping.lost(now, &"short".into());
+            flapping.back();
+        }
+        assert_eq!(flapping.lost(now, &"long".into()), None);
+        assert_eq!(flapping.lasting(now + LASTING - SECOND), None);
+        let line = Line { reason: "long".into(), spared: 1 };
+        assert_eq!(flapping.lasting(now + LASTING), Some(line));
+        assert_eq!(flapping.lasting(now + LASTING), None, "once");
+        assert!(flapping.back());
+        assert_eq!(flapping.lasting(now + LASTING), None);
+    }
+
+    #[test]
+    fn a_source_that_is_lost_now_and_then_has_all_its_lines() {
+        let (mut flapping, now) = (Flapping::default(), Instant::now());
+        for n in 0..20 {
+            assert!(flapping.lost(now + PERIOD * n / 3, &"away".into()).is_some(), "{n}");
+            assert!(flapping.back());
+        }
+    }
+}

@@ -1,0 +1,193 @@
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
+
+use futures::{
+    FutureExt, Stream, StreamExt,
+    stream::{self, BoxStream},
+};
+use tinylb_core::Update;
+use tokio::time::{Instant, sleep};
+
+use super::backoff::{Backoff, random};
+
+/// The updates of a source that begins anew whenever it panics or ends, without end.
+///
+/// `begin` gives the source, at first and then again after 100 ms to 10 s, longer and longer, and
+/// spread at random; after a source that has lived for 10 s, the first pause is a short one again.
+/// Each panic and each end is a loss with its reason, so that the last set stays; the next set ends
+/// it. `begin` may panic as well.
+///
+/// It runs on the tokio runtime that polls it, whose time must be enabled. Nothing happens unless it
+/// is polled.
+///
+/// ```no_run
+/// # use tinylb_core::Handle;
+/// # use tinylb_tokio::Address;
+/// # #[cfg(feature = "file")]
+/// # fn follow(handle: &Handle<Address>) {
+/// use tinylb_tokio::{FileSource, restarting};
+///
+/// handle.follow(restarting(|| FileSource::new("backends.toml").updates()));
+/// # }
+/// ```
+pub fn restarting<T, S>(
+    begin: impl FnMut() -> S + Send + 'static,
+) -> impl Stream<Item = Update<T>> + Send + 'static
+where
+    T: Send + Sync + 'static,
+    S: Stream<Item = Update<T>> + Send + 'static,
+{
+    let restarts = Restarts {
+        begin,
+        source: None,
+        began: Instant::now(),
+        backoff: Backoff::new(),
+        pause: Duration::ZERO,
+    };
+    stream::unfold(restarts, |mut restarts| async move {
+        let update = restarts.next().await;
+        Some((update, restarts))
+    })
+}
+
+/// A source that has lived for this long is no source that fails at once.
+const LIFE_LONG: Duration = Duration::from_secs(10);
+
+struct Restarts<T, B> {
+    begin: B,
+    source: Option<BoxStream<'static, Update<T>>>,
+    /// When the source began.
+    began: Instant,
+    backoff: Backoff,
+    /// Before it begins.
+    pause: Duration,
+}
+
+impl<T: Send + 'static, S, B> Restarts<T, B>
+where
+    S: Stream<Item = Update<T>> + Send + 'static,
+    B: FnMut() -> S,
+{
+    async fn next(&mut self) -> Update<T> {
+        let failure = match self.said().await {
+            Ok(Some(update)) => return update,
+            Ok(None) => "the source has ended".to_string(),
+            Err(panic) => format!("the source panicked{}", words(&*panic)),
+        };
+        let source = self.source.take();
+        // A panic may follow from the first.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(source)));
+        if self.began.elapsed() >= LIFE_LONG {
+            self.backoff.reset();
+        }
+        self.pause = self.backoff.pause(random());
+        Update::Lost(format!("{failure}; it begins anew").into())
+    }
+
+    /// What the source says, or its panic.
+    async fn said(&mut self) -> Result<Option<Update<T>>, Box<dyn Any + Send>> {
+        let source = match &mut self.source {
+            Some(source) => source,
+            none => {
+                sleep(self.pause).await;
+                self.began = Instant::now();
+                let begun = catch_unwind(AssertUnwindSafe(&mut self.begin))?;
+                none.insert(begun.boxed())
+            }
+        };
+        AssertUnwindSafe(source.next()).catch_unwind().await
+    }
+}
+
+/// What a panic says, if it is text.
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    text.map_or(String::new(), |text| format!(": {}", text.replace(char::is_control, " ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use tinylb_core::BackendSet;
+
+    use super::*;
+
+    /// Says its sets, then panics, or ends.
+    struct Script {
+        sets: u32,
+        panics: bool,
+    }
+
+    impl Stream for Script {
+        type Item = Update<u32>;
+
+        fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Update<u32>>> {
+            if self.sets > 0 {
+                self.sets -= 1;
+                return Poll::Ready(Some(Update::Set(BackendSet::empty())));
+            }
+            assert!(!self.panics, "as a test\nsays");
+            Poll::Ready(None)
+        }
+    }
+
+    async fn next(updates: &mut (impl Stream<Item = Update<u32>> + Unpin)) -> String {
+        match updates.next().await {
+            Some(Update::Lost(reason)) => reason.to_string(),
+            Some(_) => "set".into(),
+            None => "end".into(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_panics_or_ends_begins_anew() {
+        let mut lives = 0;
+        let mut updates = Box::pin(restarting(move || {
+            lives += 1;
+            assert!(lives != 3, "at once");
+            Script { sets: u32::from(lives != 4), panics: lives % 2 == 1 }
+        }));
+        let panicked = "the source panicked: as a test says; it begins anew";
+        let ended = "the source has ended; it begins anew";
+        let at_once = "the source panicked: at once; it begins anew";
+        for expected in ["set", panicked, "set", ended, at_once, ended, "set", panicked, "set"] {
+            assert_eq!(next(&mut updates).await, expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_that_always_fails_begins_anew_ever_more_rarely_until_it_has_lived_for_long() {
+        let began = Instant::now();
+        let mut updates = Box::pin(restarting(|| Script { sets: 0, panics: true }));
+        for _ in 0..50 {
+            next(&mut updates).await;
+        }
+        let mean = began.elapsed() / 50;
+        assert!(mean > Duration::from_secs(1), "{mean:?}");
+
+        let mut life = Duration::ZERO;
+        let mut updates = Box::pin(restarting(move || {
+            life += Duration::from_secs(1);
+            stream::once(async move {
+                sleep(life).await;
+                Update::<u32>::Set(BackendSet::empty())
+            })
+        }));
+        for life in 1..30 {
+            let began = Instant::now();
+            assert_eq!(next(&mut updates).await, "set");
+            let pause = began.elapsed() - Duration::from_secs(life);
+            let is_first = life > 10;
+            assert!(!is_first || pause < Duration::from_millis(301), "life {life}: {pause:?}");
+            assert!(next(&mut updates).await.contains("has ended"));
+        }
+    }
+}
