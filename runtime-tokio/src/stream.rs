@@ -178,7 +178,7 @@ impl Stream {
                 Poll::Pending if self.may_be_readable => None,
                 Poll::Pending => return Poll::Pending,
             };
-            let had_ended = guard.as_ref().is_some_and(|guard| guard.ready().is_read_closed());
+            let is_over = guard.as_ref().is_some_and(|guard| guard.ready().is_read_closed());
             match rustix::net::recv(socket.get_ref(), &mut *buffer, RecvFlags::DONTWAIT) {
                 Ok((_, length)) => {
                     if let Some(guard) = &mut guard
@@ -187,7 +187,7 @@ impl Stream {
                     {
                         if !self.may_stop_short() {
                             guard.clear_ready();
-                        } else if had_ended {
+                        } else if is_over {
                             self.is_at_end = self.ends_there();
                         }
                     }

@@ -159,10 +159,12 @@ pub async fn an_answer_arrives_whose_backend_takes_no_more_of_the_question<A: Ad
         receive(&mut answers, QUESTION, 0..5000).await;
         send(&mut answers, ANSWER, 0..3000).await;
         abort(answers);
-        // The rest of the question comes to nobody, if it isn't too late already.
-        let _ = asks.write_all(&QUESTION.take(5000..9000)).await;
+        // The rest of the question comes to nobody, if it isn't too late already. A write that fails
+        // has seen the cut: a system may report that once, and an end of stream from then on.
+        let has_failed = asks.write_all(&QUESTION.take(5000..9000)).await.is_err();
         let (read, seen) = receive_until_over(&mut asks, ANSWER, 0).await;
-        assert_eq!((read, seen), (3000, sight), "the answer, and how it was over");
+        assert_eq!(read, 3000, "bytes of the answer");
+        assert!(seen == sight || has_failed, "the answer was over by {seen:?}");
     }
     let sight = a.capabilities().abort;
     let mut bench = Bench::new(a, 1).await;
