@@ -75,7 +75,7 @@ impl Pool {
         };
         let serve = move || self.serve(work);
         thread::Builder::new().name("blocking".into()).spawn(serve).map(drop).map_err(|error| {
-            let remedy = "raise the thread limit (ulimit -u, systemd's TasksMax, a container's \
+            let remedy = "raise the limit on threads (ulimit -u, systemd's TasksMax, a container's \
                           pids limit)";
             io::Error::new(error.kind(), format!("no thread can be started ({error}): {remedy}"))
         })

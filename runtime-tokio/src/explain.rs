@@ -25,7 +25,7 @@ impl Error for Explained {
 pub(crate) fn explain(error: io::Error) -> io::Error {
     let remedy = match Errno::from_io_error(&error) {
         Some(Errno::MFILE) => {
-            "raise the descriptor limit (ulimit -n, systemd's LimitNOFILE), or lower \
+            "raise the limit on descriptors (ulimit -n, systemd's LimitNOFILE), or lower \
              `max_connections`"
         }
         Some(Errno::NFILE) => "raise the system's limit of files (sysctl fs.file-max)",

@@ -52,7 +52,7 @@ pub(crate) fn start(log: &args::Log) -> Result<Guard, Failure> {
         if is_human { format!("{message}\n") } else { json_line(Level::WARN, &message) }
     };
     let (writer, guard) = Lines::start(std::io::stderr(), lost).map_err(|error| {
-        let remedy = "raise the thread limit (`ulimit -u`, or pids.max of the cgroup)";
+        let remedy = "raise the limit on threads (`ulimit -u`, or pids.max of the cgroup)";
         Failure::Error(format!("can't start the thread that writes the log: {error}: {remedy}"))
     })?;
     let level = match log.log_level {

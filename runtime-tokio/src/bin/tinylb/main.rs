@@ -98,7 +98,7 @@ fn block_on<T>(main: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
         .map(drop)
         .and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build())
         .map_err(|error| {
-            let remedy = "raise the descriptor limit (`ulimit -n`)";
+            let remedy = "raise the limit on descriptors (`ulimit -n`)";
             Failure::Error(format!("can't start the runtime: {error}: {remedy}"))
         })?;
     let result = runtime.block_on(main);

@@ -81,7 +81,7 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
     let (_unchanged, no_changes) = mpsc::channel(1);
     let mut changes = match path.clone() {
         Some(path) => watch::changes(path, read).map_err(|error| {
-            Failure::Error(format!("can't watch the file: {error}: raise the thread limit"))
+            Failure::Error(format!("can't watch the file: {error}: raise the limit on threads"))
         })?,
         None => no_changes,
     };

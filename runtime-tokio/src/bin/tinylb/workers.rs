@@ -46,7 +46,7 @@ impl Workers {
             let worker = self.start(number).map_err(|error| {
                 format!(
                     "can't start worker {number} of {count}: {error}: use fewer workers, or raise the \
-                     thread and descriptor limits"
+                     limits on threads and descriptors"
                 )
             })?;
             workers.push(worker);
