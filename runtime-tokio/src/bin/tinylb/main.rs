@@ -79,7 +79,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints as the log does, a line for each of the message's.
+/// Prints in the format of the log, a line for each of the message's lines.
 fn failed(code: u8, message: &str, is_json: bool) -> ExitCode {
     let message = message.trim_end();
     let text = match is_json {
@@ -92,7 +92,8 @@ fn failed(code: u8, message: &str, is_json: bool) -> ExitCode {
 
 /// Does on this thread what mostly waits.
 fn block_on<T>(main: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    // Room for the runtime's descriptors: tokio panics if there is none for its signals.
+    // Checks that descriptors are left for the runtime: tokio panics if there are none for its
+    // signals.
     let room: io::Result<Vec<_>> = (0..3).map(|_| UnixStream::pair()).collect();
     let runtime = room
         .map(drop)

@@ -121,7 +121,7 @@ impl Acceptor {
     }
 }
 
-/// The error with what helps against it.
+/// The error with a remedy.
 pub(crate) fn remedy(error: &io::Error) -> String {
     let remedy = match error.kind() {
         _ if Errno::from_io_error(error) == Some(Errno::MFILE) => {

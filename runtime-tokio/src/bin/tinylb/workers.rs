@@ -67,7 +67,7 @@ impl Workers {
             }
         });
         if let Err(error) = thread {
-            // Just dropped, it would panic: this may be called on another runtime.
+            // A plain drop would panic: this may be called on another runtime.
             runtime.shutdown_background();
             return Err(error);
         }
