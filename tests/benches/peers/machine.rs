@@ -24,7 +24,7 @@ pub fn cores() -> usize {
     thread::available_parallelism().map_or(1, |cores| cores.get())
 }
 
-/// The first port that the system gives to clients, or 0 where it doesn't say so.
+/// The first port that the system gives to clients, or 0 if that isn't known.
 pub fn ephemeral_port_min() -> u16 {
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     range.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(0)
