@@ -2,14 +2,14 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{BackendKey, BackendSet, Target};
 
-/// A backend that its source mentions no more, and that is kept for a time
+/// A backend that its source no longer names, and that is kept for a while
 /// ([`SourceSettings::keep_absent`](crate::SourceSettings::keep_absent)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Absent {
     /// Its key in the set.
     pub key: BackendKey,
-    /// For how long it has been absent.
+    /// How long it has been absent.
     pub time: Duration,
 }
 
@@ -23,7 +23,7 @@ impl Absentees {
         self.0.len()
     }
 
-    /// Them at a moment.
+    /// The absent backends at a moment, with the time since each was last named.
     pub(crate) fn at(&self, now: Duration) -> Vec<Absent> {
         let absent = |(key, since): &(BackendKey, Duration)| Absent {
             key: key.clone(),
@@ -33,12 +33,12 @@ impl Absentees {
     }
 }
 
-/// Which targets are kept though the source mentions them no more. Plain state.
+/// Which targets to keep although the source no longer names them. Plain state.
 pub(crate) struct Absence<T> {
     keep: Option<Duration>,
-    /// The source's set that was taken last, as it was said.
+    /// The set that was last taken, as the source gave it.
     said: Option<BackendSet<T>>,
-    /// The targets in force that it lacks, and since when.
+    /// The targets in force that the source's set lacks, and since when.
     since: BTreeMap<T, Duration>,
 }
 
@@ -47,20 +47,21 @@ impl<T: Target> Absence<T> {
         Self { keep, said: None, since: BTreeMap::new() }
     }
 
-    /// The source says this set, whether it is taken or not.
+    /// Notes what the source names, whether or not its set is taken.
     pub(crate) fn mention(&mut self, said: &BackendSet<T>) {
         self.since.retain(|target, _| said.target_index(target).is_none());
     }
 
-    /// The source was lost for a time, in which it could mention nothing: that doesn't count.
+    /// Discounts a time in which the source was lost and could name nothing.
     pub(crate) fn pause(&mut self, lost_for: Duration) {
         self.since.values_mut().for_each(|since| *since += lost_for);
     }
 
-    /// What takes the place of the set in force when the source says a set: this, and what is in
-    /// force and kept.
+    /// The set to put in force when the source gives this one: it, and what is kept of the set in
+    /// force.
     ///
-    /// Each keeps its key, unless the source has given that to another target: `KEY (TARGET)` then.
+    /// Each kept target has its old key, or `KEY (TARGET)` if the source has given that key to
+    /// another target.
     pub(crate) fn complete(
         &mut self,
         now: Duration,
@@ -89,8 +90,8 @@ impl<T: Target> Absence<T> {
         BackendSet::new(said.chain(kept)).expect("each key is there once, and none is empty")
     }
 
-    /// A set of the source is taken, and in force with what is kept. Returns which backends
-    /// these are.
+    /// Notes that a set of the source is in force together with what is kept. Returns the kept
+    /// backends.
     pub(crate) fn taken(&mut self, said: BackendSet<T>, set: &BackendSet<T>) -> Absentees {
         if self.keep.is_none() {
             return Absentees::default();
@@ -102,17 +103,17 @@ impl<T: Target> Absence<T> {
         Absentees(set.iter().filter_map(since).collect())
     }
 
-    /// Nothing is in force any more.
+    /// Forgets everything: nothing is in force any more.
     pub(crate) fn clear(&mut self) {
         (self.said, self.since) = (None, BTreeMap::new());
     }
 
-    /// The set that was said last, once something has been absent for long enough.
+    /// The set that the source last gave, once some target has been absent for long enough.
     pub(crate) fn over(&self, now: Duration) -> Option<BackendSet<T>> {
         self.due().filter(|due| *due <= now).and_then(|_| self.said.clone())
     }
 
-    /// When the first of what is kept has been absent for long enough.
+    /// When the first of the kept targets has been absent for long enough.
     pub(crate) fn due(&self) -> Option<Duration> {
         Some(*self.since.values().min()? + self.keep?)
     }

@@ -208,7 +208,7 @@ impl<T: Target, K> Balancer<T, K> {
     /// The second part is what the attempt before owes to a replacement.
     ///
     /// # Errors
-    /// [`Refusal::NoBackends`] or [`Refusal::Closed`]: the session is to be ended.
+    /// [`Refusal::NoBackends`] or [`Refusal::Closed`]: the session must end.
     pub fn retry(&mut self, id: SessionId, kill: K) -> (Result<Pick<T>, Refusal>, Option<Owed>) {
         let Some(session) = self.session_mut(id) else {
             return (Err(Refusal::Closed), None);
@@ -232,9 +232,9 @@ impl<T: Target, K> Balancer<T, K> {
         (place.map(|place| self.enter(id, place, kill)), owed)
     }
 
-    /// Whether each target of the set has been tried for a session, its attempt in the pool included:
-    /// [`Self::retry`] would go to one that has failed already, and is better asked after a pause.
-    /// False in an empty set. O(targets tried).
+    /// Whether each target of the set has been tried for a session, including its attempt in the
+    /// pool. If so, [`Self::retry`] would go to one that has already failed, so call it after a
+    /// pause. False if the set is empty. O(targets tried).
     pub fn has_tried_all(&self, id: SessionId) -> bool {
         let Some(session) = self.session(id) else { return false };
         let is_pooled = matches!(session.phase, Phase::Pooled(_));

@@ -2,13 +2,12 @@ use std::collections::VecDeque;
 
 use slab::Slab;
 
-/// How many connections several servers may have together, and which of them may have the next one:
-/// plain state, like the balancer. [`SharedBudget`](crate::SharedBudget) is the handle to one that
-/// servers share.
+/// A number of connections that several servers share, and which of them may have the next one.
+/// Plain state, like the balancer; servers share one by a [`SharedBudget`](crate::SharedBudget).
 ///
-/// Each member is guaranteed a minimum, which nobody else can use up; the rest goes to whoever asks
-/// first. When that is exhausted, members that ask have to wait, and room that comes free goes to
-/// them in turn, so that a busy member doesn't starve another.
+/// Each member is guaranteed a minimum, which no other member can use up. The rest is first come,
+/// first served. When it is used up, members have to wait. They take turns for room that comes
+/// free, so that a busy member doesn't starve another.
 ///
 /// After every step, if nobody has joined with connections of its own and neither the total nor a
 /// minimum has changed since: `in_use <= total`, and each member below its minimum may have another
@@ -19,7 +18,7 @@ pub struct Budget {
     /// Room that is kept for members below their minimum.
     reserved: usize,
     members: Slab<Member>,
-    /// Who waits for room, the longest first. Each at most once.
+    /// The members that wait for room, the longest wait first. Each at most once.
     waiting: VecDeque<MemberId>,
 }
 
@@ -51,14 +50,13 @@ impl Budget {
         Self { total, in_use: 0, reserved: 0, members, waiting }
     }
 
-    /// Changes the total. With a smaller one, nothing is admitted until enough connections have
-    /// ended.
+    /// Changes the total. If it shrinks, nothing is admitted until enough connections have ended.
     pub fn set_total(&mut self, total: usize) {
         self.total = total;
     }
 
-    /// Adds a member that has this many connections already. A minimum that there is no room for
-    /// now is met as connections of others end.
+    /// Adds a member that has this many connections already. If there is no room for its minimum
+    /// now, that is met as connections of others end.
     pub fn join(&mut self, minimum: usize, in_use: usize) -> MemberId {
         let id = MemberId(self.members.insert(Member::default()));
         self.change(id, |member| {
@@ -87,7 +85,8 @@ impl Budget {
                 || (self.has_shared_room() && self.first().is_none_or(|first| first == id)))
     }
 
-    /// Counts another connection of a member, if it may have one; it waits no more then.
+    /// Counts another connection of a member, if it may have one; it then no longer waits. Returns
+    /// whether it may.
     pub fn admit(&mut self, id: MemberId) -> bool {
         let may_admit = self.may_admit(id);
         if may_admit {
@@ -97,13 +96,13 @@ impl Budget {
         may_admit
     }
 
-    /// A connection of a member has ended.
+    /// Notes that a connection of a member has ended.
     pub fn finish(&mut self, id: MemberId) {
         debug_assert!(self.members[id.0].in_use > 0, "what ends has been admitted");
         self.change(id, |member| member.in_use = member.in_use.saturating_sub(1));
     }
 
-    /// A member waits for room, behind those that wait already. Returns whether it didn't before.
+    /// Puts a member at the end of the queue for room. Returns whether it was not in the queue.
     pub fn wait(&mut self, id: MemberId) -> bool {
         let was_waiting = std::mem::replace(&mut self.members[id.0].is_waiting, true);
         if !was_waiting {
@@ -112,15 +111,15 @@ impl Budget {
         !was_waiting
     }
 
-    /// A member has no use for room any more.
+    /// Takes a member out of the queue: it no longer needs room.
     pub fn stop_waiting(&mut self, id: MemberId) {
         if std::mem::take(&mut self.members[id.0].is_waiting) {
             self.waiting.retain(|waiting| *waiting != id);
         }
     }
 
-    /// The member that waits and may have a connection now: to be told so, whatever step has made
-    /// room. It then asks for it, or waits no more; until it does, that room is kept for it.
+    /// The waiting member that may have a connection now. Notify it after every step that may have
+    /// made room. Until it takes a connection or stops waiting, that room is reserved for it.
     pub fn next(&self) -> Option<MemberId> {
         if self.waiting.is_empty() || self.in_use >= self.total {
             return None;
@@ -145,12 +144,12 @@ impl Budget {
         self.members[id.0].in_use
     }
 
-    /// Whether there is room that is nobody's minimum.
+    /// Whether there is room that isn't reserved for a minimum.
     fn has_shared_room(&self) -> bool {
         self.in_use + self.reserved < self.total
     }
 
-    /// Whose turn it is to have shared room.
+    /// The member whose turn it is to take shared room.
     fn first(&self) -> Option<MemberId> {
         self.waiting.iter().find(|id| !self.members[id.0].is_below_minimum()).copied()
     }

@@ -11,15 +11,15 @@ use futures::io::{AsyncRead, AsyncWrite};
 /// - `poll_close` ends the write side only: what was written before arrives, then an end of
 ///   stream, and reads go on;
 /// - a read returns 0 only at such an end; a connection that was cut reads as an error;
-/// - once a write has failed, or [`Self::poll_cut`] has reported a cut, what came before can still be
-///   read, as far as the system has it, without waiting: such a read asks the system, and not a
-///   reactor's note of what the system reported last. Whether an error or an end of stream comes
-///   after that is open (a system may report a reset once, and an end of stream from then on), and
-///   the balancer takes neither for an end;
-/// - a connection that is dropped without [`Self::finish`] looks cut to the other end, and so it
-///   does when its process is killed, as far as the transport allows: half a stream never passes
-///   for a whole one. (TCP: `SO_LINGER` with a time of 0, from the first moment on.) An adapter
-///   whose transport can't do this says so in its docs.
+/// - once a write has failed, or [`Self::poll_cut`] has reported a cut, what the system received
+///   before can still be read, without waiting: such a read asks the system, and doesn't rely on
+///   what the reactor last reported. After that comes an error or an end of stream (a system may
+///   report a reset once, and an end of stream from then on). The balancer treats neither as an
+///   end;
+/// - a connection that is dropped without [`Self::finish`] looks cut to the other end, and so does
+///   one whose process is killed, as far as the transport allows: half a stream never passes for a
+///   whole one. (TCP: `SO_LINGER` with a time of 0, from the beginning.) An adapter whose transport
+///   can't do this says so in its docs.
 pub trait Conn: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// The other end's address, for people to read.
     fn peer(&self) -> String;
@@ -31,16 +31,16 @@ pub trait Conn: AsyncRead + AsyncWrite + Unpin + Send + 'static {
         Poll::Pending
     }
 
-    /// Both directions have ended: the drop that follows is no cut. What was written before still
-    /// arrives, and then an end of stream, however slowly the other end reads. Called at most once,
-    /// right before the drop. By default nothing, which is right where a drop never looks like a
-    /// cut.
+    /// Marks the connection as complete: both directions have ended, and the drop that follows is
+    /// no cut. What was written before still arrives, and then an end of stream, however slowly the
+    /// other end reads. Called at most once, right before the drop. Does nothing by default, which
+    /// is right if a drop never looks like a cut.
     fn finish(&mut self) {}
 
-    /// Bytes that were written and that the other end's system has not confirmed: what an abort
-    /// would discard (TCP: the send queue, including what is under way). Before the balancer aborts
-    /// the side that is left of a session whose other side has failed, it waits until there are
-    /// none; and what an abort discards doesn't count as passed on. By default 0: none, or unknown.
+    /// Bytes that were written but not confirmed by the other end's system: what an abort would
+    /// discard (TCP: the send queue, including what is in flight). When one side of a session has
+    /// failed, the balancer waits until this is 0 before it aborts the other side. What an abort
+    /// discards doesn't count as passed on. By default 0: none, or unknown.
     fn unacknowledged(&self) -> usize {
         0
     }

@@ -199,9 +199,9 @@ impl<'a> Copy<'a> {
         Poll::Ready(Ok(()))
     }
 
-    /// The reader's side has failed. Ready when what it had sent before is written, or the writer
-    /// has failed too. The writer isn't closed, even if the reader now seems to have ended: a system
-    /// reports a reset once, and an end of stream from then on.
+    /// Delivers what the reader's side sent before it failed. Ready when that is written, or the
+    /// writer has failed too. The writer isn't closed, even if the reader now seems to have ended:
+    /// a system reports a reset once, and an end of stream from then on.
     fn poll_deliver<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         &mut self,
         reader: &mut R,
@@ -220,7 +220,8 @@ impl<'a> Copy<'a> {
         Poll::Pending
     }
 
-    /// Reads from a side that has failed, where nothing more comes: whether there was something.
+    /// Reads from a side that has failed, where nothing more arrives. Returns whether there was
+    /// something.
     fn read_rest<R: AsyncRead + Unpin>(&mut self, reader: &mut R, cx: &mut Context<'_>) -> bool {
         let mut buffer = self.relay.take_buffer();
         match Pin::new(reader).poll_read(cx, &mut buffer) {

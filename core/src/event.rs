@@ -64,8 +64,8 @@ pub enum Event<T> {
         pick: Option<Pick<T>>,
         /// Why.
         reason: EndReason,
-        /// Bytes that were passed on to the backend: written, and not discarded by an abort as far
-        /// as the transport can tell ([`Conn::unacknowledged`](crate::Conn::unacknowledged)).
+        /// Bytes that were passed on to the backend: written, and not discarded by an abort, as far
+        /// as the transport knows ([`Conn::unacknowledged`](crate::Conn::unacknowledged)).
         bytes_to_backend: u64,
         /// Bytes that were passed on to the client.
         bytes_to_client: u64,
@@ -94,8 +94,8 @@ pub enum Event<T> {
     SetHeld(Held),
     /// Sets of a source lack these entries from now on, which are no backends; perhaps none again.
     EntriesLeftOut(Arc<[BadEntry]>),
-    /// Accepting pauses, since there is no room for another connection. Reported once, until the
-    /// limit is left, however many clients wait meanwhile.
+    /// A limit leaves no room for another connection, so accepting pauses. Reported once until
+    /// [`Self::LimitLeft`], however many clients wait meanwhile.
     LimitReached(Limit),
     /// For 10 s no accept loop has had to wait for room.
     LimitLeft,
@@ -110,14 +110,14 @@ pub enum Event<T> {
     },
 }
 
-/// What leaves no room for another connection.
+/// The limit that leaves no room for another connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Limit {
-    /// [`Settings::max_connections`](crate::Settings::max_connections), which is this.
+    /// [`Settings::max_connections`](crate::Settings::max_connections), with its value.
     Own(usize),
-    /// The [`SharedBudget`](crate::SharedBudget), whose total is this: it is in use, or kept for
-    /// other servers.
+    /// The [`SharedBudget`](crate::SharedBudget), with its total: all of it is in use, or reserved
+    /// for other servers.
     Shared(usize),
 }
 

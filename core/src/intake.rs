@@ -16,15 +16,16 @@ pub struct SourceSettings {
     pub max_stale: Option<Duration>,
     /// How much of the set one other set may remove at once. `None`: all, which is the default.
     pub floor: Option<Floor>,
-    /// How long a target stays in force that the source no longer mentions, 1 s to 24 h. `None`: it
-    /// goes at once, which is the default.
+    /// How long to keep a target that the source no longer names, 1 s to 24 h. `None`: it goes at
+    /// once, which is the default.
     ///
-    /// It is for a source that names some of the targets at a time. It delays each removal: what has
-    /// really left is dialled and keeps its connections for this long, also if its key has another
-    /// target now (its key is then `KEY (TARGET)`) and if its entry is left out. What is in force when
-    /// the source is first heard counts as mentioned. The time stands still while the source is lost.
-    /// A [`floor`](Self::floor) counts what is removed when it is removed, after this time. What is
-    /// kept doesn't count for [`Settings::backends_max`](crate::Settings::backends_max).
+    /// This is for a source that names only some of its targets at a time. It delays each removal:
+    /// a target that has really left is still dialled and keeps its connections for this long. This
+    /// also holds if its key has another target now (the old one's key is then `KEY (TARGET)`), or
+    /// if its entry is left out. The targets in force when the source first reports count as named.
+    /// The time stands still while the source is lost. A [`floor`](Self::floor) counts a target
+    /// when it is removed, after this time. Kept targets don't count towards
+    /// [`Settings::backends_max`](crate::Settings::backends_max).
     pub keep_absent: Option<Duration>,
 }
 
@@ -35,8 +36,8 @@ pub enum BadEntries {
     /// The source counts as lost, with the first of them as the reason: the last set stays.
     #[default]
     Reject,
-    /// The set is taken without them. If none of its entries can be used, the source counts as lost:
-    /// nobody has said that there are no backends.
+    /// The set is taken without them. If none of its entries can be used, the source counts as
+    /// lost: it hasn't stated that there are no backends.
     LeaveOut,
 }
 
@@ -124,7 +125,7 @@ struct Lost {
 
 /// What is to be done.
 pub(crate) enum Decision<T> {
-    /// To replace the set by this one, of which the source doesn't mention these.
+    /// Replace the set by this one. The source doesn't name these of its backends.
     Take(BackendSet<T>, Absentees),
     /// To tell that a set is held.
     Hold(Held),
@@ -161,7 +162,7 @@ impl<T: Target> Intake<T> {
                 Some(entry) if self.settings.bad_entries == BadEntries::Reject => {
                     return self.lose(now, entry.to_string().into(), set);
                 }
-                // Nobody has said that there are no backends.
+                // The source hasn't stated that there are no backends.
                 Some(entry) if next.is_empty() => {
                     let count = entries.len();
                     let reason =

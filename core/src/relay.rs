@@ -18,12 +18,12 @@ pub trait Relay<C, B>: Send + Sync + 'static {
     /// is slow, and has no timers: those are the caller's.
     ///
     /// # Errors
-    /// The first failure of either side. A relay reports it by [`Progress::fail`] the moment it is
-    /// met, and returns it once all that this side had sent before is written and flushed to the
-    /// other side, or that one fails too. It waits for the other side if that is slow, moves nothing
-    /// in the other direction and passes no end of stream on any more; what it delivers is bounded
-    /// by what the system had received for the failed side. The caller bounds the time, and aborts
-    /// both.
+    /// The first failure of either side. A relay reports it by [`Progress::fail`] as soon as it
+    /// happens. It then writes and flushes to the other side all that the failed side sent before,
+    /// and returns the failure when that is done or the other side fails too. It waits for a slow
+    /// side, moves nothing in the other direction and no longer passes on an end of stream. It
+    /// delivers at most what the system received from the failed side. The caller limits the time,
+    /// and aborts both sides.
     ///
     /// # Cancellation
     /// Dropping the future stops at once; the ends are the caller's to abort.
@@ -53,7 +53,7 @@ impl Direction {
         }
     }
 
-    /// The direction of what a side sends.
+    /// The direction of the bytes that a side sends.
     pub fn of(side: Side) -> Self {
         match side {
             Side::Client => Self::ToBackend,
@@ -88,16 +88,16 @@ impl Progress {
         counter.store(counter.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
     }
 
-    /// Takes bytes off the count that were written and are lost, for the caller of a relay that is
-    /// over: an abort discards what the other end's system has not confirmed.
+    /// Subtracts bytes that were written but lost. The caller of a finished relay uses it: an abort
+    /// discards what the other end's system has not confirmed.
     pub fn take_back(&self, direction: Direction, bytes: usize) {
         let counter = &self.bytes[direction as usize];
         let left = counter.load(Ordering::Relaxed).saturating_sub(bytes as u64);
         counter.store(left, Ordering::Relaxed);
     }
 
-    /// Reports that a side has failed; the first one counts. From then on, only what that side had
-    /// sent before is delivered to the other.
+    /// Reports that a side has failed; only the first report counts. From then on, only what that
+    /// side sent before is delivered to the other.
     pub fn fail(&self, side: Side) {
         if self.failed().is_none() {
             self.failed[side as usize].store(true, Ordering::Relaxed);

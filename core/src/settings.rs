@@ -16,16 +16,16 @@ pub enum Removal {
 /// What a server can be told. All of it can be changed while it runs
 /// ([`Handle::configure`](crate::Handle::configure)) but `start`; sessions keep the time limits
 /// that were in force when they began to dial (for dialling) or to relay (for the rest). `removal`
-/// reaches those that drain already: their time counts from their removal, and with
-/// [`Removal::Abort`] it is over at once.
+/// also applies to sessions that already drain: their time counts from their removal, and
+/// [`Removal::Abort`] ends it at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Settings {
     /// Time for one attempt to dial, 1 ms to 1 h; shared among the addresses of a name. 3 s.
     pub dial_timeout: Duration,
-    /// Attempts to dial for one client, 1 to 16. Each goes to a target that hasn't been tried; if
-    /// all have been, they are tried again after a pause of 250 ms, since one lost packet may be all
-    /// that was wrong. A revoked dial doesn't count. 3.
+    /// Attempts to dial for one client, 1 to 16. Each goes to a target that hasn't been tried; once
+    /// all have been tried, they are tried again after a pause of 250 ms, since one lost packet may
+    /// have been the only fault. A revoked dial doesn't count. 3.
     pub dial_attempts_max: usize,
     /// Time for all attempts of one client together, 1 ms to 1 h. 8 s.
     pub dial_time_max: Duration,
@@ -39,9 +39,10 @@ pub struct Settings {
     /// How long a session may move no byte in either direction, 1 ms to 7 days. `None`: for ever,
     /// which is the default.
     pub idle_timeout: Option<Duration>,
-    /// How long a session may take, once one of its sides has failed, to deliver what that side had
-    /// sent before, until the other side's system has confirmed it, 1 ms to 1 h. Then both are
-    /// aborted; the other time limits don't apply meanwhile, and removals still cut at once. 30 s.
+    /// How long a session may take, once one side has failed, to deliver what that side sent
+    /// before, until the other side's system has confirmed it. 1 ms to 1 h. After that both sides
+    /// are aborted. The other time limits don't apply meanwhile, and removals still cut at once. 30
+    /// s.
     pub delivery_timeout: Duration,
     /// Live sessions at which the server stops accepting, 1 or more; the rest stays in the
     /// listeners' backlogs. (Where several listeners accept at once for the last room, each but one

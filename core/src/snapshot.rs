@@ -20,7 +20,7 @@ pub struct Snapshot<T> {
     pub set_held: Option<Held>,
     /// Entries of the source that are no backends and were left out.
     pub left_out: Arc<[BadEntry]>,
-    /// Backends in the set that its source mentions no more, in key order.
+    /// Backends in the set that its source no longer names, in key order.
     pub absent: Vec<Absent>,
     /// The sessions of each target that has any, ascending by target.
     pub loads: Vec<Load<T>>,
@@ -36,7 +36,7 @@ pub struct Snapshot<T> {
     pub bytes_to_backends: u64,
     /// Bytes written to clients by sessions that have ended.
     pub bytes_to_clients: u64,
-    /// The limit that accepting had to pause for at some time in the last 10 s, if it had to.
+    /// The limit for which accepting had to pause in the last 10 s, if any.
     pub limit_reached: Option<Limit>,
     /// Listeners that accept.
     pub listeners: usize,

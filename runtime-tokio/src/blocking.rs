@@ -8,20 +8,20 @@ use std::{
 
 use futures::{TryFutureExt, channel::oneshot};
 
-/// Runs work that may block on a thread of its own, or says why it can't: what
-/// [`tokio::task::spawn_blocking`] does, which panics when the system has no thread for it, and
-/// makes work wait once 512 threads hang.
+/// Runs work that may block on a thread of its own, or returns why it can't.
+/// [`tokio::task::spawn_blocking`] would panic if no thread can be started, and would make work
+/// wait once 512 threads hang.
 ///
 /// A thread that has done its work waits 10 s for more, so that frequent work doesn't cost a new
-/// thread each time. The number of threads has no limit here: bound what you ask for, since work
-/// that hangs keeps its thread.
+/// thread each time. The number of threads isn't limited here: limit the work that you start, since
+/// work that hangs keeps its thread.
 ///
-/// The work begins when this is called. Dropping the future doesn't stop it; its result is dropped
-/// then. No runtime is needed, neither to call it nor to await it.
+/// The work begins when this is called. Dropping the future doesn't stop the work; it drops the
+/// result. No runtime is needed, neither to call it nor to await it.
 ///
 /// # Errors
-/// The system has no thread for it (the work is dropped then, and may be tried again later), or the
-/// work panicked.
+/// No thread can be started (the work is then dropped, and you may try again later), or the work
+/// panicked.
 pub fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> impl Future<Output = io::Result<T>> + Send + 'static {
@@ -29,7 +29,7 @@ pub fn run_blocking<T: Send + 'static>(
     async move { started?.await }
 }
 
-/// As [`run_blocking`], with the first of its errors at once.
+/// Like [`run_blocking`], but returns the first of its errors at once.
 pub(crate) fn start_blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<impl Future<Output = io::Result<T>> + Send + Unpin + 'static> {
@@ -43,7 +43,7 @@ pub(crate) fn start_blocking<T: Send + 'static>(
     Ok(done.map_err(|_| io::Error::other("the work on a thread panicked")))
 }
 
-/// How long a thread without work stays.
+/// How long an idle thread stays.
 const IDLE_TIME: Duration = Duration::from_secs(10);
 
 type Work = Box<dyn FnOnce() + Send>;
@@ -51,11 +51,11 @@ type Work = Box<dyn FnOnce() + Send>;
 static POOL: Pool = Pool { idle: Mutex::new(Vec::new()) };
 
 struct Pool {
-    /// The threads that wait for work, the last to wait last.
+    /// The idle threads, the latest last.
     idle: Mutex<Vec<Arc<Idle>>>,
 }
 
-/// A thread that waits for work. Whoever takes it out of the pool owes it some.
+/// A thread that waits for work. A caller that takes it out of the pool must give it some.
 struct Idle {
     work: mpsc::SyncSender<Work>,
 }
@@ -64,7 +64,7 @@ impl Pool {
     fn run(&'static self, work: Work) -> io::Result<()> {
         let idle = self.lock().pop();
         let work = match idle {
-            // The thread waits until it gets some, so that there is somebody to take it.
+            // The new thread waits for work, so the work is sure to be taken.
             Some(idle) => match idle.work.try_send(work) {
                 Ok(()) => return Ok(()),
                 Err(mpsc::TrySendError::Full(work) | mpsc::TrySendError::Disconnected(work)) => {
@@ -75,13 +75,13 @@ impl Pool {
         };
         let serve = move || self.serve(work);
         thread::Builder::new().name("blocking".into()).spawn(serve).map(drop).map_err(|error| {
-            let remedy = "raise the thread limit (ulimit -u, systemd's TasksMax, a container's \
+            let remedy = "raise the limit on threads (ulimit -u, systemd's TasksMax, a container's \
                           pids limit)";
             io::Error::new(error.kind(), format!("no thread can be started ({error}): {remedy}"))
         })
     }
 
-    /// Works until there is nothing to do for [`IDLE_TIME`].
+    /// Works until it has been idle for [`IDLE_TIME`].
     fn serve(&self, mut work: Work) {
         let (sender, next) = mpsc::sync_channel(1);
         let own = Arc::new(Idle { work: sender });
@@ -98,7 +98,7 @@ impl Pool {
                         return;
                     }
                     drop(idle);
-                    // Somebody has taken it out, and its work is on its way.
+                    // It was taken out of the pool, and its work is on its way.
                     match next.recv() {
                         Ok(work) => work,
                         Err(_) => return,

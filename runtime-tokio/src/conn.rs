@@ -11,13 +11,13 @@ use tinylb_core::Conn;
 
 use crate::stream::Stream;
 
-/// A TCP connection. [`Conn::abort`] resets it, and so does its drop without [`Conn::finish`], or
-/// the end of its process, however that comes ([`TcpOptions`](crate::TcpOptions)). A reset by the
-/// peer is noticed without reading on Linux.
+/// A TCP connection. [`Conn::abort`] resets it, and so does a drop without [`Conn::finish`], or any
+/// end of its process ([`TcpOptions`](crate::TcpOptions)). A reset by the peer is noticed without
+/// reading on Linux.
 ///
 /// A reset discards what the peer's system has not acknowledged yet, so the peer of an aborted
-/// connection gets a prefix of what was written, and never an end of stream. How much that is
-/// ([`Conn::unacknowledged`]) is known on Linux.
+/// connection gets a prefix of what was written, and never an end of stream. On Linux,
+/// [`Conn::unacknowledged`] knows how much is discarded.
 pub struct TcpConn {
     stream: Stream,
     peer: Peer,
@@ -63,7 +63,7 @@ impl TcpConn {
     }
 }
 
-/// IPv4 as IPv4, also where a socket of IPv6 shows it as a mapped address.
+/// An IPv4 address as such, even if an IPv6 socket shows it as a mapped address.
 fn canonical(address: SocketAddr) -> SocketAddr {
     match address.ip().to_canonical() {
         IpAddr::V4(ip) => SocketAddr::new(ip.into(), address.port()),

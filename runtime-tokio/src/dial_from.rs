@@ -22,15 +22,16 @@ impl DialFrom {
         *self.addresses.write().unwrap_or_else(PoisonError::into_inner) = addresses;
     }
 
-    /// Has a socket that is to connect come from the address whose turn it is. Returns whether there
-    /// is one.
+    /// Binds a socket to the address whose turn it is, before it connects. Returns whether there is
+    /// one.
     ///
     /// # Errors
-    /// This machine doesn't have that address, or the system's.
+    /// This machine doesn't have that address; or the system's error.
     pub(crate) fn bind(&self, socket: &OwnedFd, to: SocketAddr) -> io::Result<bool> {
         let Some(from) = self.next(to) else { return Ok(false) };
-        // Otherwise the port would be taken now, and from all of the address's connections. Now the
-        // connect chooses it, and only those to the same backend compete for it (ip(7)).
+        // Otherwise the bind would choose the port, and no other connection from this address could
+        // use it. With this option the connect chooses it, and only connections to the same backend
+        // compete for it (ip(7)).
         #[cfg(any(target_os = "linux", target_os = "android"))]
         nix::sys::socket::setsockopt(
             socket,

@@ -27,15 +27,15 @@ use crate::{
 
 /// Connects over TCP.
 ///
-/// Names are resolved at each dial by the system's resolver, on a thread of their own: dials of one
-/// name at the same time share a lookup, and one that hangs holds up no other name. Of several
-/// addresses, the next is tried when one has failed or has not answered for 250 ms, and the first
-/// that answers wins (RFC 8305). One that has failed comes last for a minute.
+/// The system's resolver looks a name up at each dial, on a thread of its own. Concurrent dials of
+/// one name share a lookup, and a lookup that hangs doesn't hold up any other name. If a name has
+/// several addresses, the next one is tried when one has failed or hasn't answered for 250 ms, and
+/// the first that answers wins (RFC 8305). An address that failed comes last for a minute.
 #[derive(Default)]
 pub struct TcpDialer {
     options: RwLock<TcpOptions>,
     own: RwLock<Vec<Address>>,
-    /// As they were when the dialer was made.
+    /// The ephemeral ports when the dialer was made.
     ephemeral_ports: EphemeralPorts,
     back: RwLock<Vec<Address>>,
     dial_from: DialFrom,
@@ -66,8 +66,8 @@ impl TcpDialer {
         Self { options: RwLock::new(options), ..Self::default() }
     }
 
-    /// Has this called for each address of a name that fails in a dial, whether or not another one
-    /// serves. It must not block.
+    /// Sets a function that is called for each address of a name that fails in a dial, even if
+    /// another address answers. It must not block.
     #[must_use]
     pub fn on_address_failure(
         mut self,
@@ -88,16 +88,16 @@ impl TcpDialer {
         set(&self.own, own);
     }
 
-    /// Where others listen from which connections come back to the balancer: dials that lead there
-    /// are refused, those of names included. Sets may have such targets, since what leads back may
-    /// change.
+    /// Sets the addresses of other listeners whose connections come back to this balancer. Dials to
+    /// them are refused, also if a name resolves to one. Sets may still have such targets, since
+    /// what leads back may change.
     pub fn set_back(&self, back: Vec<Address>) {
         set(&self.back, back);
     }
 
-    /// Has connections that are dialled from now on come from these addresses of this machine in
-    /// turn, from those of the target's family; if there is none of that, from what the system
-    /// chooses. So there are more ports for connections to one backend. None.
+    /// Sets the addresses of this machine that new dials come from. Dials take turns among those of
+    /// the target's family; without any, the system chooses. Several addresses have more ports for
+    /// connections to one backend. By default there are none.
     pub fn set_dial_from(&self, addresses: Vec<IpAddr>) {
         self.dial_from.set(addresses);
     }
@@ -124,11 +124,12 @@ impl TcpDialer {
         let mut stream = Stream::new(socket, Kind::Tcp)?;
         #[cfg(any(target_os = "linux", target_os = "android"))]
         stream.set_nodelay_when_due();
-        // A dial that is given up may have come through by then: dropping it sends a reset, so the
-        // backend doesn't take it for a stream without bytes.
+        // A dial that is given up may have succeeded already. Dropping it sends a reset, so the
+        // backend doesn't mistake it for an empty stream.
         stream.connected().await?;
-        // Where nobody listens on a port of this machine's ephemeral range, a socket may get that
-        // port for its own and connect to itself (TCP's simultaneous open, RFC 9293, section 3.5).
+        // If no socket listens on a port of this machine's ephemeral range, a dialling socket may
+        // get that port itself and connect to itself (TCP's simultaneous open, RFC 9293, section
+        // 3.5).
         let is_itself =
             |local: SocketAddr| (local.ip(), local.port()) == (address.ip(), address.port());
         if self.ephemeral_ports.may_include(address.port()) && is_itself(stream.local_address()?) {
@@ -174,7 +175,7 @@ impl Dialer for TcpDialer {
 }
 
 impl UnixDialer {
-    /// Where others listen from which connections come back, see [`TcpDialer::set_back`].
+    /// Sets the addresses that are refused because they lead back, see [`TcpDialer::set_back`].
     pub fn set_back(&self, back: Vec<Address>) {
         set(&self.back, back);
     }
@@ -231,7 +232,7 @@ impl AddressDialer {
         self.tcp.set_options(options);
     }
 
-    /// Where others listen from which connections come back, see [`TcpDialer::set_back`].
+    /// Sets the addresses that are refused because they lead back, see [`TcpDialer::set_back`].
     pub fn set_back(&self, back: Vec<Address>) {
         self.tcp.set_back(back.clone());
         self.unix.set_back(back);
@@ -292,8 +293,8 @@ fn listens_everywhere(own: &RwLock<Vec<Address>>, address: SocketAddr) -> bool {
     })
 }
 
-/// Where the system would have a connection to an address come from: from that address itself, if it
-/// is one of this machine's.
+/// The source address that the system would choose for a connection to an address: that address
+/// itself, if this machine has it.
 fn source_of(address: SocketAddr) -> io::Result<IpAddr> {
     let any = if address.is_ipv4() { SocketAddr::from(([0; 4], 0)) } else { ([0; 16], 0).into() };
     // A datagram socket sends nothing when it is connected.

@@ -7,12 +7,11 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// Reads a file of at most this many bytes, in the way that is safe for a path that comes from a
-/// configuration.
+/// Reads a file of at most this many bytes. Safe for a path from a configuration.
 ///
 /// It must be a regular file: a pipe might never be opened, and a device never end. Links are
-/// followed, but for those that another user has put in a directory where anybody can write, much
-/// as Linux has it with `fs.protected_symlinks`.
+/// followed, except those that another user has put in a directory where anybody can write (much
+/// like Linux's `fs.protected_symlinks`).
 ///
 /// It blocks as long as the file system does; see [`run_blocking`](crate::run_blocking).
 ///
@@ -22,11 +21,11 @@ use std::{
 /// such a link.
 pub fn read_file(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let path = resolve(path)?;
-    // Opening alone does something to some devices.
+    // For some devices, opening alone has side effects.
     regular(&fs::symlink_metadata(&path)?)?;
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    // It may have become another one meanwhile.
+    // Another file may have taken its place meanwhile.
     regular(&file.metadata()?)?;
     let mut bytes = Vec::new();
     file.take(bytes_max + 1).read_to_end(&mut bytes)?;
@@ -37,18 +36,19 @@ pub fn read_file(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Replaces a file, or creates it, in one step: whoever reads it, and a start after a crash, finds
-/// the old one or the new one. Only its owner may read the new one.
+/// Replaces a file, or creates it, in one step: any reader, also after a crash, finds the old file
+/// or the new one. Only its owner may read the new one.
 ///
-/// Links are treated as by [`read_file`]; what they point to is replaced.
+/// Follows the links that [`read_file`] follows, and replaces what they point to.
 ///
 /// # Errors
-/// As [`read_file`]'s. The file is as it was then, unless only writing the directory to disk failed.
+/// As [`read_file`]'s. The file is then unchanged, unless only writing the directory to disk
+/// failed.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let path = resolve_to_change(path)?;
     let directory = parent(&path);
     let next = directory.join(format!(".tinylb-{:016x}", RandomState::new().hash_one(())));
-    // What exists is never opened, and no link followed.
+    // An existing file is never opened, and no link followed.
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
     if let Err(error) = written.and_then(|()| fs::rename(&next, &path)) {
@@ -58,7 +58,7 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// Removes a file, if there is one, as far as [`replace_file`] would replace it.
+/// Removes the file that [`replace_file`] would replace. It is no error if there is none.
 ///
 /// # Errors
 /// As [`replace_file`]'s.
@@ -70,17 +70,17 @@ pub fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// As many links as one path may lead through.
+/// The most links that one path may lead through.
 const LINKS_MAX: usize = 40;
 
-/// The path without links.
+/// The path with all links resolved.
 fn resolve(path: &Path) -> io::Result<PathBuf> {
     let parts = |path: &Path| -> Vec<OsString> {
         path.components().rev().map(|part| part.as_os_str().into()).collect()
     };
     let (mut left, mut done, mut links) = (parts(path), PathBuf::new(), 0);
     while let Some(part) = left.pop() {
-        // A root among them begins anew.
+        // A root among the parts restarts the path.
         let next = done.join(&part);
         let is_name = matches!(Path::new(&part).components().next(), Some(Component::Normal(_)));
         if !is_name || !fs::symlink_metadata(&next)?.is_symlink() {
@@ -112,15 +112,16 @@ fn trusted(link: &Path, directory: &Metadata) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, cause))
 }
 
-/// The same by the users that own the link, this process and the directory, and by its mode. (A
-/// config map of Kubernetes is links of root's in a directory of root's where anybody could write.)
+/// The decision of [`trusted`], by the users who own the link, this process and the directory, and
+/// by the directory's mode. (A Kubernetes config map consists of root's links in a root-owned
+/// directory where anybody can write.)
 fn is_trusted(link: u32, own: u32, directory: u32, mode: u32) -> bool {
     const ANYBODY_WRITES: u32 = 0o002;
     const ROOT: u32 = 0;
     mode & ANYBODY_WRITES == 0 || [own, directory, ROOT].contains(&link)
 }
 
-/// The path without links of a file that is there or will be.
+/// The path, with links resolved, of a file that exists or is about to be created.
 fn resolve_to_change(path: &Path) -> io::Result<PathBuf> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

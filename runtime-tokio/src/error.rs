@@ -36,7 +36,7 @@ pub enum AddressError {
     Url {
         /// The text.
         text: String,
-        /// What stands before `://`.
+        /// The part before `://`.
         scheme: String,
         /// What to write instead.
         write: String,

@@ -2,7 +2,7 @@ use std::{error::Error, fmt, io};
 
 use rustix::io::Errno;
 
-/// An error of the system, with what helps against it.
+/// An error of the system, with a remedy.
 #[derive(Debug)]
 struct Explained {
     error: io::Error,
@@ -21,11 +21,11 @@ impl Error for Explained {
     }
 }
 
-/// Adds what helps against an error of a socket, if the user can do something about it.
+/// Adds a remedy to a socket's error, if the user can do something about it.
 pub(crate) fn explain(error: io::Error) -> io::Error {
     let remedy = match Errno::from_io_error(&error) {
         Some(Errno::MFILE) => {
-            "raise the descriptor limit (ulimit -n, systemd's LimitNOFILE), or lower \
+            "raise the limit on descriptors (ulimit -n, systemd's LimitNOFILE), or lower \
              `max_connections`"
         }
         Some(Errno::NFILE) => "raise the system's limit of files (sysctl fs.file-max)",
@@ -39,7 +39,7 @@ pub(crate) fn explain(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), Explained { error, remedy })
 }
 
-/// The system's number of an error, explained or not.
+/// The system's number of an error, with or without a remedy.
 pub(crate) fn errno(error: &io::Error) -> Option<Errno> {
     let explained = error.get_ref().and_then(|inner| inner.downcast_ref::<Explained>());
     Errno::from_io_error(explained.map_or(error, |explained| &explained.error))

@@ -13,7 +13,7 @@
   (feature `etcd`)."
 )]
 #![cfg_attr(feature = "file", doc = "- [`FileSource`]: sets from a file (feature `file`).")]
-//! - [`restarting`]: a source that begins anew when it panics or ends.
+//! - [`restarting`]: restarts a source that panics or ends.
 //!
 //! The program `tinylb` is in this package as well, behind the feature `cli`.
 //!

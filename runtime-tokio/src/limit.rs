@@ -6,26 +6,26 @@ use std::{io, os::fd::AsFd};
 use rustix::net::sockopt;
 use socket2::TcpKeepalive;
 
-/// How long a peer may be silent while something waits for its answer, in whole seconds; and what
-/// follows from that. The parts add up to the limit.
+/// How long a peer may be silent while something waits for its answer, in whole seconds, and the
+/// times that follow from that. They add up to the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limit(u32);
 
-/// Keepalive probes without an answer that end an idle connection.
+/// The least number of unanswered keepalive probes that end an idle connection.
 const PROBES_MIN: u32 = 6;
 
-/// Different numbers of probes.
+/// How many different numbers of probes there are.
 const PROBES_KINDS: u32 = 4;
 
-/// The most that Linux takes for the silence before the first probe, in seconds.
+/// The longest silence before the first probe that Linux accepts, in seconds.
 const IDLE_MAX: u32 = 32_767;
 
 impl Limit {
-    /// Less would leave no time for two looks and a few probes, at one a second.
+    /// A shorter limit would leave no time for two looks and a few probes, at one a second.
     pub(crate) const MIN: Duration = Duration::from_secs(5);
     pub(crate) const MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-    /// A limit that is out of range becomes the nearest that isn't; parts of a second round up.
+    /// A limit. A time out of range becomes the nearest one in range; parts of a second round up.
     pub(crate) fn new(silence_max: Duration) -> Self {
         let limit = silence_max.clamp(Self::MIN, Self::MAX);
         Self(limit.as_secs() as u32 + u32::from(limit.subsec_nanos() > 0))
@@ -36,8 +36,8 @@ impl Limit {
     ///
     /// Many connections may be heard last at the same moment, as when clients come back after an
     /// outage, and be probed all at once. Of ten thousand probes, a queue of a thousand drops most,
-    /// and connections would be ended whose peers are well. So their times differ, and each has
-    /// tries enough for the crowd to come apart.
+    /// and connections would end although their peers are well. So their times differ, and each has
+    /// enough probes for the crowd to disperse.
     pub(crate) fn keepalive(self, number: u32) -> TcpKeepalive {
         let (idle, interval, probes) = self.probing(number);
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
@@ -71,33 +71,32 @@ impl Limit {
         self.0
     }
 
-    /// The longest time between two tries to have something answered: data that is sent again, or
-    /// probes of a shut window.
+    /// The longest time between two retransmissions, or between two probes of a shut window.
     pub(crate) fn repeat_max(self) -> Duration {
         Duration::from_secs((self.0 / 12).clamp(1, 120).into())
     }
 
-    /// Turns between two looks at a connection that is well.
+    /// Turns between two looks at a healthy connection.
     pub(crate) fn look_every(self) -> u32 {
         (self.0 / 4).clamp(1, 60)
     }
 
-    /// Turns for which something has to be seen unanswered before a peer may be dead.
+    /// Turns for which the looks must have seen something unanswered before a peer may be dead.
     pub(crate) fn evidence_min(self) -> u32 {
         self.0 / 4
     }
 
-    /// Silence from which on a peer may be dead. It leaves time for the next look and for the
-    /// system to end the connection.
+    /// The shortest silence after which a peer may be dead. It leaves time for the next look and
+    /// for the system to end the connection.
     pub(crate) fn silence_min(self) -> Duration {
         Duration::from_secs((self.0 - 1).into()) - self.repeat_max()
     }
 
-    /// Gives a socket that listens a limit, which what it accepts inherits: as the times of
-    /// keepalive (tcp(7)), which do nothing before that is switched on. So the limit is where the
-    /// other options are, whoever accepts from whichever clone of the socket.
+    /// Gives a listening socket a limit that accepted sockets inherit. It is encoded in the
+    /// keepalive times (tcp(7)), which do nothing until keepalive is switched on. So the limit is
+    /// kept with the other options, whichever clone of the socket accepts.
     pub(crate) fn set_inherited(limit: Option<Self>, listener: impl AsFd) -> io::Result<()> {
-        // Without a limit, as the system has them unless it is told otherwise.
+        // Without a limit, these are Linux's defaults.
         let (idle, interval, probes) = limit.map_or((7200, 75, 9), Self::as_times);
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
         sockopt::set_tcp_keepidle(&listener, seconds(idle))?;
@@ -106,7 +105,7 @@ impl Limit {
         Ok(())
     }
 
-    /// What [`Self::set_inherited`] had given to the listener that accepted this.
+    /// The limit that [`Self::set_inherited`] gave to the listener that accepted this socket.
     pub(crate) fn inherited(socket: impl AsFd) -> Option<Self> {
         let seconds = |time: Duration| u32::try_from(time.as_secs()).ok();
         let idle = seconds(sockopt::tcp_keepidle(&socket).ok()?)?;
@@ -114,11 +113,11 @@ impl Limit {
         let probes = sockopt::tcp_keepcnt(&socket).ok()?;
         let sum = idle.checked_add(interval.checked_mul(probes)?)?;
         let limit = Self::new(Duration::from_secs(sum.into()));
-        // Other times are the system's own, or somebody else's.
+        // Other times are the system's own, or were set elsewhere.
         (limit.as_times() == (idle, interval, probes)).then_some(limit)
     }
 
-    /// A limit as times of keepalive: the sum of all of them.
+    /// A limit encoded as keepalive times, whose sum it is.
     fn as_times(self) -> (u32, u32, u32) {
         const PROBES: u32 = 3;
         let interval = (self.0 - (self.0 / 2).min(IDLE_MAX)).div_ceil(PROBES);

@@ -27,7 +27,8 @@ const BACKLOG: i32 = 4096;
 /// Accepts TCP connections.
 pub struct TcpListener {
     listener: AsyncFd<std::net::TcpListener>,
-    /// What it accepts is reset when it is closed: inherited from the socket (Linux).
+    /// Accepted connections are reset when they are closed; they inherit that from the socket
+    /// (Linux).
     resets: bool,
 }
 
@@ -94,8 +95,8 @@ impl TcpListener {
     }
 
     /// Accepts from a socket that listens; what it accepts has the options that the socket was
-    /// given ([`TcpOptions::apply`]). If it was given none before it listened, each connection is
-    /// set to be reset when it is closed, at the price of one call. To be called in a tokio runtime.
+    /// given ([`TcpOptions::apply`]). Without those, each connection costs one more call, which
+    /// makes the system reset it when it is closed. Call this in a tokio runtime.
     ///
     /// # Errors
     /// No more sockets can be watched.
@@ -199,8 +200,8 @@ fn open(address: SocketAddr, options: &TcpOptions) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for connections of the run before (TIME-WAIT).
     socket.set_reuse_address(true)?;
-    // `[::]` takes in IPv4 on every system, whatever is preset there (ipv6(7)). One that can't
-    // leaves it out.
+    // `[::]` accepts IPv4 on every system, whatever the default is there (ipv6(7)). A system that
+    // can't accepts IPv6 only.
     if address.is_ipv6() && address.ip().is_unspecified() {
         let _ = socket.set_only_v6(false);
     }

@@ -12,19 +12,18 @@ use futures::{
 
 use crate::blocking::start_blocking;
 
-/// Looks names up by the system's resolver, `/etc/hosts` included.
+/// Looks names up through the system's resolver, including `/etc/hosts`.
 ///
-/// The resolver blocks for as long as it likes, and can't be interrupted. So each name that is being
-/// looked up has a thread of its own, and never more than one: whoever asks for a name meanwhile
-/// waits for the same answer. A lookup for which nobody waits any more goes on until the resolver
-/// returns, and holds up nothing but its own name. Nothing is kept: the next to ask after an answer
-/// asks the resolver again.
+/// The resolver blocks for as long as it likes, and can't be interrupted. So each name that is
+/// being looked up has one thread of its own, and all callers that ask for it meanwhile wait for
+/// the same answer. An abandoned lookup goes on until the resolver returns, and holds up only its
+/// own name. Answers aren't cached: a later call asks the resolver again.
 #[derive(Clone)]
 pub(crate) struct Lookups(Arc<State>);
 
 struct State {
     resolve: Box<Resolve>,
-    /// The most lookups, and so threads, at a time.
+    /// The most lookups at a time, and so the most threads.
     max: usize,
     pending: Mutex<BTreeMap<Arc<str>, Pending>>,
 }
@@ -36,15 +35,16 @@ type Resolve = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
 type Pending = Shared<BoxFuture<'static, Answer>>;
 
-/// Lookups at a time, of all dialers. Each of so many is a name whose server doesn't answer.
+/// The most lookups at a time, of all dialers together. There are only this many if name servers
+/// don't answer.
 const LOOKUPS_MAX: usize = 1024;
 
-/// All dialers ask the one resolver of the system.
+/// Shared, since all dialers use the one resolver of the system.
 static SYSTEM: LazyLock<Lookups> =
     LazyLock::new(|| Lookups::new(LOOKUPS_MAX, |name| Ok((name, 0).to_socket_addrs()?.collect())));
 
 impl Lookups {
-    /// Those of this process by the system's resolver.
+    /// The lookups of this process, through the system's resolver.
     pub(crate) fn system() -> Self {
         SYSTEM.clone()
     }
@@ -59,7 +59,8 @@ impl Lookups {
     /// The addresses of a name, in the resolver's order, each with port 0.
     ///
     /// # Errors
-    /// The resolver's, in its words; or there is no thread for one more name.
+    /// The resolver's error, in its words; too many lookups are in progress; or no thread can be
+    /// started.
     pub(crate) async fn lookup(&self, name: &Arc<str>) -> io::Result<Arc<[SocketAddr]>> {
         let pending = self.pending(name)?;
         pending.await.map_err(|error| io::Error::new(error.kind(), error.to_string()))
@@ -80,7 +81,7 @@ impl Lookups {
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
         }
         let (lookups, asked) = (self.clone(), Arc::clone(name));
-        // The lock is held until the lookup is entered, so that it can't leave before.
+        // The lock is held until the lookup is in the map, so that it can't be removed before.
         let answer = start_blocking(move || {
             let _in_progress = InProgress { lookups: &lookups, name: &asked };
             match (lookups.0.resolve)(&asked) {
@@ -105,8 +106,8 @@ impl Default for Lookups {
     }
 }
 
-/// A lookup on its thread. Dropped when the resolver has returned, before the answer is given:
-/// whoever asks from then on asks anew.
+/// A lookup on its thread. Dropped when the resolver has returned, before the answer is passed on:
+/// later callers start a new lookup.
 struct InProgress<'a> {
     lookups: &'a Lookups,
     name: &'a str,

@@ -4,31 +4,32 @@ use socket2::SockRef;
 
 use crate::limit::Limit;
 
-/// What every TCP connection is set to, accepted or dialled. Besides this, `TCP_NODELAY` is always
-/// on, from the second write at the latest: a relay writes what it has read at once. So is `SO_OOBINLINE`: urgent data stays in its
-/// place in the stream, and passes as any other. And `SO_LINGER` is on with a time of 0, until a
-/// connection is finished: if it is closed before, or its process dies in any way, the system
-/// resets it. (Not on Apple's systems, where it can't be cleared once both directions have ended:
-/// there a process that is killed looks like an end.)
+/// The options of every TCP connection, accepted or dialled. In addition, `TCP_NODELAY` is always
+/// on, from the second write at the latest: a relay writes what it has read at once. So is
+/// `SO_OOBINLINE`: urgent data stays in its place in the stream, and is relayed like any other. And
+/// `SO_LINGER` is on with a time of 0 until a connection is finished: if it is closed earlier, or its
+/// process dies, the system resets it. (Not on Apple's systems, where the option can't be cleared
+/// once both directions have ended: there, connections of a killed process look as if they had
+/// ended.)
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TcpOptions {
     /// How long a peer may leave data or probes unanswered before it counts as dead and the
-    /// connection fails (`ETIMEDOUT`, or the system's reason why nothing gets there). A peer that
-    /// answers is alive, however long it takes no data. 60 s; 5 s to 24 h, to which other values
-    /// are rounded. `None`: connections aren't probed, and fail by the system's own limits, on Linux
-    /// after about 15 minutes for data, and never while nothing is sent.
+    /// connection fails (`ETIMEDOUT`, or the system's reason why the peer is unreachable). A peer
+    /// that answers is alive, even if it reads nothing for long. 60 s; 5 s to 24 h, and other
+    /// values become the nearest of these. `None`: connections aren't probed, and only the system's
+    /// own limits apply: on Linux about 15 minutes for unanswered data, and none while nothing is
+    /// sent.
     ///
-    /// On Linux, connections that are older than a second are looked after by a thread of this
-    /// crate, which the first connection starts. A peer that is silent is probed (`SO_KEEPALIVE`)
-    /// after a quarter to half of this time, and its connection fails once the time has passed without an
-    /// answer. Data that was sent for the first time in a long silence has a quarter of this time
-    /// to be answered. A dead peer whose receive window was shut is found as fast on Linux 6.15 or
-    /// newer; older systems probe such a peer only every 2 minutes, and two probes have to stay
-    /// unanswered.
+    /// On Linux, a thread of this crate looks after connections that are older than a second; the
+    /// first connection starts it. A silent peer is probed (`SO_KEEPALIVE`) after a quarter to half
+    /// of this time, and its connection fails if the peer doesn't answer within the rest. If data
+    /// is sent after a long silence, the peer has at least a quarter of this time to answer it. A
+    /// dead peer whose receive window was shut is found as fast on Linux 6.15 or newer. Older
+    /// systems probe such a peer only every 2 minutes, and two probes have to stay unanswered.
     ///
-    /// Elsewhere, connections are probed from the start, and data that stays unanswered fails by
-    /// the system's own limits.
+    /// On other systems, connections are probed from the start, and the system's own limits apply
+    /// to unanswered data.
     pub peer_timeout: Option<Duration>,
 }
 
@@ -39,13 +40,13 @@ impl Default for TcpOptions {
 }
 
 impl TcpOptions {
-    /// The least that [`Self::peer_timeout`] can be: 5 s.
+    /// The shortest [`Self::peer_timeout`]: 5 s.
     pub const PEER_TIMEOUT_MIN: Duration = Limit::MIN;
-    /// The most that [`Self::peer_timeout`] can be: 24 h.
+    /// The longest [`Self::peer_timeout`]: 24 h.
     pub const PEER_TIMEOUT_MAX: Duration = Limit::MAX;
 
-    /// Sets the options of a socket that listens, for all that it accepts from then on (tcp(7):
-    /// accepted sockets inherit them).
+    /// Sets the options of a listening socket, for all connections that it accepts from then on
+    /// (accepted sockets inherit them, tcp(7)).
     ///
     /// # Errors
     /// The system's.
@@ -57,8 +58,8 @@ impl TcpOptions {
         Ok(())
     }
 
-    /// Sets the options of a socket that is to connect, but for `TCP_NODELAY` on Linux, where that
-    /// can wait ([`Stream::set_nodelay_when_due`](crate::stream::Stream::set_nodelay_when_due)).
+    /// Sets the options of a socket before it connects. On Linux, `TCP_NODELAY` can wait
+    /// ([`Stream::set_nodelay_when_due`](crate::stream::Stream::set_nodelay_when_due)).
     pub(crate) fn apply_dialled(&self, socket: &impl AsFd) -> io::Result<()> {
         reset_on_close(socket)?;
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -80,11 +81,11 @@ impl TcpOptions {
     }
 }
 
-/// Whether connections are reset when they are closed, from the first moment on.
+/// Whether connections are reset when they are closed, from the beginning.
 pub(crate) const RESETS_ON_CLOSE: bool = !cfg!(target_vendor = "apple");
 
-/// Has the system reset a connection that is closed, and one that a listener has accepted, where
-/// that is inherited.
+/// Makes the system reset this connection when it is closed. For a listener: each one that it
+/// accepts, where accepted sockets inherit that.
 pub(crate) fn reset_on_close(socket: &impl AsFd) -> io::Result<()> {
     if RESETS_ON_CLOSE {
         SockRef::from(socket).set_linger(Some(Duration::ZERO))?;

@@ -87,8 +87,8 @@ impl Pipes {
         state.pause = usize::MAX;
     }
 
-    /// A pipe was of no use, for want of memory or the like: lends none for a while, but what there
-    /// is.
+    /// Notes that a pipe failed, for lack of memory or the like: for a while, only pipes that
+    /// already exist are lent.
     pub(crate) fn pause(&self) {
         let mut state = self.lock();
         state.made -= std::mem::take(&mut state.spare).len();
@@ -142,7 +142,7 @@ impl Pipe {
     }
 }
 
-/// Whether splice(2) is at fault for good.
+/// Whether splice(2) can never work here.
 pub(crate) fn is_unsupported(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     errno.is_some_and(|errno| {

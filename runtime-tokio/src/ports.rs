@@ -1,11 +1,11 @@
 use std::ops::RangeInclusive;
 
-/// The ports that the system gives to sockets which connect from no port in particular, as far as
-/// it says which they are.
+/// The ports from which the system picks the local port of a connecting socket, if it says which
+/// they are.
 pub(crate) struct EphemeralPorts(Option<RangeInclusive<u16>>);
 
 impl Default for EphemeralPorts {
-    /// As they are now. (Linux: `ip_local_port_range`, ip(7), which holds for IPv6 as well.)
+    /// The range as it is now. (Linux: `ip_local_port_range`, ip(7), which holds for IPv6 as well.)
     fn default() -> Self {
         let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
         Self(range.ok().and_then(|range| parse(&range)))
@@ -13,7 +13,7 @@ impl Default for EphemeralPorts {
 }
 
 impl EphemeralPorts {
-    /// Whether a socket may get this port; true where that isn't known.
+    /// Whether a connecting socket may get this port; true if the range isn't known.
     pub(crate) fn may_include(&self, port: u16) -> bool {
         self.0.as_ref().is_none_or(|range| range.contains(&port))
     }

@@ -14,8 +14,8 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::TcpTarget;
 
-/// One address of a backend's name failed, or didn't answer before another one did. Dials of that
-/// name try its other addresses first from then on, for a minute.
+/// One address of a backend's name failed, or didn't answer before another one did. For a minute,
+/// dials of that name try its other addresses first.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct AddressFailure<'a> {
@@ -23,14 +23,14 @@ pub struct AddressFailure<'a> {
     pub target: &'a TcpTarget,
     /// The address, with the backend's port.
     pub address: SocketAddr,
-    /// What is wrong with it.
+    /// The failure.
     pub error: &'a io::Error,
-    /// Whether it answered when it was last tried, or was never tried. (Of more than 1024 that fail
-    /// at a time, some are no news.)
+    /// Whether the address answered when it was last tried, or was never tried. (If more than 1024
+    /// fail at a time, this is false for some new failures.)
     pub is_news: bool,
 }
 
-/// Dials several addresses of a name, and knows which of them failed lately.
+/// Races the addresses of a name, and remembers which of them failed lately.
 #[derive(Clone, Default)]
 pub(crate) struct Races {
     failed: Arc<Mutex<BTreeMap<(TcpTarget, SocketAddr), Instant>>>,
@@ -45,10 +45,10 @@ const DELAY: Duration = Duration::from_millis(250);
 /// How long an address that failed comes last.
 const MEMORY: Duration = Duration::from_secs(60);
 
-/// The most addresses that are remembered, by all names.
+/// The most addresses that are remembered, of all names together.
 const REMEMBERED_MAX: usize = 1024;
 
-/// Addresses whose failures one error names.
+/// The most addresses whose failures one error lists.
 const NAMED_MAX: usize = 4;
 
 impl Races {
@@ -57,15 +57,15 @@ impl Races {
         self.observe = Some(Arc::new(observe));
     }
 
-    /// Connects to the first address of a name that answers, after RFC 8305: one is tried 250 ms
-    /// after the other, or as soon as that one has failed, and those before it go on. Their families
-    /// alternate; those that failed lately come last. Attempts that have lost are dropped.
+    /// Connects to the first address of a name that answers (RFC 8305). An attempt begins every 250
+    /// ms, or as soon as the one before has failed, and earlier attempts go on. Families alternate;
+    /// addresses that failed lately come last. Attempts that have lost are dropped.
     ///
     /// # Errors
     /// None has answered `within` that time, or there is none.
     ///
     /// # Cancellation
-    /// No attempt begins, and those that are under way are dropped.
+    /// Attempts in progress are dropped, and no other begins.
     pub(crate) async fn run<'a, C>(
         &self,
         target: &TcpTarget,
@@ -100,9 +100,9 @@ impl Races {
         }
     }
 
-    /// The addresses in the order in which they are tried: those that failed lately last. Whoever
-    /// first tries one again after its time is the only one to do so, until it is known how that
-    /// goes.
+    /// The addresses in the order of attempts: those that failed lately come last. Once a failure
+    /// is old enough, one dial tries that address again, and no other does until the result is
+    /// known.
     fn order(&self, target: &TcpTarget, addresses: Vec<SocketAddr>) -> VecDeque<SocketAddr> {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         if failed.is_empty() || addresses.len() == 1 {
@@ -120,11 +120,11 @@ impl Races {
         first.into_iter().chain(last).collect()
     }
 
-    /// An address has failed.
+    /// Notes that an address has failed.
     fn remember(&self, target: &TcpTarget, address: SocketAddr, error: &io::Error) {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let before = failed.insert((target.clone(), address), Instant::now() + MEMORY);
-        // What has just been forgotten may come back at once, and is no news then.
+        // An address that has just been forgotten may fail again at once, which is no news then.
         let is_crowded = failed.len() > REMEMBERED_MAX;
         if is_crowded && let Some(oldest) = failed.iter().min_by_key(|(_, until)| **until) {
             let oldest = oldest.0.clone();
@@ -137,7 +137,7 @@ impl Races {
         }
     }
 
-    /// An address has answered.
+    /// Notes that an address has answered.
     fn forget(&self, target: &TcpTarget, address: SocketAddr) {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         if !failed.is_empty() {
@@ -212,14 +212,14 @@ impl<'a, C> Race<'a, C> {
         }
     }
 
-    /// Those that run and had their time before another began.
+    /// Running attempts that had their 250 ms before another began.
     fn late(&self) -> impl Iterator<Item = SocketAddr> {
         let late = self.running.iter().filter(|attempt| attempt.began.elapsed() >= DELAY);
         late.map(|attempt| attempt.address)
     }
 }
 
-/// The addresses, each once, by families in turn, beginning with that of the first (RFC 8305,
+/// The addresses, each once, with alternating families, starting with that of the first (RFC 8305,
 /// section 4).
 fn interleave(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     let mut families = [VecDeque::new(), VecDeque::new()];

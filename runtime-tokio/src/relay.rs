@@ -97,7 +97,7 @@ struct Session<'a> {
     backend: &'a mut Stream,
     to_backend: State,
     to_client: State,
-    /// Of the side that has failed.
+    /// The failure of the side that has failed.
     error: Option<io::Error>,
 }
 
@@ -292,8 +292,8 @@ impl Flow<'_> {
             self.relay.pipes.give_back(pipe);
         }
         match filled {
-            // Nothing was taken, and a read will do: this kernel or this sandbox splices no sockets,
-            // or the system is out of memory.
+            // Nothing was read yet, so a plain read works instead: this kernel or this sandbox
+            // can't splice sockets, or the system is out of memory.
             Poll::Ready(Err(error)) if self.reader.is_connected() => {
                 if is_unsupported(&error) {
                     self.relay.pipes.lend_no_more();
@@ -313,7 +313,7 @@ impl Flow<'_> {
                 Held::Nothing => return Poll::Ready(Ok(())),
                 Held::InMemory { bytes, start } => self.writer.poll_write(cx, &bytes[*start..]),
                 Held::InPipe { pipe, length } => match pipe.poll_drain(self.writer, *length, cx) {
-                    // Whether that is the socket's fault or the pipe's, a write can tell.
+                    // A write shows whether the socket or the pipe is at fault.
                     Poll::Ready(Err(_)) => {
                         self.unload()?;
                         continue;
@@ -357,7 +357,7 @@ impl Flow<'_> {
         }
     }
 
-    /// Takes what a pipe holds into memory, and gives the pipe back.
+    /// Moves the contents of a pipe into memory, and returns the pipe.
     fn unload(&mut self) -> Result<(), RelayError> {
         let Held::InPipe { pipe, length } = &self.state.held else { return Ok(()) };
         let bytes = pipe.read(*length).map_err(|error| self.reader_failed(error))?;
@@ -368,9 +368,9 @@ impl Flow<'_> {
         Ok(())
     }
 
-    /// The reader's side has failed. Ready when what it had sent before is written, or the writer
-    /// has failed too. The writer isn't closed, even if the reader now seems to have ended: a system
-    /// reports a reset once, and an end of stream from then on.
+    /// Delivers what the reader's side sent before it failed. Ready when that is written, or the
+    /// writer has failed too. The writer isn't closed, even if the reader now seems to have ended:
+    /// a system reports a reset once, and an end of stream from then on.
     fn poll_deliver(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut moved = 0;
         loop {

@@ -30,12 +30,12 @@ pub struct Stream {
     /// The reactor's note that the socket can be written to was taken back, though it may be so:
     /// nothing will say it again before a write has failed.
     may_be_writable: bool,
-    /// A write has failed, or the peer was found to have cut the connection: there may be something
-    /// left to read of which the reactor has not told yet.
+    /// A write has failed, or the peer was found to have cut the connection: there may be bytes
+    /// left to read that the reactor hasn't reported yet.
     may_be_readable: bool,
     /// The write side was closed.
     has_ended: bool,
-    /// The system resets the connection when it is closed.
+    /// Whether the system resets the connection when it is closed.
     pub(crate) resets: bool,
     /// All that the peer sent before its end has been read.
     is_at_end: bool,
@@ -69,8 +69,8 @@ const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT;
 type Guard<'a> = AsyncFdReadyGuard<'a, OwnedFd>;
 
 impl Stream {
-    /// Watches a socket; one of TCP is reset when it is closed, unless `resets` is taken back. To
-    /// be called in a tokio runtime.
+    /// Watches a socket. Closing a TCP connection resets it, unless `resets` is cleared first. Call
+    /// this in a tokio runtime.
     pub(crate) fn new(socket: OwnedFd, kind: Kind) -> io::Result<Self> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -119,8 +119,8 @@ impl Stream {
         local.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
-    /// Has a TCP connection looked after, once it is there. `None`: by the limit that its listener
-    /// has.
+    /// Registers a TCP connection for upkeep, once it is connected. `None`: with the limit of its
+    /// listener.
     pub(crate) fn look_after(&self, limit: Option<Limit>) {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Ok(socket) = self.fd() {
@@ -143,8 +143,8 @@ impl Stream {
         }
     }
 
-    /// Closing it resets it no more: what was written is sent, and then an end of stream. A system
-    /// that doesn't allow that has it reset, which nobody takes for an end.
+    /// Makes closing it send what was written, and then an end of stream, instead of a reset. If
+    /// the system doesn't allow that, closing still resets it, which doesn't look like an end.
     pub(crate) fn finish(&mut self) {
         if let Some(socket) = &self.socket
             && self.resets
@@ -153,7 +153,7 @@ impl Stream {
         }
     }
 
-    /// Takes the socket out, to be closed.
+    /// Takes the socket out before it is closed.
     fn take(&mut self) -> Option<AsyncFd<OwnedFd>> {
         let socket = self.socket.take()?;
         #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -332,19 +332,19 @@ impl Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// Bytes that were written over TCP and that the peer's system has not acknowledged. (Linux;
-    /// elsewhere none are known of.)
+    /// Bytes that were written over TCP and that the peer's system has not acknowledged. (Linux; 0
+    /// on other systems.)
     pub(crate) fn unacknowledged(&self) -> usize {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Some(socket) = &self.socket {
             let bytes = crate::tcp_info::unacknowledged(socket.get_ref().as_fd()).unwrap_or(0);
-            // The end of the stream has a place in the sequence, after every byte.
+            // The end of the stream takes a sequence number too, after every byte.
             return bytes.saturating_sub(usize::from(self.has_ended));
         }
         0
     }
 
-    /// Whether a TCP connection has not failed; asked without taking the error from the socket.
+    /// Whether a TCP connection has not failed. This doesn't consume the socket's error.
     pub(crate) fn is_connected(&self) -> bool {
         self.fd().is_ok_and(|socket| rustix::net::getpeername(socket).is_ok())
     }

@@ -33,8 +33,8 @@ pub enum Host {
 pub struct UnixTarget(Arc<Path>);
 
 /// Where something listens: TCP or a Unix socket. Parsed from `host:port`, `[v6]:port` or
-/// `unix:/path`, and displayed as that. What begins with `unix:`, in whichever case, is a path; a host
-/// of that name is written with the dot that completes it, `unix.:80`.
+/// `unix:/path`, and displayed as that. An address that begins with `unix:`, in upper or lower
+/// case, is a path. For a host called `unix`, write `unix.:80`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Address {
     /// TCP.
@@ -79,7 +79,7 @@ impl Address {
     /// Whether this can be a backend of a balancer that listens at `own`.
     ///
     /// # Errors
-    /// Port 0; an address that leads back to the balancer itself, as far as the text tells; or one
+    /// Port 0; an address that leads back to the balancer itself, as far as the text shows; or one
     /// that no machine has: multicast, broadcast or unspecified.
     pub fn validate_target(&self, own: &[Self]) -> Result<(), String> {
         if let Self::Tcp(TcpTarget { port: 0, .. }) = self {
@@ -97,10 +97,10 @@ impl Address {
         }
     }
 
-    /// Whether nobody else can listen at `other` while somebody listens here: they are one address,
-    /// or this one takes in the other. `0.0.0.0` takes in every IPv4 address, and `[::]` every
-    /// address, since this adapter's listeners at `[::]` take IPv4 as well. Port 0 is any port that
-    /// is free, and so in nobody's way.
+    /// Whether a listener here prevents another one at `other`: they are the same address, or this
+    /// one covers the other. `0.0.0.0` covers every IPv4 address, and `[::]` every address, since
+    /// this adapter's listeners at `[::]` accept IPv4 as well. Port 0 is any free port, and so
+    /// never in the way.
     pub fn takes_in(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Tcp(TcpTarget { port: 0, .. }), _) => false,
@@ -116,13 +116,13 @@ impl Address {
         }
     }
 
-    /// Whether who dials `target` reaches who listens here, as far as the text tells.
+    /// Whether a dial of `target` reaches a listener at this address, as far as the text shows.
     pub fn leads_to(&self, target: &Self) -> bool {
         let (Self::Tcp(own), Self::Tcp(target)) = (self, target) else { return self == target };
         let is_here = match (&own.host, &target.host) {
             (Host::Ip(own), Host::Ip(to)) => {
                 let (own, to) = (own.to_canonical(), to.to_canonical());
-                // Listening at `::` takes in IPv4 as well.
+                // A listener at `::` accepts IPv4 as well.
                 let takes_in = own.is_unspecified() && (own.is_ipv6() || to.is_ipv4());
                 own == to
                     || takes_in && (to.is_loopback() || to.is_unspecified())
@@ -137,13 +137,13 @@ impl Address {
     }
 }
 
-/// What an address stands for, if that isn't one machine.
+/// Why an address doesn't stand for one machine, if it doesn't.
 pub(crate) fn no_machine(ip: IpAddr) -> Option<&'static str> {
     let ip = ip.to_canonical();
     match ip {
         ip if ip.is_multicast() => Some("this is a multicast address"),
         IpAddr::V4(ip) if ip.is_broadcast() => Some("this is the broadcast address"),
-        // Linux takes such a dial for one to itself, and other systems refuse it.
+        // Linux treats such a dial as one to itself, and other systems refuse it.
         ip if ip.is_unspecified() => Some("this is the unspecified address"),
         // RFC 1122, section 3.2.1.3.
         IpAddr::V4(ip) if ip.octets()[0] == 0 => Some("this address belongs to no network"),
@@ -159,7 +159,7 @@ impl FromStr for TcpTarget {
         if let Some((scheme, rest)) = text.split_once("://") {
             let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
             let address = authority.rsplit('@').next().unwrap_or_default();
-            // What is no address either is best shown by its form.
+            // If the rest is no address either, show the form.
             let is_address = address.parse::<Self>().is_ok();
             let write = if is_address { address } else { "HOST:PORT" }.to_string();
             return Err(AddressError::Url { text: given(), scheme: scheme.to_string(), write });
@@ -261,7 +261,7 @@ impl fmt::Display for UnixTarget {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // Its name alone would make it a path.
+            // The bare name would make it a path.
             Self::Tcp(TcpTarget { host: Host::Name(name), port }) if &**name == "unix" => {
                 write!(f, "unix.:{port}")
             }

@@ -1,8 +1,8 @@
-//! What the system knows of a TCP connection, and what only a raw call can do with one (Linux).
+//! What the system knows about a TCP connection, and the operations that need a raw call (Linux).
 //!
-//! The only place with `unsafe`: no well-kept crate has a safe function for these calls
-//! (`tcp-info-sys` generates its bindings with libclang in every build; rustix, socket2 and nix have
-//! none).
+//! The library's only `unsafe`: no well-kept crate has a safe function for these calls
+//! (`tcp-info-sys` generates its bindings with libclang in every build; rustix, socket2 and nix
+//! have none).
 #![allow(unsafe_code, reason = "no well-kept crate wraps these calls")]
 
 use std::{
@@ -14,11 +14,11 @@ use std::{
 /// A part of `struct tcp_info` (linux/tcp.h).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TcpInfo {
-    /// The connection is no more: it has failed, or was never made.
+    /// The connection doesn't exist: it has failed, or was never made.
     pub(crate) is_closed: bool,
-    /// Times that the oldest unacknowledged data was sent again since the last acknowledgement.
+    /// How often the oldest unacknowledged data was retransmitted since the last acknowledgement.
     pub(crate) retransmits: u8,
-    /// Keepalive or zero-window probes that have no answer yet.
+    /// Keepalive or zero-window probes without an answer so far.
     pub(crate) probes: u8,
     /// Segments in flight.
     pub(crate) unacked: u32,
@@ -29,7 +29,7 @@ pub(crate) struct TcpInfo {
     pub(crate) last_data_recv: u32,
 }
 
-/// What the system knows of a connection.
+/// What the system knows about a connection.
 ///
 /// # Errors
 /// The socket isn't TCP.
@@ -79,11 +79,11 @@ pub(crate) fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
-/// Bounds the time after which a connection sends again what isn't answered, and after which it
-/// probes a shut window again (`TCP_RTO_MAX_MS`, in whole milliseconds, 1 s to 2 min).
+/// Sets the longest time between two retransmissions of a connection, and between two probes of a
+/// shut window (`TCP_RTO_MAX_MS`, in whole milliseconds, 1 s to 2 min).
 ///
 /// # Errors
-/// The system is older than Linux 6.15, and the bound stays 2 min; or the socket isn't TCP.
+/// The system is older than Linux 6.15, and the time stays 2 min; or the socket isn't TCP.
 pub(crate) fn set_rto_max(socket: BorrowedFd<'_>, max: Duration) -> io::Result<()> {
     /// linux/tcp.h; libc doesn't have it yet.
     const TCP_RTO_MAX_MS: libc::c_int = 44;
@@ -101,8 +101,8 @@ pub(crate) fn set_rto_max(socket: BorrowedFd<'_>, max: Duration) -> io::Result<(
     if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Lends a descriptor that is known by its number. The caller must know that it is open, and stays
-/// so until `borrow` returns: there is no type that says so of descriptors whose owners are elsewhere.
+/// Lends a descriptor that is known by its number. The caller must make sure that it is open until
+/// `borrow` returns: no type expresses that for descriptors that are owned elsewhere.
 pub(crate) fn borrow_raw<T>(number: RawFd, borrow: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
     // SAFETY: the caller's promise.
     borrow(unsafe { BorrowedFd::borrow_raw(number) })

@@ -1,16 +1,16 @@
-//! Upkeep (Linux): looks after TCP connections once they have lived for a second. They are probed
-//! when idle from then on, and those whose peer is dead are ended.
+//! Upkeep (Linux): looks after TCP connections that are older than a second. It has the system
+//! probe idle ones, and ends those whose peer is dead.
 //!
 //! - [`peer`]: the decision whether a peer is dead, without I/O;
-//! - [`table`]: which connections there are;
-//! - here: the thread that walks the table once a second, and what it does with a socket.
+//! - [`table`]: the connections;
+//! - this module: the thread that walks the table once a second, and what it does with a socket.
 //!
 //! A connection that ends within its first second costs two atomic stores, and no system call.
 //!
-//! The system itself ends an idle connection whose probes stay unanswered. The looks are for what it
-//! would keep for a quarter of an hour or, without `TCP_USER_TIMEOUT`, for ever: data that nobody
-//! acknowledges. (That option doesn't do: it also counts zero-window probes that the peer answers,
-//! tcp(7), and so ends the connection of a reader that pauses.)
+//! The system itself ends an idle connection whose probes stay unanswered. The looks are for what
+//! it would keep for a quarter of an hour or, without `TCP_USER_TIMEOUT`, for ever: data that is
+//! never acknowledged. (That option can't be used: it also counts zero-window probes that the peer
+//! answers, tcp(7), and so ends the connection of a reader that pauses.)
 
 mod peer;
 mod table;
@@ -36,19 +36,19 @@ use crate::{
 /// Between two walks.
 const TURN: Duration = Duration::from_secs(1);
 
-/// A walk that comes this late was kept from it: the process or the machine had been stopped, and
-/// so may have been the peers' answers.
+/// If a walk comes this late, the process or the machine was stopped, and the peers' answers may
+/// have been held up too.
 const LATE: Duration = Duration::from_secs(3);
 
 static CONNECTIONS: Table = Table::new();
 
-/// The walk that began last. Turns are what time is counted in here: while the process is stopped,
-/// none pass.
+/// The number of the latest walk. Time is counted in walks here: none pass while the process is
+/// stopped.
 static NOW: AtomicU32 = AtomicU32::new(0);
 
 static IS_RUNNING: AtomicBool = AtomicBool::new(false);
 
-/// Looks after a connection from now on. `None`: by the limit that its listener was given
+/// Looks after a connection from now on. `None`: with the limit that its listener was given
 /// ([`Limit::set_inherited`]), if any.
 ///
 /// [`leave`] must be called before the descriptor is closed.
@@ -59,12 +59,12 @@ pub(crate) fn look_after(socket: impl AsFd, limit: Option<Limit>) {
     }
 }
 
-/// Looks after a connection no more. When this returns, nobody uses the descriptor but its owner.
+/// Stops looking after a connection. Once this returns, only the owner uses the descriptor.
 pub(crate) fn leave(socket: impl AsFd) {
     CONNECTIONS.take(socket);
 }
 
-/// Starts the thread. If there can be none now, the next connection tries again.
+/// Starts the thread. If that fails, the next connection tries again.
 #[cold]
 fn start() {
     if IS_RUNNING.swap(true, Ordering::Relaxed) {
@@ -78,7 +78,7 @@ fn start() {
     });
 }
 
-/// While the thread is there, or is being started.
+/// Exists while the thread runs or is being started.
 struct Running;
 
 impl Drop for Running {
@@ -109,7 +109,7 @@ fn walk(connections: &Table, now: u32, is_late: bool) {
     });
 }
 
-/// Looks at a connection. `None`: it isn't to be looked after.
+/// Looks at a connection. `None`: it needs no upkeep.
 fn look(socket: BorrowedFd<'_>, entry: Entry, now: u32) -> Option<Entry> {
     if entry.peer.is_new() {
         let limit = entry.limit.or_else(|| Limit::inherited(socket))?;
@@ -123,8 +123,8 @@ fn look(socket: BorrowedFd<'_>, entry: Entry, now: u32) -> Option<Entry> {
             end(socket);
             return None;
         }
-        // The system ends it when it next would have sent something again, and keeps what has come
-        // from the peer.
+        // The system ends it when the next retransmission is due, and keeps what has arrived from
+        // the peer.
         (Peer::Silent { .. }, Peer::Condemned { .. }) => {
             let _ = SockRef::from(&socket).set_tcp_user_timeout(Some(Duration::from_millis(1)));
         }
@@ -136,32 +136,32 @@ fn look(socket: BorrowedFd<'_>, entry: Entry, now: u32) -> Option<Entry> {
     Some(Entry { peer, ..entry })
 }
 
-/// Has the system probe the peer of a connection. If it can't, looks will have to do.
+/// Makes the system probe the peer of a connection. If it can't, the looks have to suffice.
 fn tend(socket: BorrowedFd<'_>, limit: Limit) {
     let keepalive = limit.keepalive(socket.as_raw_fd() as u32);
     let _ = SockRef::from(&socket).set_tcp_keepalive(&keepalive);
     let _ = set_rto_max(socket, limit.repeat_max());
 }
 
-/// Ends a connection: whoever waits for the socket gets an error, as do all later reads, and never
-/// an end of stream.
+/// Ends a connection: a task that waits for the socket gets an error, as do all later reads, and
+/// never an end of stream.
 fn end(socket: BorrowedFd<'_>) {
-    // Which takes the socket's peer away (connect(2)). It fails for a socket that has none.
+    // This dissolves the socket's connection (connect(2)). It fails if there is none.
     let _ = rustix::net::connect_unspec(socket);
 }
 
 fn see(socket: BorrowedFd<'_>) -> Seen {
-    // The cheaper question first: of most connections nothing is under way.
+    // The cheaper query first: most connections have nothing in flight.
     if unacknowledged(socket).unwrap_or(0) == 0 {
         return Seen::default();
     }
     match tcp_info(socket) {
         Ok(info) if !info.is_closed => Seen {
-            // A single probe may have been lost, and a shut window may have few of them.
+            // A single probe may have been lost; a shut window gets few of them.
             is_unanswered: info.retransmits > 0 || info.probes > 1,
             silence: Duration::from_millis(info.last_ack_recv.min(info.last_data_recv).into()),
         },
-        // Failed already: what is left to read of it is its owner's.
+        // It has failed already; its owner reads what is left.
         _ => Seen::default(),
     }
 }

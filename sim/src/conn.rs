@@ -27,10 +27,10 @@ use crate::{
 
 /// A connection on the simulated network; usable in the host that made it only.
 ///
-/// It ends as a kernel's TCP does that lingers for no time until [`Conn::finish`]:
-/// - [`Conn::abort`], a drop that nothing finished, also by a host's crash, or a drop with bytes
-///   that were not read: the other end sees a reset.
-/// - A close, or a drop that was finished: an end of stream.
+/// It ends like a kernel's TCP socket with a linger time of 0 until [`Conn::finish`]:
+/// - [`Conn::abort`], a drop without [`Conn::finish`] (also by a host's crash), or a drop with
+///   unread bytes: the other end sees a reset.
+/// - A close, or a drop after [`Conn::finish`]: an end of stream.
 /// - Bytes sent to who is gone: a reset.
 ///
 /// The other end learns of it when the network has carried it there. Bytes on their way are not
@@ -45,7 +45,7 @@ pub struct TurmoilConn {
     inbound: Inbound,
     /// The user was told of the end of stream, which stays one then.
     has_told_end: bool,
-    /// A drop ends it, and doesn't cut it.
+    /// Whether a drop ends it instead of cutting it.
     is_finished: bool,
     /// Bytes that came from turmoil, without the mark of the end.
     received: u64,
@@ -218,7 +218,7 @@ impl Conn for TurmoilConn {
         self.is_finished = true;
     }
 
-    /// What the other end's user hasn't read: whether it has arrived there, nobody knows.
+    /// Bytes that the other end's user hasn't read, whether or not they have arrived there.
     fn unacknowledged(&self) -> usize {
         self.stream.as_ref().map_or(0, |_| self.outgoing().unread())
     }

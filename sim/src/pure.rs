@@ -334,7 +334,7 @@ struct Run<'a, P> {
     /// What was said last, which is the set.
     set: Backends,
     drain: u32,
-    /// Replacements whose deadline to drain hasn't come, ascending.
+    /// Replacements whose drain deadline hasn't passed, ascending.
     draining: Vec<u64>,
     rules_left: Vec<u32>,
     /// Replacements that the policy hasn't said to be applied, ascending.
@@ -637,7 +637,7 @@ impl<'a, P: Policy> Run<'a, P> {
         } else if self.now - began >= u64::from(config.dial_time) * 1000 {
             self.end(session, EndReason::DialTimedOut);
         } else if failure != Failure::Revoked && self.ledger.has_tried_all(serial) {
-            // What the session is told meanwhile still counts, and ends the pause.
+            // A signal to the session meanwhile still counts, and ends the pause.
             let epoch = self.sessions[session as usize].epoch;
             let left = began + u64::from(config.dial_time) * 1000 - self.now;
             let pause = ROUND_PAUSE.min(left);
@@ -849,7 +849,7 @@ impl<'a, P: Policy> Run<'a, P> {
         }
     }
 
-    /// Whether a drain that has begun is over by the time that it has now.
+    /// Whether a drain that has begun is over, given its present time.
     fn is_over(&mut self, generation: u64) -> bool {
         let until = self.ledger.drain_until(generation, u64::from(self.drain) * 1000);
         let is_over = until.is_some_and(|until| until <= self.now);

@@ -385,7 +385,7 @@ fn who_only_watches_for_a_cut_is_woken_by_it() {
     assert!((120..200).contains(&bench.when("cut")));
 }
 
-/// As the balancer does: a crash doesn't pass for an end.
+/// Like the balancer: a crash doesn't pass for an end.
 async fn holds_unfinished(host: Host) {
     let _conn = host.accept().await;
     host.say("accepted");

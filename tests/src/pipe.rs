@@ -183,9 +183,8 @@ impl PipeNetwork {
         self.change(|world| world.chunk_max = bytes.max(1));
     }
 
-    /// Connections made from now on have an abort discard what the other end has not read, as a
-    /// system discards what has not been acknowledged; each tells how much that is
-    /// ([`Conn::unacknowledged`]).
+    /// Makes new connections discard on abort what the other end has not read, as a system discards
+    /// what has not been acknowledged. Each knows how much that is ([`Conn::unacknowledged`]).
     pub fn lose_by_aborts(&self) {
         self.change(|world| world.is_lossy = true);
     }

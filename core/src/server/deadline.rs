@@ -7,22 +7,22 @@ use futures::{FutureExt, future::BoxFuture};
 
 use crate::Runtime;
 
-/// The last part of a time limit, in which the runtime is to have looked for what came in time.
+/// The last part of a time limit: a sleep in which the runtime finds out what arrived in time.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// How often a look is repeated that the process slept through.
+/// How many looks there are at most. A look that was interrupted by another pause is repeated.
 const LOOKS_MAX: u8 = 3;
 
 /// A time limit on some work, which is polled first, by the same task.
 ///
-/// When a process goes on after a pause (SIGSTOP, a freezer, a suspended machine), every timer is
+/// When a process resumes after a pause (SIGSTOP, a freezer, a suspended machine), every timer is
 /// due at once, and fires before the reactor has reported what arrived meanwhile: the pause
-/// interrupts the reactor's wait, which then reports nothing. So a limit is judged only after a
-/// sleep that has ended on time, in which the runtime has asked its reactor and woken the work.
-/// Without a pause, it expires exactly when it is due.
+/// interrupts the reactor's wait, which then reports nothing. So a limit expires only after a sleep
+/// that has ended on time, in which the runtime has polled its reactor and woken the work. Without
+/// a pause, it expires exactly when it is due.
 pub(super) struct Deadline {
     due: Duration,
-    /// When the timer is to fire.
+    /// When the timer is due.
     fires_at: Duration,
     timer: BoxFuture<'static, ()>,
     looks: u8,
@@ -36,7 +36,7 @@ impl Deadline {
         Self { due: now + limit, fires_at: now + until_look, timer, looks: 0 }
     }
 
-    /// Ready when the limit has expired. To be polled after the work that it limits.
+    /// Ready when the limit has expired. Poll it after the work that it limits.
     pub(super) fn poll(&mut self, runtime: &dyn Runtime, cx: &mut Context<'_>) -> Poll<()> {
         while self.timer.poll_unpin(cx).is_ready() {
             let now = runtime.now();
@@ -45,7 +45,7 @@ impl Deadline {
                 return Poll::Ready(());
             }
             self.looks += 1;
-            // Ahead of a limit that isn't over, the look ends with it.
+            // If the limit isn't over yet, the look ends when it is.
             let look = if now < self.due { self.due - now } else { LOOK };
             self.fires_at = now + look;
             self.timer = runtime.sleep(look);

@@ -1,15 +1,15 @@
-//! What is left to do for the side that has not failed.
+//! Delivery to the side that has not failed.
 
 use std::{future::poll_fn, task::Poll, time::Duration};
 
 use crate::{Conn, Runtime};
 
-/// Time before the system is asked again, doubled each time.
+/// Pauses between two queries of the system; each is twice the one before.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
-/// Waits until the other end's system has confirmed all that was written, which an abort would
-/// discard else, or until that end is cut.
+/// Waits until the other end's system has confirmed all that was written, or until that end is cut.
+/// An abort would discard what is unconfirmed.
 pub(super) async fn confirmed(conn: &mut impl Conn, runtime: &dyn Runtime) {
     let mut pause = PAUSE_MIN;
     while conn.unacknowledged() > 0

@@ -7,11 +7,11 @@ use super::{
 };
 use crate::{Generation, Removal, Target};
 
-/// The sessions that drain since one replacement. Kept until their time is over, even if none of
-/// them is left by then.
+/// The sessions that drain since one replacement. Kept until their time is over, even if all of
+/// them have ended by then.
 pub(super) struct Drain {
     began: Duration,
-    /// How often the end has been set: an end that isn't the newest means nothing.
+    /// How often the end has been set. Only the newest end counts.
     ends: u64,
     /// Stops the task that waits for the newest end.
     stop: Option<Arc<Signal>>,
@@ -24,7 +24,8 @@ impl Drain {
 }
 
 impl<T: Target> State<T> {
-    /// Sets a drain's end by the removal that is in force: the end's number, and the time until it.
+    /// Sets a drain's end by the removal that is in force. Returns the end's number, and the time
+    /// until it.
     fn end_drain_by_setting(
         &mut self,
         generation: Generation,
@@ -50,7 +51,7 @@ impl<T: Target> State<T> {
 }
 
 impl<T: Target> Shared<T> {
-    /// Has every drain end as the setting says now; counted from when it began.
+    /// Reschedules every drain by the present setting, counted from when the drain began.
     pub(super) fn end_drains(self: &Arc<Self>) {
         let drains: Vec<Generation> = self.step(|state| state.drains.keys().copied().collect());
         drains.into_iter().for_each(|generation| self.end_drain(generation));

@@ -88,7 +88,7 @@ impl<T: Target> Follower<T> {
         }
     }
 
-    /// What the source says next. Its end and its panic are losses, and the last that is heard of it.
+    /// The source's next update. If it ends or panics, that is a loss, and its last update.
     fn hear(
         &mut self,
         source: Pin<&mut impl Stream<Item = Update<T>>>,

@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{Event, Limit, Target};
 
-/// A limit is left when nobody has had to wait for room for so long: at a limit, rooms come and go
-/// with each connection, and that is no news.
+/// A limit counts as left once no accept loop has had to wait for this long. At a limit, room comes
+/// and goes with each connection, which isn't worth reporting.
 const LEFT_AFTER: Duration = Duration::from_secs(10);
 
 /// Where an accept loop waits while there is no room.
@@ -22,8 +22,8 @@ enum Parked {
     No,
     /// It has found no room; it is nudged when there is some.
     Yes,
-    /// There is room again. It may be kept for this server alone, until a loop has taken it or all
-    /// have looked in vain for a client.
+    /// There is room again. It may be reserved for this server, until a loop has taken it or all
+    /// loops have found no client.
     Looking,
 }
 
@@ -57,7 +57,7 @@ impl<T: Target> Parking<T> {
         }
     }
 
-    /// There is room, and no client that could use it.
+    /// Notes that there is room but no client for it.
     pub(super) fn found_nobody(&mut self) {
         if self.state == Parked::Looking {
             self.state = Parked::No;
@@ -96,14 +96,14 @@ impl<T: Target> State<T> {
         }
     }
 
-    /// Lets others have the room, unless another accept loop may have a client for it.
+    /// Releases the room to other servers, unless another accept loop may have a client for it.
     fn need_room_no_more(&mut self) {
         if self.parked == 0 {
             self.wakes.servers.extend(self.member.as_ref().and_then(Membership::stop_waiting));
         }
     }
 
-    /// What is left of the time after which a limit is left; `None`: it has just been.
+    /// The time until a limit counts as left. `None`: it does now.
     fn limit_lasts(&mut self, now: Duration) -> Option<Duration> {
         let (_, last) = self.limit_reached?;
         let quiet = now.saturating_sub(last);
@@ -121,7 +121,7 @@ impl<T: Target> State<T> {
 }
 
 impl<T: Target> Shared<T> {
-    /// Becomes a member of a budget, or changes what is guaranteed there.
+    /// Joins a budget, or changes the guaranteed minimum there.
     pub(super) fn share(self: &Arc<Self>, budget: &SharedBudget, minimum: usize) {
         let server = Arc::downgrade(self);
         let _before = self.step(|state| {
@@ -136,7 +136,7 @@ impl<T: Target> Shared<T> {
         });
     }
 
-    /// An accept loop has found no room. The loops are nudged when there is some.
+    /// Notes that an accept loop has found no room. The loops are nudged when there is some.
     fn park(self: &Arc<Self>, limit: Limit, was_parked: bool) {
         let now = self.runtime.now();
         let is_news = self.step(|state| {
@@ -156,7 +156,7 @@ impl<T: Target> Shared<T> {
         }
     }
 
-    /// An accept loop has waited for room, and there is some.
+    /// Notes that an accept loop has waited for room and has found some.
     fn unpark(&self) {
         let now = self.runtime.now();
         self.step(|state| {
@@ -182,7 +182,7 @@ impl<T: Target> Shared<T> {
 
 impl<T: Target> Nudge for Shared<T> {
     fn nudge(&self) {
-        // What room there is, each step sees.
+        // Each step checks what room there is.
         self.step(|_| {});
     }
 }

@@ -14,17 +14,17 @@ pub struct SharedBudget {
 
 struct Inner {
     budget: Budget,
-    /// By the number of the member: the server.
+    /// The servers, indexed by the number of the member.
     servers: Vec<Weak<dyn Nudge>>,
 }
 
 /// A server that may go on accepting.
 pub(super) trait Nudge: Send + Sync {
-    /// Has it look whether there is room. Never called under a lock.
+    /// Makes it check whether there is room. Never called under a lock.
     fn nudge(&self);
 }
 
-/// Who is to be nudged, once no lock is held.
+/// The server to nudge once no lock is held.
 pub(super) type Next = Option<Arc<dyn Nudge>>;
 
 impl SharedBudget {
@@ -34,8 +34,8 @@ impl SharedBudget {
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
-    /// Changes how many connections all servers may have together. A smaller total cuts nobody:
-    /// nothing is accepted until enough connections have ended.
+    /// Changes how many connections all servers may have together. A smaller total cuts no
+    /// connection; nothing is accepted until enough have ended.
     pub fn set_total(&self, total: usize) {
         let (_, next) = self.step(|budget| budget.set_total(total));
         next.into_iter().for_each(|server| server.nudge());
@@ -74,8 +74,8 @@ impl SharedBudget {
     }
 }
 
-/// A server's part in a budget, until it is dropped, which must be under no lock. What other server
-/// a step makes room for is handed back.
+/// A server's membership in a budget. Don't drop it under a lock. A step returns the other server
+/// that it makes room for, if any.
 pub(super) struct Membership {
     budget: SharedBudget,
     id: MemberId,
@@ -98,7 +98,7 @@ impl Membership {
         self.budget.lock().budget.may_admit(self.id)
     }
 
-    /// Whether another connection has been counted.
+    /// Counts another connection, if there is room. Returns whether there was.
     pub(super) fn admit(&self) -> (bool, Next) {
         self.budget.step(|budget| budget.admit(self.id))
     }
@@ -107,13 +107,13 @@ impl Membership {
         self.budget.step(|budget| budget.finish(self.id)).1
     }
 
-    /// Accept loops wait for room.
+    /// Notes that accept loops wait for room.
     pub(super) fn wait(&self) -> Next {
         let (is_news, next) = self.budget.step(|budget| budget.wait(self.id));
         next.filter(|_| is_news)
     }
 
-    /// No accept loop waits for room.
+    /// Notes that no accept loop waits for room.
     pub(super) fn stop_waiting(&self) -> Next {
         self.budget.step(|budget| budget.stop_waiting(self.id)).1
     }

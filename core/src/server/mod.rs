@@ -217,13 +217,13 @@ impl<T: Target> Handle<T> {
         Ok(())
     }
 
-    /// Counts the server's connections against a budget that it shares with other servers, of which
-    /// it is guaranteed `minimum`; those that live count at once. While no room is left for it, it
-    /// accepts no client, as at [`Settings::max_connections`], which stays its own limit. Called
-    /// again, it changes the minimum, or the budget.
+    /// Counts the server's connections against a budget that it shares with other servers, starting
+    /// with those that are live now. `minimum` connections are guaranteed to this server. While the
+    /// budget has no room for it, it accepts no client, just as at [`Settings::max_connections`],
+    /// which still limits this server alone. Another call changes the minimum, or the budget.
     ///
-    /// Once the server shuts down it is guaranteed nothing any more, and counts until its last
-    /// session has ended.
+    /// Once the server shuts down, it has no guaranteed minimum, and its sessions count until they
+    /// have ended.
     pub fn share(&self, budget: &SharedBudget, minimum: usize) {
         self.shared.share(budget, minimum);
     }

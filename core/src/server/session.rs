@@ -36,7 +36,8 @@ pub(super) struct Session<C: Conn, D: Dialer, R> {
     signal: Arc<Signal>,
 }
 
-/// Both connections. When dropped, they are finished if they came to their ends, else aborted.
+/// Both connections. The drop finishes them if both directions have ended, and aborts them
+/// otherwise.
 struct Ends<C: Conn, B: Conn> {
     client: C,
     backend: Option<B>,
@@ -139,7 +140,7 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
         let link = Arc::clone(&self.link);
         let (shared, id) = (&link.shared, self.record.id);
         let settings = shared.settings();
-        // What takes longer than it may does so only because the process was paused.
+        // If a time limit is exceeded here, the process was paused.
         let taken = |since, most| link.runtime.now().saturating_sub(since).min(most);
         let (mut attempts, mut left) = (0, settings.dial_time_max);
         loop {
@@ -334,7 +335,7 @@ impl<'a> Limits<'a> {
         Poll::Pending
     }
 
-    /// Ready when a delivery has had its time. To be called once a side has failed; no other limit
+    /// Ready when the time for a delivery is over. Call it once a side has failed; no other limit
     /// applies from then on.
     fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !std::mem::replace(&mut self.is_delivering, true) {
@@ -368,13 +369,13 @@ fn abort(conn: Option<&mut impl Conn>) {
     }
 }
 
-/// An adapter's panic must not keep the other end from being let go.
+/// An adapter's panic must not keep the other end open.
 fn guard(step: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(step));
 }
 
 impl<C: Conn, B: Conn> Ends<C, B> {
-    /// Takes off the count what was written and an abort is about to discard.
+    /// Subtracts from the count the written bytes that an abort is about to discard.
     fn take_back(&self, progress: &Progress) {
         let take_back = |direction, unacknowledged: &dyn Fn() -> usize| {
             if progress.bytes(direction) > 0 {

@@ -25,11 +25,11 @@ pub(super) struct State<T> {
     pub(super) next_listener: u64,
     /// An accept loop has found no room since the loops were last nudged.
     pub(super) is_parked: bool,
-    /// How many accept loops have found no room, and haven't looked again.
+    /// Accept loops that have found no room and haven't looked again.
     pub(super) parked: usize,
-    /// The server's part in a budget that it shares with others.
+    /// The server's membership in a shared budget.
     pub(super) member: Option<Membership>,
-    /// The limit that was reached, and when it was last in the way.
+    /// The limit that was reached, and when an accept loop last had to wait for it.
     pub(super) limit_reached: Option<(Limit, Duration)>,
     /// The replacements whose futures wait.
     pub(super) barriers: BTreeMap<Generation, Waker>,
@@ -136,7 +136,7 @@ impl<T: Target> State<T> {
         }
     }
 
-    /// Whether another connection may be accepted; if not, what is in the way.
+    /// Whether another connection may be accepted; if not, the limit that prevents it.
     pub(super) fn room(&mut self) -> Result<(), Limit> {
         let max = self.settings.max_connections;
         if self.balancer.live() >= max {
@@ -160,14 +160,14 @@ impl<T: Target> State<T> {
         if is_admitted { Ok(()) } else { Err(Limit::Shared(member.total())) }
     }
 
-    /// The server accepts no client any more.
+    /// Notes that the server no longer accepts clients.
     pub(super) fn need_no_room(&mut self) {
         let Some(member) = &self.member else { return };
         self.wakes.servers.extend(member.set_minimum(0));
         self.wakes.servers.extend(member.stop_waiting());
     }
 
-    /// A connection has ended, and its descriptors are closed.
+    /// Notes that a connection has ended and its descriptors are closed.
     pub(super) fn give_room(&mut self) {
         self.wakes.servers.extend(self.member.as_ref().and_then(Membership::finish));
     }
@@ -176,7 +176,7 @@ impl<T: Target> State<T> {
         self.phase != Phase::Running && self.listeners == 0 && self.balancer.live() == 0
     }
 
-    /// A replacement, its report, and what is to be dropped.
+    /// A replacement, its report, and what to drop.
     #[expect(clippy::result_large_err, reason = "the change is handed back, not boxed up")]
     pub(super) fn replace(
         &mut self,

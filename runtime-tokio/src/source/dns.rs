@@ -25,31 +25,31 @@ use crate::{
 /// A backend's key is its address and port, `10.0.0.1:5432` or `[::1]:5432`: what comes in another
 /// order is an equal set, and what comes twice is one backend.
 ///
-/// The set is replaced on positive evidence only. A and AAAA are asked each for itself, and there
-/// must be an address in one of the answers. Anything else is a loss: no such name (NXDOMAIN), no
-/// records at all (NODATA), an error such as SERVFAIL, no answer in time, an answer that is truncated
-/// over TCP as well, one that can't be read, or a network that fails. The reason tells which, of
-/// which name, and from which server.
+/// The set is replaced on positive evidence only. A and AAAA records are queried separately, and at
+/// least one of the answers must have an address. Anything else is a loss: no such name (NXDOMAIN),
+/// no records at all (NODATA), an error such as SERVFAIL, no answer in time, an answer that is
+/// truncated even over TCP or can't be read, or a network failure. The reason names the failure,
+/// the name, and the server.
 ///
-/// If one family has answered with addresses, the other may fail in any of these ways, NXDOMAIN
-/// included (RFC 4074), or take a second longer: it then keeps the addresses that it had when it last
-/// answered, for [`DnsOptions::max_stale`] at most, and both are asked again soon. A family that
-/// answers "no records" has none.
+/// If one family has answered with addresses, the other may fail in any of these ways, including
+/// NXDOMAIN (RFC 4074), or take a second longer. It then keeps the addresses of its last answer,
+/// for [`DnsOptions::max_stale`] at most, and both are queried again soon. A family that answers
+/// "no records" has no addresses.
 ///
 /// Of a service only the targets of the lowest-numbered priority that is there count, and weights
-/// don't. A target that can't be resolved keeps its last addresses in the same way, unless it is said
-/// to have none. If it has none, it is a bad entry, and
-/// [`SourceSettings::bad_entries`](tinylb_core::SourceSettings::bad_entries) says what becomes of the
-/// others; a service none of whose targets has an address is lost. A service whose one target is `.`
-/// is decidedly not available (RFC 2782), which is the empty set.
+/// don't. A target whose lookup fails keeps its last addresses in the same way, unless the answer
+/// is that it has none. A target without addresses is a bad entry, and
+/// [`SourceSettings::bad_entries`](tinylb_core::SourceSettings::bad_entries) decides about the
+/// others. If no target has an address, the source is lost. A service whose only target is `.` is
+/// explicitly not available (RFC 2782), which is the empty set.
 ///
 /// What is asked are the servers that are given, or else those of `/etc/resolv.conf`; neither
-/// `/etc/hosts` nor a search list nor a cache. The server that answered last is asked first. One
-/// that fails costs its share of the time that is left, or nothing if its system says at once that
-/// nobody listens there, and the next one is asked for everything, so that a set never comes from two
-/// servers that disagree. (If a server answers for a part and reports an error for another, the next
-/// ones are asked too, and the first such answer is taken if no other is complete.) "No such name" and
-/// "no records" are answers: no other server is asked.
+/// `/etc/hosts` nor a search list nor a cache. The server that answered last is asked first. A
+/// server that fails costs its share of the time that is left, or nothing if its machine refuses
+/// the query. The next server is then asked for everything, so that a set never comes from two
+/// servers that disagree. (If a server answers one part and reports an error for another, the next
+/// ones are asked too. If none gives a complete answer, the first such answer counts.) "No such
+/// name" and "no records" are answers: no other server is asked.
 ///
 /// ```no_run
 /// # use tinylb_core::Handle;
@@ -82,17 +82,17 @@ pub struct DnsOptions {
     /// for longer; so a change is seen after this time at the latest. It decides if it is below
     /// `refresh_min`, and is 1 ms at least (what is shorter counts as that). 5 min.
     pub refresh_max: Duration,
-    /// The records that are asked for, of hosts and of services' targets. Both.
+    /// The address records to query, of hosts and of services' targets. Both.
     pub family: DnsFamily,
-    /// How long the addresses of a family, or of a service's target, stay while it can't be asked and
-    /// others can. `None`: until it answers. None.
+    /// How long the last addresses of a family, or of a service's target, stay while only its
+    /// lookup fails. `None`: until it answers. None.
     pub max_stale: Option<Duration>,
     /// How long a round of lookups may take, all servers and targets together: more than 0, and
     /// 1 min at most (what is longer counts as that). 5 s.
     pub timeout: Duration,
 }
 
-/// Of which families addresses are looked up.
+/// The families whose addresses are looked up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DnsFamily {
     /// A and AAAA records.
@@ -154,7 +154,7 @@ struct Rounds {
     name: DnsName,
     options: DnsOptions,
     backoff: Backoff,
-    /// What each name and family had when it last answered.
+    /// The last addresses of each name and family.
     known: Known,
     /// The server that answered last.
     answered: Option<SocketAddr>,
@@ -202,7 +202,7 @@ impl Rounds {
         }
     }
 
-    /// What the first server says that answers, and which that is, or why none did.
+    /// The answer of the first server that answers, and which server that is; or why none did.
     async fn answer(&mut self) -> Result<(Answer, SocketAddr), String> {
         let began = Instant::now();
         let within = self.options.timeout.min(TIMEOUT_MAX);

@@ -18,13 +18,13 @@ use crate::{Address, read_file, run_blocking};
 /// `backends`. The line `backends = {}`, and no other, says that there are none.
 ///
 /// A file that is missing, can't be read as TOML, or has no entry is a loss, since a writer that
-/// failed may have left it so. For the same reason, a file that lacks a key which it had before must
-/// end with a newline. (One that was cut off between two lines can't be told from a whole one.) An
+/// failed may have left it so. For the same reason, a file that lacks a key which it had before
+/// must end with a newline. (A file that was cut off between two lines looks like a whole one.) An
 /// entry that is no address is a [`BadEntry`].
 ///
-/// The file is read again when it has changed and has then stood unchanged for 0.1 s. A writer that
-/// may be slower, or may fail halfway, should write another file and rename it: then a part of a file
-/// is never seen.
+/// The file is read again when it has changed and has then been unchanged for 0.1 s. If your writer
+/// may pause for longer, or may fail halfway, write another file and rename it. Then no partial
+/// file is ever read.
 #[derive(Clone)]
 pub struct FileSource {
     path: Arc<Path>,
@@ -44,9 +44,9 @@ impl FileSource {
 
     /// The sets and losses, an update for each change of the file, without end.
     ///
-    /// It runs on the tokio runtime that polls it, whose time must be enabled. Nothing happens unless
-    /// it is polled. A file system that hangs holds up this source and a thread of
-    /// [`run_blocking`](crate::run_blocking). That there is no thread is a loss.
+    /// It runs on the tokio runtime that polls it, whose time must be enabled. Nothing happens
+    /// unless it is polled. A file system that hangs holds up this source and a thread of
+    /// [`run_blocking`](crate::run_blocking). If no thread can be started, that is a loss.
     pub fn updates(self) -> impl Stream<Item = Update<Address>> + Send + 'static {
         stream::unfold(watch(self.path), async |mut watch| Some((watch.next().await, watch)))
     }
@@ -62,7 +62,7 @@ struct Watch {
     seen: Option<Signature>,
     /// What it was when it was last read.
     told: Option<Signature>,
-    /// The keys that it had then, those of bad entries included.
+    /// The keys that it had then, including those of bad entries.
     keys: BTreeSet<Arc<str>>,
     /// The last read failed, though the file was there: that may pass.
     has_failed: bool,
@@ -102,7 +102,7 @@ impl Watch {
         }
     }
 
-    /// What the file's text says.
+    /// The update that the file's text means.
     fn understand(&mut self, text: &str) -> Update<Address> {
         let lost = |cause: String| format!("{}: {cause}", self.path.display());
         let (set, bad) = match parse(text) {
@@ -155,10 +155,10 @@ fn read(path: &Path) -> Result<String, String> {
 
 const NONE_REMEDY: &str = "write `backends = {}` if there should be none";
 
-/// The backends of a file's text, and its entries that are none.
+/// The backends in a file's text, and its bad entries.
 ///
 /// # Errors
-/// It is no TOML, or says nothing.
+/// It is not TOML, or has no entry.
 fn parse(text: &str) -> Result<(BackendSet<Address>, Arc<[BadEntry]>), String> {
     let table = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
@@ -171,7 +171,7 @@ fn parse(text: &str) -> Result<(BackendSet<Address>, Arc<[BadEntry]>), String> {
     }
     let (mut backends, mut bad) = (Vec::new(), Vec::new());
     for (key, value) in table.iter() {
-        // Only as it is written in the configuration: a header might have lost its lines.
+        // Only in this form, as in the configuration: a table's header might have lost its lines.
         let is_none = value.get_ref().as_table().is_some_and(DeTable::is_empty)
             && text.get(value.span()).is_some_and(|text| text.starts_with('{'));
         let key = key.get_ref().as_ref();

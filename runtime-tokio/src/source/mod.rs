@@ -4,7 +4,7 @@
 //! - `dns.rs` (feature `dns`): the addresses of a name, or the targets of a service.
 //! - `etcd.rs` (feature `etcd`): the keys under a prefix; and how a backend gets there.
 //! - `file.rs` (feature `file`): the lines of a file.
-//! - `restart.rs`: a source that begins anew when it panics or ends.
+//! - `restart.rs`: restarts a source that panics or ends.
 //! - `backoff.rs`: how long a source waits between attempts that fail.
 
 mod backoff;

@@ -13,12 +13,12 @@ use tokio::time::{Instant, sleep};
 
 use super::backoff::{Backoff, random};
 
-/// The updates of a source that begins anew whenever it panics or ends, without end.
+/// The updates of a source that is restarted whenever it panics or ends. The stream never ends.
 ///
-/// `begin` gives the source, at first and then again after 100 ms to 10 s, longer and longer, and
-/// spread at random; after a source that has lived for 10 s, the first pause is a short one again.
-/// Each panic and each end is a loss with its reason, so that the last set stays; the next set ends
-/// it. `begin` may panic as well.
+/// `begin` makes the source, first at once and then after pauses of 100 ms to 10 s, which grow and
+/// are spread at random. If a source has run for 10 s, the next pause is short again. Each panic
+/// and each end is a loss with its reason, so the last set stays. The next set ends the loss.
+/// `begin` may panic as well.
 ///
 /// It runs on the tokio runtime that polls it, whose time must be enabled. Nothing happens unless it
 /// is polled.
@@ -53,7 +53,7 @@ where
     })
 }
 
-/// A source that has lived for this long is no source that fails at once.
+/// After a source that has run for this long, pauses start short again.
 const LIFE_LONG: Duration = Duration::from_secs(10);
 
 struct Restarts<T, B> {
@@ -62,7 +62,7 @@ struct Restarts<T, B> {
     /// When the source began.
     began: Instant,
     backoff: Backoff,
-    /// Before it begins.
+    /// Before the next start.
     pause: Duration,
 }
 
@@ -78,7 +78,7 @@ where
             Err(panic) => format!("the source panicked{}", words(&*panic)),
         };
         let source = self.source.take();
-        // A panic may follow from the first.
+        // A second panic may follow from the first.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(source)));
         if self.began.elapsed() >= LIFE_LONG {
             self.backoff.reset();
@@ -87,7 +87,7 @@ where
         Update::Lost(format!("{failure}; it will be restarted").into())
     }
 
-    /// What the source says, or its panic.
+    /// The source's next update, or its panic.
     async fn said(&mut self) -> Result<Option<Update<T>>, Box<dyn Any + Send>> {
         let source = match &mut self.source {
             Some(source) => source,
@@ -102,7 +102,7 @@ where
     }
 }
 
-/// What a panic says, if it is text.
+/// The message of a panic, if it is text.
 fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());

@@ -2,21 +2,21 @@ use std::time::Duration;
 
 use crate::limit::Limit;
 
-/// What upkeep thinks of a connection's peer. Times are numbers of turns, one a second.
+/// What upkeep knows about a connection's peer. Times are numbers of turns, one a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Peer {
     /// The connection hasn't been looked at yet. Becomes `Heard` once it has lived for a second.
     New { began: u32 },
-    /// Nothing waits for an answer, or answers come. Becomes `Silent` when something is seen to be
-    /// unanswered.
+    /// Nothing waits for an answer, or answers arrive. Becomes `Silent` when something is seen to
+    /// be unanswered.
     Heard,
-    /// Something is unanswered, and was in every look since. Becomes `Heard` when the peer answers,
-    /// `Condemned` when it has been silent for nearly its limit.
+    /// Something is unanswered, and was in every look since then. Becomes `Heard` when the peer
+    /// answers, `Condemned` when it has been silent for nearly its limit.
     Silent { since: u32 },
-    /// The system is to end the connection when it would try again. Becomes `Heard` or `Silent` if
-    /// the peer answers all the same, `Dead` if the system hasn't ended it in time.
+    /// The system will end the connection at its next retransmission. Becomes `Heard` or `Silent`
+    /// if the peer answers all the same, `Dead` if the system hasn't ended it in time.
     Condemned { since: u32 },
-    /// The connection is to be ended now.
+    /// The connection must be ended now.
     Dead,
 }
 
@@ -34,7 +34,7 @@ impl Peer {
         matches!(self, Self::New { .. })
     }
 
-    /// What to think after another look.
+    /// The state after another look.
     pub(super) fn look(self, seen: Seen, now: u32, limit: Limit) -> Self {
         if !seen.is_unanswered {
             return Self::Heard;
@@ -60,8 +60,8 @@ impl Peer {
         }
     }
 
-    /// What to think after a time in which nobody looked, and no answer may have come through:
-    /// what was seen before counts no more.
+    /// The state after a time without looks, in which answers may have been held up: what was seen
+    /// before no longer counts.
     pub(super) fn renew(self, now: u32) -> Self {
         match self {
             Self::Silent { .. } => Self::Silent { since: now },

@@ -10,13 +10,13 @@ use std::{
 use super::peer::Peer;
 use crate::{limit::Limit, tcp_info::borrow_raw};
 
-/// The connections that are looked after: a word of 8 bytes for each descriptor, by its number, in
-/// parts that are made when they are needed and stay.
+/// The connections that are looked after: a word of 8 bytes for each descriptor, indexed by its
+/// number. Parts of the table are allocated when they are first needed, and stay.
 ///
-/// The owner of a descriptor fills its word and empties it before closing the descriptor. Whoever
-/// looks at a connection marks its word meanwhile, and an owner waits for the mark to go (as long
-/// as a few system calls take). So a descriptor that is looked at is open, and is the one that was
-/// put in.
+/// The owner of a descriptor fills its word, and empties it before closing the descriptor. A look
+/// marks the word while it lasts, and the owner waits until the mark is gone (as long as a few
+/// system calls take). So a descriptor that is being looked at is open, and is the one that was put
+/// in.
 pub(super) struct Table {
     parts: [OnceLock<Box<[Part]>>; 1 << TOP_BITS],
 }
@@ -29,7 +29,7 @@ const TOP_BITS: u32 = 9;
 const MIDDLE_BITS: u32 = 11;
 const LOW_BITS: u32 = 11;
 
-/// What a table has of a connection.
+/// The table's entry for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     /// `None`: not known yet, or none.
@@ -62,7 +62,7 @@ impl Table {
         words[number & ((1 << LOW_BITS) - 1)].store(entry.encode(), Ordering::Release);
     }
 
-    /// Takes a connection out, if it is in; waits while somebody looks at it.
+    /// Takes a connection out, if it is in; waits while it is being looked at.
     pub(super) fn take(&self, socket: impl AsFd) {
         let number = socket.as_fd().as_raw_fd() as usize;
         let part = self.parts[number >> (MIDDLE_BITS + LOW_BITS)].get();
@@ -76,7 +76,7 @@ impl Table {
                 seen = word.load(Ordering::Relaxed);
                 continue;
             }
-            // Acquires what the last look did, so that closing comes after it.
+            // Acquire: closing must come after the last look.
             match word.compare_exchange_weak(seen, 0, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => seen = now,
@@ -117,7 +117,7 @@ impl Slot<'_> {
         else {
             return;
         };
-        // A panic must not leave the mark behind, for which the owner would wait for ever.
+        // A panic must not leave the mark behind: the owner would wait for ever.
         let mut look_at = LookAt { word: self.word, next: 0 };
         // The descriptor is open: its owner waits for the mark to go before closing it.
         let entry = borrow_raw(self.number, |socket| look(socket, Entry::decode(self.seen)));
@@ -145,10 +145,10 @@ impl Entry {
     /// Whether it is this connection's turn.
     pub(super) fn is_due(&self, number: RawFd, now: u32) -> bool {
         match self.peer {
-            // It may have come at the end of a turn.
+            // It may have begun at the end of a turn.
             Peer::New { began } => now.wrapping_sub(began) >= 2,
             Peer::Heard => {
-                // Connections that came together are not all looked at together.
+                // Connections that began together are not all looked at together.
                 let turn = now.wrapping_add(number as u32);
                 self.limit.is_none_or(|limit| turn.is_multiple_of(limit.look_every()))
             }

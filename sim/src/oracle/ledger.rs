@@ -45,10 +45,10 @@ pub(crate) struct Ledger {
     closes_at: Option<u64>,
     /// How late a timer may be.
     slack: u64,
-    /// When the drains began that are not over, by replacement, ascending.
+    /// When the unfinished drains began, by replacement, ascending.
     drains: Vec<(u64, u64)>,
-    /// Until then, a session whose target came back after its deadline, or whose deadline was put
-    /// off then, may be kept or cut.
+    /// Until then, if a session's target came back after its deadline, or its deadline was
+    /// postponed after it, the session may be kept or cut.
     doubt_until: u64,
     violations: Vec<Violation>,
     pub(crate) counts: Counts,
@@ -82,8 +82,8 @@ struct Session {
     dial_began: u64,
     /// The target's dial is to panic.
     may_panic: bool,
-    /// Its target came back after the deadline of its drain, or that was put off after it had come;
-    /// the deadline may have been first.
+    /// Its target came back after the deadline of its drain, or the deadline was postponed after it
+    /// had passed; the deadline may have come first.
     is_doubtful: bool,
 }
 
@@ -619,7 +619,8 @@ impl Ledger {
         self.generation = generation;
     }
 
-    /// Sessions of removed targets may drain for so long from now on, those included that do.
+    /// Sessions of removed targets may drain for this long from now on, including those that
+    /// already drain.
     pub(crate) fn drains_change(&mut self, time: u64) {
         let (at, slack) = (self.at, self.slack);
         let mut counts = [(Sometimes::DrainShortened, 0), (Sometimes::DrainProlonged, 0)];
@@ -642,7 +643,7 @@ impl Ledger {
         counts.into_iter().for_each(|(what, times)| self.counts.add(what, times));
     }
 
-    /// When a replacement's drain is to be over, if that takes so long.
+    /// When a replacement's drain must be over, if it takes this long.
     pub(crate) fn drain_until(&self, generation: u64, time: u64) -> Option<u64> {
         let drain = self.drains.iter().find(|(number, _)| *number == generation)?;
         Some(drain.1 + time)

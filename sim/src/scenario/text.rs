@@ -153,7 +153,7 @@ impl FromStr for Scenario {
         let mut scenario = Self::default();
         let is_step = |line: &&str| line.trim_start().starts_with("at ");
         let lines = || (1..).zip(text.lines());
-        // Which backends there are may be said below the steps that name some.
+        // The number of backends may come after the steps that name some.
         let others = lines().filter(|(_, line)| !is_step(line));
         for (number, line) in others.chain(lines().filter(|(_, line)| is_step(line))) {
             let words = Words(line.split('#').next().unwrap_or_default().split_whitespace());

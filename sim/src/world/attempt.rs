@@ -310,7 +310,7 @@ impl Judge {
             || side == Side::Backend && attempt.session.is_some_and(is_crashed)
     }
 
-    /// Whether this end is done with its connection.
+    /// Whether this end has finished with its connection.
     pub(super) fn is_over(&self, attempt: u32, side: Side) -> bool {
         self.attempts[attempt as usize].seen(side).sight.is_some()
     }

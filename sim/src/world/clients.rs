@@ -84,7 +84,7 @@ impl<F: Fabric> Clients<F> {
             Either::Left(((), _)) => Sight::GivenUp,
             Either::Right((Err(_), _)) => Sight::Refused,
             Either::Right((Ok(mut conn), _)) => {
-                // As of any program, the system ends its stream if it dies.
+                // As for any program, the system ends its stream if it dies.
                 conn.finish();
                 self.world.judge().client_connected(attempt, &self.fabric.name(&conn));
                 let runtime = self.fabric.runtime();
@@ -113,7 +113,7 @@ pub async fn serve<F: Fabric>(world: World, fabric: F, place: Place) {
             let (world, runtime) = (world.clone(), fabric.runtime());
             async move {
                 let Ok(mut conn) = conn else { return };
-                // As of any program, the system ends its stream if it dies.
+                // As for any program, the system ends its stream if it dies.
                 conn.finish();
                 let Some(header) = read_header(&mut conn, &world, place).await else { return };
                 let party = Party::backend(conn, world.clone(), runtime, header, greeting);

@@ -169,8 +169,8 @@ impl Judge {
         self.trigger(Trigger::Ended, place);
     }
 
-    /// What a side sent before it failed was delivered to the other, if nothing stood in the way: the
-    /// network, a fault of that other side, or bytes that the failed one had not read, since then
+    /// Checks that what a side sent before it failed was delivered to the other. Exceptions are a
+    /// network fault, a fault of the other side, and bytes that the failed side had not read: then
     /// its reset may overtake what it sent.
     fn check_delivered(&mut self, flow: &Flow, failed: Side) {
         let Some(number) = flow.attempt else { return };
@@ -181,8 +181,8 @@ impl Judge {
         };
         let Some((sent, received)) = attempt.moved(failed) else { return };
         let has_read_all = to_failed == 0 || to_failed == received + their_head as u64;
-        // Who fails during a dial has said nothing to anybody; and an end that was not read yet makes
-        // for a reset as well.
+        // A side that fails during a dial has sent nothing; and an unread end of stream causes a
+        // reset as well.
         if flow.moved_at == 0 || flow.is_half_closed || flow.is_crashed {
             return;
         }

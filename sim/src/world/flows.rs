@@ -35,7 +35,7 @@ pub(super) struct Flow {
     pub(super) written_up: u64,
     pub(super) read_down: u64,
     pub(super) written_down: u64,
-    /// Of what was written, bytes that an abort has discarded, as far as the adapter knows.
+    /// Written bytes that an abort has discarded, as far as the adapter knows.
     pub(super) lost_up: u64,
     pub(super) lost_down: u64,
     /// Connections that it holds.
@@ -143,7 +143,7 @@ impl Judge {
         }
     }
 
-    /// An abort discards bytes that were written to a side.
+    /// Notes that an abort discards bytes that were written to a side.
     pub(super) fn lost(&mut self, session: u64, side: Side, bytes: u64) {
         let flow = &mut self.flows[session as usize];
         match side {

@@ -95,8 +95,8 @@ impl Judge {
         }
     }
 
-    /// How much longer a session may last of which one side has failed, in microseconds: what that
-    /// side had sent is delivered first.
+    /// How much longer a session may last once one side has failed, in microseconds: what that side
+    /// sent is delivered first.
     fn delivery_max(&self, flow: &Flow) -> u64 {
         let has_failed = flow.attempt.is_some_and(|attempt| {
             [Side::Client, Side::Backend].into_iter().any(|side| self.has_given_up(attempt, side))

@@ -50,7 +50,7 @@ impl Judge {
         let set = self.newest.clone();
         match self.scenario.config.leave_out {
             0 => self.source_loses(),
-            // Nothing is left of it, and nobody has said that there are no backends.
+            // Nothing is left of it, and the source hasn't stated that there are no backends.
             _ if set.is_empty() => self.source_loses(),
             _ => self.say(std::slice::from_ref(&set)),
         }

@@ -23,7 +23,7 @@ pub enum Backend {
     Greeter,
 }
 
-/// The first port that a backend looks at.
+/// The first port that a backend tries.
 const PORT_MIN: u16 = 20_000;
 
 /// Bytes of a greeting.
@@ -86,7 +86,7 @@ impl Backend {
     }
 }
 
-/// Listens where servers do: below the ports that the system gives to clients.
+/// Listens on a port below those that the system gives to clients.
 fn listen_below_ephemeral() -> io::Result<TcpListener> {
     let ports = (PORT_MIN..ephemeral_port_min()).chain([0]);
     let listeners = ports.map(|port| listen(SocketAddr::from(([127, 0, 0, 1], port))));

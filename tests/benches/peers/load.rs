@@ -23,10 +23,10 @@ const FILL_UP: Duration = Duration::from_secs(3);
 /// What closed connections leave behind is over by then.
 const COOL_DOWN: Duration = Duration::from_millis(200);
 
-/// By then clients that were asked to stop have come to the end of what they do, unless they hang.
+/// How long clients may take to stop when asked to; those that take longer hang.
 const STOP_MAX: Duration = Duration::from_secs(1);
 
-/// What the clients of a round have done, and whether they are to go on.
+/// What the clients of a round have done, and whether they should go on.
 #[derive(Default)]
 pub struct Tally {
     units: Cell<u64>,
@@ -57,7 +57,7 @@ pub fn current_thread() -> LocalRuntime {
     Builder::new_current_thread().enable_all().build_local(Default::default()).expect("a runtime")
 }
 
-/// What one of many clients does, until the tally says that it's over: it counts what it has done.
+/// The work of one client, counted until the tally ends the round.
 async fn measure<F: Future<Output = io::Result<()>> + 'static>(
     proxy: &Running,
     clients: usize,
@@ -89,7 +89,8 @@ async fn measure<F: Future<Output = io::Result<()>> + 'static>(
         done = done => Ok(done),
         error = failed => Err(error),
     };
-    // What is begun is finished, and counted: all that was asked of the proxy is.
+    // Work that has begun is finished and counted, so that the count has all that was asked of the
+    // proxy.
     tally.is_over.set(true);
     let _ = timeout(STOP_MAX, async { while tasks.join_next().await.is_some() {} }).await;
     tasks.shutdown().await;

@@ -62,7 +62,7 @@ pub enum What {
     },
 }
 
-/// What system calls are counted of.
+/// The unit for which system calls are counted.
 #[derive(Clone, Copy)]
 pub enum Unit {
     Connection,

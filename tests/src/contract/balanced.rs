@@ -74,7 +74,7 @@ impl<A: Adapter> Bench<A> {
         self.ended_with().await.0
     }
 
-    /// And what it passed on.
+    /// The bytes that it passed on.
     async fn ended_with(&mut self) -> Ended {
         self.ended.next().await.expect("the server is there")
     }
@@ -147,8 +147,8 @@ pub async fn an_abort_is_passed_on_to_the_other_side<A: Adapter>(a: &A) {
     assert_eq!(bench.ended().await, EndReason::BackendFailed);
 }
 
-/// A backend may answer before it has read the question and go: the answer arrives, whether or not
-/// the balancer learns of it by a write that fails. The same for a client.
+/// A backend may answer before it has read the question, and close: the answer arrives, whether or
+/// not a failed write is how the balancer notices. The same holds for a client.
 pub async fn an_answer_arrives_whose_backend_takes_no_more_of_the_question<A: Adapter>(a: &A) {
     async fn answer(
         mut asks: impl tinylb_core::Conn,
@@ -159,8 +159,8 @@ pub async fn an_answer_arrives_whose_backend_takes_no_more_of_the_question<A: Ad
         receive(&mut answers, QUESTION, 0..5000).await;
         send(&mut answers, ANSWER, 0..3000).await;
         abort(answers);
-        // The rest of the question comes to nobody, if it isn't too late already. A write that fails
-        // has seen the cut: a system may report that once, and an end of stream from then on.
+        // The rest of the question is lost, unless it was too late anyway. A write that fails has seen
+        // the cut: a system may report that once, and an end of stream from then on.
         let has_failed = asks.write_all(&QUESTION.take(5000..9000)).await.is_err();
         let (read, seen) = receive_until_over(&mut asks, ANSWER, 0).await;
         assert_eq!(read, 3000, "bytes of the answer");
@@ -176,9 +176,9 @@ pub async fn an_answer_arrives_whose_backend_takes_no_more_of_the_question<A: Ad
     }
 }
 
-/// A side fails behind more than the other takes at once. What the balancer had received by then
-/// arrives, however slowly it is read, and is what the balancer says that it passed on; and no end
-/// of stream follows it.
+/// A side fails after sending more than the other takes at once. What the balancer received before
+/// arrives, however slowly it is read; the balancer counts exactly that as passed on; and no end of
+/// stream follows.
 pub async fn what_a_side_sent_before_it_failed_reaches_a_slow_reader<A: Adapter>(a: &A) {
     async fn fail(
         mut fails: impl tinylb_core::Conn,
@@ -190,7 +190,7 @@ pub async fn what_a_side_sent_before_it_failed_reaches_a_slow_reader<A: Adapter>
         let bound = 2 * can.in_flight_max + RELAY_MAX;
         fill(&mut fails, QUESTION, bound, (&mut *client, &mut *backend)).await;
         abort(fails);
-        // By this the balancer learns of it.
+        // This is how the balancer notices.
         reads.write_all(&ANSWER.take(0..100)).await.expect("a write");
         for _ in 0..20 {
             ping(client, backend).await;
@@ -220,8 +220,8 @@ pub async fn what_a_side_sent_before_it_failed_reaches_a_slow_reader<A: Adapter>
     check(bench.ended_with().await.2, read);
 }
 
-/// A replacement is applied at once though a session that it cuts still delivers what its backend
-/// had sent before it failed: the client gets a prefix, and a cut.
+/// A replacement is applied at once although a session that it cuts is still delivering what its
+/// backend sent before it failed: the client gets a prefix, and a cut.
 pub async fn a_removal_does_not_wait_for_what_a_failed_side_had_sent<A: Adapter>(a: &A) {
     let can = a.capabilities();
     let mut bench = Bench::new(a, 2).await;

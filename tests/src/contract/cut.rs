@@ -43,9 +43,8 @@ pub async fn an_aborted_stream_is_not_taken_for_a_finished_one<A: Adapter>(a: &A
     give_up_half_closed(backend, client, sight).await;
 }
 
-/// A connection that is dropped and was not finished looks like one that was aborted: half a stream
-/// doesn't pass for a whole one, whichever end drops it, and also if the peer's write side had been
-/// closed.
+/// A connection that is dropped without being finished looks aborted: half a stream doesn't pass
+/// for a whole one, whichever end drops it, and even if the peer's write side was closed.
 pub async fn a_connection_dropped_unfinished_is_not_taken_for_a_finished_one<A: Adapter>(a: &A) {
     async fn let_go(mut drops: impl Conn, mut sees: impl Conn, sight: Sight) {
         ping(&mut drops, &mut sees).await;
@@ -91,8 +90,8 @@ pub async fn an_abort_with_bytes_unread_leaves_a_prefix_and_a_cut<A: Adapter>(a:
     give_up(backend, client, sight).await;
 }
 
-/// Once a write has failed, or a cut was noticed, what the peer had sent before can still be read,
-/// at once: an answer that came with the cut isn't lost.
+/// Once a write has failed, or a cut was noticed, what the peer sent before can still be read at
+/// once: an answer that came with the cut isn't lost.
 pub async fn what_came_before_a_cut_can_be_read_after_a_write_has_failed<A: Adapter>(a: &A) {
     async fn read(mut gives_up: impl Conn, mut writes: impl Conn) {
         send(&mut gives_up, ANSWER, 0..3000).await;

@@ -100,7 +100,7 @@ pub struct Capabilities {
     /// Whether [`Conn::poll_cut`](tinylb_core::Conn::poll_cut) tells of an abort that is a
     /// [`Sight::Cut`]. If not, it never tells of anything.
     pub notices_cut: bool,
-    /// Whether [`Conn::unacknowledged`](tinylb_core::Conn::unacknowledged) tells what an abort
+    /// Whether [`Conn::unacknowledged`](tinylb_core::Conn::unacknowledged) knows what an abort
     /// discards, or an abort discards nothing.
     pub knows_unacknowledged: bool,
     /// A bound for the bytes that one direction of a connection holds while nobody reads them.

@@ -56,7 +56,7 @@ pub async fn an_end_of_stream_comes_after_every_byte_and_nothing_after_it<A: Ada
 }
 
 /// A connection that is finished and dropped, after it has read the other's end and sent its own,
-/// doesn't take back what it sent: the other reads it all, and an end of stream.
+/// loses nothing that it sent: the other reads it all, and an end of stream.
 pub async fn a_connection_finished_after_its_ends_is_not_cut<A: Adapter>(a: &A) {
     async fn finish(mut leaves: impl Conn, mut stays: impl Conn) {
         send_all(&mut stays, QUESTION, 1000).await;
@@ -76,8 +76,8 @@ pub async fn a_connection_finished_after_its_ends_is_not_cut<A: Adapter>(a: &A) 
     finish(backend, client).await;
 }
 
-/// The same for one that has sent more than the other takes: what waits to be sent is taken back
-/// neither if the other reads late nor if its own end comes first, or second.
+/// The same for a connection that has sent more than the other takes: what waits to be sent isn't
+/// lost, whether the other reads late, and whichever end comes first.
 pub async fn a_connection_finished_with_much_to_send_loses_nothing<A: Adapter>(a: &A) {
     async fn finish<A: Adapter>(
         a: &A,

@@ -31,7 +31,7 @@ fn with_descriptors(count: usize, file: &ConfigFile, more: &[&str]) -> Tinylb {
     Tinylb::start(command)
 }
 
-/// `tinylb run` that has fewer descriptors than it knows of: somebody takes them away while it runs.
+/// `tinylb run` with fewer descriptors than it knows of: the limit is lowered while it runs.
 fn run_short_of_descriptors(file: &ConfigFile, more: &[&str]) -> Tinylb {
     let tinylb = file.run_with(more);
     tinylb.address();
@@ -289,7 +289,7 @@ fn a_busy_service_gets_the_connections_that_nine_others_do_not_need() {
     for address in &addresses[1..] {
         assert_eq!(Client::connect(address).finish(), End::Clean);
     }
-    // The limit was news once, and as long as it lasts.
+    // The limit is reported once, as long as it lasts.
     assert_eq!(tinylb.log().iter().filter(|line| line.says("no descriptors are left")).count(), 1);
     let ends = Client::each(crowd, |mut client| {
         assert!(client.is_served());

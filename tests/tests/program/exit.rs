@@ -26,8 +26,8 @@ fn fails(args: &[&str], code: i32, message: &str) -> String {
     error
 }
 
-/// The same, for what went wrong at run time or in a file: one line, and no more. It is as the lines
-/// of the log are, if there is a log.
+/// The same, for what went wrong at run time or in a file: exactly one line. It has the format of
+/// the log, if there is a log.
 fn fails_in_a_line(args: &[&str], message: &str) {
     let error = fails(args, 1, message);
     assert_eq!(error.lines().count(), 1, "{args:?}: {error}");
@@ -55,10 +55,10 @@ fn wrong_arguments_are_told_apart_by_exit_code_2() {
         (vec!["check"], "--config"),
         (vec!["demo", "now"], "now"),
         (listen.to_vec(), "--backend"),
-        (vec!["run", "--backend", "a=127.0.0.1:1"], "there is no `--listen ADDRESS`"),
-        (vec!["run", "--dns", "x:1"], "there is no `--listen ADDRESS`"),
-        (vec!["run", "--etcd", "http://127.0.0.1:1"], "there is no `--listen ADDRESS`"),
-        (vec!["run", "--prefix", "/x/"], "there is no `--listen ADDRESS`"),
+        (vec!["run", "--backend", "a=127.0.0.1:1"], "where clients connect, is missing"),
+        (vec!["run", "--dns", "x:1"], "where clients connect, is missing"),
+        (vec!["run", "--etcd", "http://127.0.0.1:1"], "where clients connect, is missing"),
+        (vec!["run", "--prefix", "/x/"], "where clients connect, is missing"),
         (vec!["run", "--admin", "127.0.0.1:0"], "something to balance is required"),
         (listen.to_vec(), "there are no backends"),
         (with(&["--prefix", "/x/"]), "give `--etcd`"),
@@ -179,12 +179,12 @@ fn a_file_of_garbage_is_told_in_a_few_lines() {
     }
 }
 
-/// The program with room for so many threads. The limit holds for a user who isn't root.
+/// The program with room for this many threads. The limit holds for a user who isn't root.
 fn with_threads(count: usize, args: &[&str]) -> Command {
     let mut command = Command::new("prlimit");
     command.arg(format!("--nproc={count}")).arg(binary()).args(args);
     if rustix::process::geteuid().is_root() {
-        // Nobody else has this one, so that only these threads count.
+        // No other process has this user, so only these threads count.
         command.uid(0x7000_0000 + std::process::id());
     }
     command
@@ -197,7 +197,8 @@ fn a_lack_of_threads_at_the_start_is_told_with_its_remedy() {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
     let path = file.path().to_str().unwrap();
     let args = ["run", "--workers", "1", "--config", path];
-    // The first that lacks is the log's, then the worker's, then that of who watches the file.
+    // The first thread that is lacking is the log's, then the worker's, then the one that watches
+    // the file.
     for (threads, what) in [(1, "writes the log"), (2, "worker 0"), (3, "watch the file")] {
         let output = output(&mut with_threads(threads, &args));
         let error = String::from_utf8(output.stderr).unwrap();

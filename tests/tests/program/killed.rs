@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 use crate::harness::{Backend, Client, End, Socket, Strace, Tinylb, until};
 
-/// How a connection of a program that dies may end for one who writes.
+/// How a write to a program that dies may fail.
 const CUT: [End; 2] = [End::Reset, End::Other(io::ErrorKind::BrokenPipe)];
 
 /// Writes until that fails.

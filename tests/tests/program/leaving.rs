@@ -1,4 +1,4 @@
-//! Services that the file has no more, while their sessions finish, and those that come back.
+//! Services that have left the file, while their sessions finish, and services that come back.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use crate::harness::{
 
 const ADMIN: [&str; 3] = ["--admin", "127.0.0.1:0", "--admin-write"];
 
-/// Sessions may take any time: what ends them is no time limit.
+/// Sessions may take any time, so no time limit ends them.
 const PATIENT: &str = "shutdown_timeout = \"24h\"";
 
 /// Another service, since a file without one is no file.
@@ -156,7 +156,7 @@ fn a_return_calls_the_end_off() {
     tinylb.line("service is back");
     until("the time at which it would have ended", || began.elapsed().as_secs() >= 6);
     assert!(client.is_served());
-    // A session that ends is no end of the service.
+    // The end of one session isn't the end of the service.
     assert_eq!(client.finish(), End::Clean);
     assert!(Client::connect(&at).is_served());
     assert!(!tinylb.log().iter().any(|line| line.says("service ended")));
@@ -200,7 +200,7 @@ fn backends_can_be_put_while_a_service_leaves_and_are_forgotten_if_it_returns() 
     assert_eq!(by_a.end(), End::Reset);
     assert!(by_b.is_served());
 
-    // The file says anew what the backends are.
+    // The file gives the backends again.
     file.edit(&s);
     tinylb.line("service is back");
     let mut backends = [Client::connect(&at).backend, Client::connect(&at).backend];

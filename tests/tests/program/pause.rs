@@ -1,5 +1,5 @@
-//! The program is stopped for longer than its time limits, as a freezer or a suspended machine does
-//! it, and goes on. What came meanwhile counts.
+//! The program is stopped for longer than its time limits, as by a freezer or on a suspended
+//! machine, and resumes. What arrived meanwhile counts.
 
 use std::{
     io::{Read, Write},
@@ -17,7 +17,7 @@ const SESSIONS: usize = 20;
 /// Longer than the limits of these tests.
 const PAUSE: Duration = Duration::from_millis(2500);
 
-/// Stops the program, and has it go on after a pause in which something happens.
+/// Stops the program, and resumes it after a pause in which something happens.
 fn paused(tinylb: &Tinylb, meanwhile: impl FnOnce()) {
     // Until all workers wait in their reactors.
     thread::sleep(Duration::from_millis(100));

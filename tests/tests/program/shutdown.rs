@@ -256,7 +256,7 @@ fn a_shutdown_says_how_many_sessions_finished_and_how_many_it_cut() {
     let file = ConfigFile::new(&text);
     let tinylb = file.run();
     tinylb.addresses(2);
-    // What came to its end before is no affair of the shutdown.
+    // Sessions that ended before don't count for the shutdown.
     assert_eq!(Client::connect(&of_s).finish(), End::Clean);
     let (finishing, mut staying) = (Client::several(&of_s, 2), Client::several(&of_t, 3));
     let resetting = Client::connect(&of_t);

@@ -20,7 +20,7 @@ use crate::harness::{
     service, until,
 };
 
-/// What the program has as `peer_timeout`, where peers die.
+/// The `peer_timeout` of the program where peers die.
 const LIMIT: Duration = Duration::from_secs(8);
 
 /// How a connection stands when its peer dies.
@@ -29,7 +29,7 @@ enum State {
     Idle,
     /// Something is sent to the peer afterwards.
     Unanswered,
-    /// The peer has taken no more for a while, and more waits.
+    /// The peer has stopped reading for a while, and more data waits.
     ShutWindow,
     /// The peer has ended its stream, and something is sent to it afterwards.
     HalfClosed,
@@ -108,7 +108,7 @@ fn failure(socket: &TcpStream) -> (Option<i32>, Instant) {
     (error.as_ref().and_then(io::Error::raw_os_error), seen)
 }
 
-/// Pulls the cable of one host, with connections in each state, and looks how their other ends
+/// Pulls the cable of one host, with connections in each state, and checks how their other ends
 /// fail.
 fn dies(
     splice: &str,

@@ -56,7 +56,7 @@ async fn an_answer_is_not_given_up_before_the_clients_system_has_it() {
     pass(secs(10)).await;
     assert_eq!(world.snapshot().live, 1);
     expect(&mut client, ANSWER).await;
-    // The system is asked again soon, however long that took.
+    // The system is queried again soon, however long that took.
     pass(ms(100)).await;
     assert_eq!(world.log.texts("ended"), [format!("ended backend_failed 0/{}", ANSWER.len())]);
     assert!(is_cut(&mut client));

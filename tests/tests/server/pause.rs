@@ -1,5 +1,5 @@
-//! A process that is stopped for longer than its time limits, and goes on: timers fire first, and
-//! what came meanwhile is reported a moment later.
+//! A process that is stopped for longer than its time limits, and resumes: timers fire first, and
+//! what arrived meanwhile is reported a moment later.
 
 use tinylb_core::{Floor, publisher};
 use tinylb_tests::pipe::{DialScript, Gate};
@@ -7,8 +7,8 @@ use tokio::time::advance;
 
 use super::harness::*;
 
-/// The process goes on after a pause. Every timer that is due has fired, and nobody has looked yet
-/// for what else there is.
+/// The process resumes after a pause. Every timer that is due has fired, and the reactor hasn't
+/// been polled yet.
 async fn go_on_after(pause: u64) {
     advance(secs(pause)).await;
     settle().await;
@@ -24,7 +24,7 @@ async fn a_busy_session_outlives_a_pause_longer_than_the_limit_of_idle_ones() {
     go_on_after(100).await;
     write(&mut client, "was waiting").await;
     expect(&mut backend, "was waiting").await;
-    // From then on the limit counts anew.
+    // From then on the limit starts again.
     within(world.log.until("ended", 1)).await;
     assert_eq!(world.log.texts("ended"), ["ended idle_timed_out 11/0"]);
     assert_eq!(world.log.times("ended"), [160_000]);

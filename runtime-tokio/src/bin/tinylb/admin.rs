@@ -36,17 +36,17 @@ use crate::{metrics, program::Program, service::Service, socket::Socket};
 
 /// A request's body may have this many bytes: some 400,000 backends.
 const BODY_MAX: usize = 16 << 20;
-/// Time for the head of a request to come, and for its body.
+/// How long the head of a request may take to arrive, and its body.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
 const BODY_TIME_MAX: Duration = Duration::from_secs(60);
-/// After this time a connection takes no more requests; it ends when the last has been answered.
+/// After this time a connection accepts no more requests; it ends when the last has been answered.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(60);
 /// Time that an answer to a PUT waits for the replacement to be applied.
 const APPLY_TIME_MAX: Duration = Duration::from_secs(20);
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-/// What a connection buffers of requests and answers in this process, and of answers in the system.
-/// The system tells only when a third of its buffer is free: the larger that is, the longer a slow
-/// reader seems not to read at all.
+/// The most bytes of requests and answers that a connection buffers in this process, and of answers
+/// in the system. The system reports progress only when a third of its buffer is free: the larger
+/// that is, the longer a slow reader seems not to read at all.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 const SEND_BUFFER_BYTES: usize = 32 << 10;
 
@@ -109,13 +109,13 @@ impl Listener {
         }
     }
 
-    /// The next connection. If this is dropped, none is lost.
+    /// Accepts the next connection. Dropping this loses none.
     async fn accept(&self) -> io::Result<Box<dyn Stream>> {
         match self {
             Self::Tcp(listener) => {
                 let stream = listener.accept().await?.0;
                 let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES);
-                // The end of an answer is delivered after the connection has been closed.
+                // The end of an answer is still delivered after the connection is closed.
                 let _ = SockRef::from(&stream).set_linger(None);
                 Ok(Box::new(stream))
             }
@@ -132,7 +132,7 @@ impl Listener {
 struct Admin {
     program: Arc<Program>,
     can_write: bool,
-    /// No browser gets to a Unix socket.
+    /// Whether it is a Unix socket, which no browser can reach.
     is_local: bool,
     guests: Guests,
 }
@@ -149,12 +149,12 @@ impl Admin {
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIME_MAX)
                 .max_buf_size(BUFFER_BYTES_MAX)
-                // A client that has ended its requests is still owed an answer.
+                // A client that has sent its last request still gets an answer.
                 .half_close(true)
                 .serve_connection(stream, answers)
         );
         let serve = async {
-            // A client that breaks off is its own affair.
+            // A client that breaks off isn't our fault.
             if timeout(CONNECTION_TIME_MAX, serving.as_mut()).await.is_err() {
                 serving.as_mut().graceful_shutdown();
                 let _ = serving.await;
@@ -169,7 +169,7 @@ impl Admin {
 
     async fn answer(&self, guest: &Arc<Guest>, request: Request<Incoming>) -> Answer {
         let path: Vec<&str> = request.uri().path().split('/').skip(1).collect();
-        // What answers a HEAD leaves the body out.
+        // The answer to a HEAD has no body.
         let (allowed, listed) = match path[..] {
             ["healthz" | "readyz" | "metrics" | "services"] => {
                 (&[Method::GET, Method::HEAD][..], "GET, HEAD")
@@ -279,7 +279,7 @@ impl Admin {
     }
 }
 
-/// A part of a path, without percent-encoding. What can't be decoded stays, and is no service's name.
+/// Decodes a part of a path. A part that can't be decoded stays as it is, and is no service's name.
 fn plain(part: &str) -> String {
     let mut pieces = part.split('%');
     let mut plain = pieces.next().unwrap_or_default().to_string();

@@ -2,8 +2,8 @@
 //! with glibc's allocator, which pads the sockets' entries in tokio's reactor: they are aligned to
 //! 128 bytes.
 //!
-//! mimalloc takes address space in pieces of 32 MiB, and at least one for each thread. Where that is
-//! limited (`ulimit -v`) and no such piece is left, the system's allocator gives what is asked for.
+//! mimalloc takes address space in pieces of 32 MiB, and at least one for each thread. If address
+//! space is limited (`ulimit -v`) and no such piece is left, the system's allocator takes over.
 #![allow(unsafe_code, reason = "an allocator is unsafe, and no crate has a safe `mi_collect`")]
 
 use std::{
@@ -20,13 +20,13 @@ use tokio::time::sleep;
 static ALLOCATOR: Allocator = Allocator { has_fallen_back: AtomicBool::new(false) };
 
 struct Allocator {
-    /// The system's allocator has given something. Whoever has that pointer sees this: it was set
-    /// before the pointer was handed out.
+    /// Whether the system's allocator has allocated anything. It is set before that pointer is
+    /// handed out, so a thread that has the pointer sees it.
     has_fallen_back: AtomicBool,
 }
 
 impl Allocator {
-    /// Whether the system's allocator gave this.
+    /// Whether the system's allocator allocated this.
     fn is_systems(&self, pointer: *mut u8) -> bool {
         // SAFETY: it may be asked of any address (mimalloc.h).
         self.has_fallen_back.load(Ordering::Relaxed)
@@ -89,12 +89,12 @@ unsafe impl GlobalAlloc for Allocator {
     }
 }
 
-/// How often the main thread gives memory back.
+/// How often the main thread returns memory.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Gives the calling thread's memory back now and then, for as long as its runtime lives. The main
-/// thread needs that as the workers do: it reads configurations and drops sets, and of one with
-/// 400,000 backends it kept 58 MB after that set had gone.
+/// Returns the calling thread's unused memory at intervals, for as long as its runtime lives. The
+/// main thread needs this as much as the workers: it reads configurations and drops sets. It kept
+/// 58 MB of a set of 400,000 backends after that set had gone.
 pub(crate) async fn collect_regularly() {
     loop {
         sleep(TICK).await;

@@ -44,7 +44,7 @@ impl Command {
         }
     }
 
-    /// How it logs, if it does.
+    /// The log options, if the command logs.
     pub(crate) fn log(&self) -> Option<&Log> {
         match self {
             Self::Run(args) => Some(&args.log),
@@ -54,7 +54,7 @@ impl Command {
     }
 }
 
-// What goes with what is up to `Run::check`: clap would ask for two things that exclude each other.
+// `Run::check` checks the combinations: clap would ask for two options that exclude each other.
 #[derive(Args)]
 #[command(group(
     ArgGroup::new("backends")

@@ -1,5 +1,5 @@
-//! Which services lead to each other, and which way would lead a connection back to where it came
-//! from: plain state and decisions.
+//! Which services lead to each other, and which way would bring a connection back to where it came
+//! from. Plain state and decisions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,7 +27,7 @@ impl<'a> Fronts<'a> {
         fronts
     }
 
-    /// The service that an address leads to, as far as its text tells. O(services at one port).
+    /// The service that an address leads to, as far as its text shows. O(services at one port).
     fn at(&self, target: &Address) -> Option<&'a str> {
         match target {
             Address::Tcp(TcpTarget { port, .. }) => {
@@ -38,7 +38,7 @@ impl<'a> Fronts<'a> {
         }
     }
 
-    /// The services that a set leads to, each with a backend by which it does. O(backends).
+    /// The services that a set leads to, each with a backend that leads there. O(backends).
     pub(crate) fn reached(&self, set: &BackendSet<Address>) -> BTreeMap<String, BackendKey> {
         let mut reached = BTreeMap::new();
         for (key, target) in set.iter() {
@@ -52,8 +52,8 @@ impl<'a> Fronts<'a> {
     }
 }
 
-/// The ways from service to service. They never make a circle: one that would close it is kept
-/// apart, until others have gone.
+/// The ways from service to service. The open ones never form a circle: one that would close it is
+/// kept apart until others have gone.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Ways {
     open: BTreeMap<String, BTreeSet<String>>,
@@ -61,14 +61,14 @@ pub(crate) struct Ways {
 }
 
 impl Ways {
-    /// Sets where a service leads. Of ways that make a circle, the one that came last closes it.
+    /// Sets where a service leads. If ways form a circle, the latest one closes it.
     pub(crate) fn set(&mut self, from: &str, to: impl IntoIterator<Item = String>) {
         let to: BTreeSet<String> = to.into_iter().filter(|to| to != from).collect();
         let open = self.open.entry(from.into()).or_default();
         let new: Vec<String> = to.difference(open).cloned().collect();
         open.retain(|name| to.contains(name));
         self.closing.retain(|(other, _)| other != from);
-        // Those that waited come first, since they came first.
+        // Ways that were kept apart come first, since they are older.
         let waiting = std::mem::take(&mut self.closing);
         for (from, to) in waiting.into_iter().chain(new.into_iter().map(|to| (from.into(), to))) {
             if self.leads(&to, &from) {
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(closing(&ways), [("z", "x")]);
         ways.set("y", []);
         assert_eq!(closing(&ways), []);
-        // Now the other one comes last.
+        // Now the other one is the latest.
         ways.set("y", ["z".into()]);
         assert_eq!(closing(&ways), [("y", "z")]);
         ways.retain(|name| name != "x");

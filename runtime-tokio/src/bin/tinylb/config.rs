@@ -57,7 +57,7 @@ pub(crate) struct Service {
     pub(crate) max_connections: Option<usize>,
     /// Where the rotation begins. `None`: the program chooses, for each process another.
     pub(crate) start: Option<u64>,
-    /// How long a peer may leave something unanswered, 5 s to 24 h. `None`: as the system says.
+    /// How long a peer may leave something unanswered, 5 s to 24 h. `None`: the system decides.
     pub(crate) peer_timeout: Option<Duration>,
     /// The addresses of this machine that backends are dialled from, in turn. None: the system
     /// chooses.

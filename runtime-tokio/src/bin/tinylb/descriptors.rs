@@ -20,10 +20,10 @@ pub(crate) fn raise_limit() {
     }
 }
 
-/// At most one part in so many of the connections is guaranteed to services that don't use it.
+/// At most a sixteenth of the connections is guaranteed to services that don't use it.
 const GUARANTEED_PART: usize = 16;
 
-/// With room for fewer connections, a warning says so.
+/// With room for fewer connections than this, the program warns.
 pub(crate) const FEW: usize = 100;
 
 /// How many connections there are descriptors for: two each, one per end. At least one is tried.
@@ -35,7 +35,7 @@ pub(crate) fn connections_max(workers: usize, addresses: usize) -> usize {
     usize::try_from(limit().saturating_sub(taken) / 2).unwrap_or(usize::MAX).max(1)
 }
 
-/// How many of the connections each of these services is guaranteed.
+/// The number of connections that each of these services is guaranteed.
 pub(crate) fn connections_min(connections: usize, services: usize) -> usize {
     let services = services.max(1);
     (connections / (GUARANTEED_PART * services)).max(1).min(connections / services)

@@ -4,9 +4,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Which losses of a source get a line in the log: all of a source that is lost now and then, and few
-/// of one that is lost and back every second. A loss that lasts gets one in any case, and the end of a
-/// loss gets one if the loss has. Plain state: it is told what happens, with the time.
+/// Decides which losses of a source to log: all losses of a source that is lost now and then, and
+/// few of one that flaps every second. A loss that lasts is always logged, and the end of a loss is
+/// logged if the loss was. Plain state; the caller passes in events and the time.
 #[derive(Default)]
 pub(crate) struct Flapping {
     /// When losses were logged: the newest few.
@@ -21,24 +21,24 @@ struct Loss {
     is_logged: bool,
 }
 
-/// What to log of a loss.
+/// What to log about a loss.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Line {
     pub(crate) reason: Arc<str>,
-    /// Losses before it that got no line.
+    /// Losses before it that were not logged.
     pub(crate) spared: u64,
 }
 
-/// So many losses get a line in so long a time, however short they are.
+/// This many losses are logged in this period, however short they are.
 const LINES_MAX: usize = 3;
 const PERIOD: Duration = Duration::from_secs(180);
 
-/// Any other gets one when it has lasted for this long.
+/// Any other loss is logged once it has lasted for this long.
 pub(crate) const LASTING: Duration = Duration::from_secs(10);
 
 impl Flapping {
-    /// The source is lost: what to log now. If that is nothing, [`Self::lasting`] is to be asked
-    /// after [`LASTING`].
+    /// The source is lost: what to log now. If that is nothing, call [`Self::lasting`] after
+    /// [`LASTING`].
     pub(crate) fn lost(&mut self, now: Instant, reason: &Arc<str>) -> Option<Line> {
         while self.logged.front().is_some_and(|oldest| *oldest + PERIOD <= now) {
             self.logged.pop_front();
@@ -52,7 +52,7 @@ impl Flapping {
         self.line()
     }
 
-    /// What to log now of a loss that lasts.
+    /// What to log now about a loss that lasts.
     pub(crate) fn lasting(&mut self, now: Instant) -> Option<Line> {
         let lasts = |loss: &Loss| !loss.is_logged && loss.since + LASTING <= now;
         self.current.as_ref().filter(|loss| lasts(loss))?;

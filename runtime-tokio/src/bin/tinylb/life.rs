@@ -1,5 +1,5 @@
-//! What lives of the program's services, and what becomes of each when a configuration or a signal
-//! comes: plain state and decisions. `Program` and `Service` do what is decided here.
+//! The lives of the program's services, and what becomes of each at a new configuration or a
+//! signal. Plain state and decisions; `Program` and `Service` carry them out.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,21 +15,21 @@ pub(crate) enum Life {
     /// It is in the configuration and accepts. It leaves when a configuration lacks it, or when the
     /// program stops.
     Serving,
-    /// It accepts no more. Its sessions may finish, and its set is followed and replaced as ever, so
-    /// that a removal reaches them. It serves again if a configuration has it again; it is closed
-    /// once nothing is left of it, or its time is over.
+    /// It no longer accepts. Its sessions may finish, and its set is still followed and replaced,
+    /// so that a removal reaches them. It serves again if a configuration names it again. It is
+    /// closed once nothing is left of it, or its time is over.
     Leaving(Departure),
-    /// Whatever was left of it is being cut: it can't come back, and another may take its name. It
+    /// The rest of it is being cut. It can't come back, and another service may take its name. It
     /// is forgotten when that is done.
     Closing(Departure),
 }
 
-/// How a service came to leave.
+/// The departure of a service.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Departure {
     pub(crate) why: Why,
     since: Instant,
-    /// Its sessions' ends until then.
+    /// How its sessions had ended until then.
     ended: Totals,
     /// It has no more time.
     is_urgent: bool,
@@ -49,27 +49,27 @@ pub(crate) enum Why {
 pub(crate) enum Step {
     /// It begins.
     Start,
-    /// It goes on, perhaps otherwise.
+    /// It goes on, perhaps with changes.
     Change,
     /// It was leaving and serves again: its sessions, its rotation and its totals go on.
     Return,
-    /// It is leaving, and does so with another set and other settings.
+    /// It keeps leaving, with another set and other settings.
     Adjust,
 }
 
 /// What a configuration does to all services.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Plan<'a> {
-    /// To each that it has.
+    /// The step for each service that it names.
     pub(crate) steps: BTreeMap<&'a str, Step>,
-    /// Those that it has, and for which it comes too late: the program stops and nothing begins.
+    /// The services that it names too late: the program stops and nothing begins.
     pub(crate) passed_over: BTreeSet<&'a str>,
-    /// Those that serve and that it lacks.
+    /// The serving services that it lacks.
     pub(crate) leave: BTreeSet<&'a str>,
 }
 
 impl<'a> Plan<'a> {
-    /// What a configuration with these names does to what lives.
+    /// What a configuration with these names does to the living services.
     pub(crate) fn new(
         lives: impl IntoIterator<Item = (&'a str, &'a Life)>,
         named: impl IntoIterator<Item = &'a str>,
@@ -106,8 +106,8 @@ impl Departure {
         self.is_urgent = true;
     }
 
-    /// How long a service with so many sessions and listeners may still take to leave, if it may
-    /// take `timeout` altogether; `None`: it is to be closed.
+    /// How long a service with this many sessions and listeners may still take to leave, if it may
+    /// take `timeout` altogether. `None`: close it.
     pub(crate) fn time_left(
         &self,
         now: Instant,
@@ -115,7 +115,7 @@ impl Departure {
         listeners: usize,
         timeout: Duration,
     ) -> Option<Duration> {
-        // A listener that is about to stop may have a client in its hands.
+        // A listener that is about to stop may just have accepted a client.
         let is_over = sessions == 0 && listeners == 0;
         let left = timeout.saturating_sub(now.saturating_duration_since(self.since));
         (!is_over && !self.is_urgent && !left.is_zero()).then_some(left)
@@ -130,16 +130,16 @@ impl Departure {
 /// How sessions ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ends {
-    /// By themselves.
+    /// Sessions that finished by themselves.
     pub(crate) finished: u64,
-    /// Since their time was over.
+    /// Sessions that were cut because the time was over.
     pub(crate) cut: u64,
-    /// Otherwise: an end failed, a backend was removed, a time limit.
+    /// Other ends: one side failed, a backend was removed, or a time limit expired.
     pub(crate) otherwise: u64,
 }
 
 impl Ends {
-    /// What came to an end between two moments.
+    /// The sessions that ended between two moments.
     pub(crate) fn between(before: &Totals, now: &Totals) -> Self {
         let of = |reason| now.of(reason) - before.of(reason);
         let (finished, cut) = (of(EndReason::Finished), of(EndReason::Shutdown));

@@ -34,17 +34,17 @@ pub(crate) const ALWAYS: &str = "tinylb::always";
 /// The least time between two lines of a service about failures.
 const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Whether lines are for people, rather than JSON.
+/// Whether lines are text for people instead of JSON.
 pub(crate) fn is_human(log: &args::Log) -> bool {
     let is_terminal = std::io::stderr().is_terminal();
     log.log_format.map_or(is_terminal, |format| format == args::LogFormat::Human)
 }
 
-/// Starts the log, on standard error and by a thread of its own. The guard writes out what waits
-/// when it is dropped.
+/// Starts the log, which a thread of its own writes to standard error. Dropping the guard writes
+/// out waiting lines.
 ///
 /// # Errors
-/// The system has no thread for it.
+/// The thread can't be started.
 pub(crate) fn start(log: &args::Log) -> Result<Guard, Failure> {
     let is_human = is_human(log);
     let lost = move |count| {
@@ -52,7 +52,7 @@ pub(crate) fn start(log: &args::Log) -> Result<Guard, Failure> {
         if is_human { format!("{message}\n") } else { json_line(Level::WARN, &message) }
     };
     let (writer, guard) = Lines::start(std::io::stderr(), lost).map_err(|error| {
-        let remedy = "raise the thread limit (`ulimit -u`, or pids.max of the cgroup)";
+        let remedy = "raise the limit on threads (`ulimit -u`, or pids.max of the cgroup)";
         Failure::Error(format!("can't start the thread that writes the log: {error}: {remedy}"))
     })?;
     let level = match log.log_level {
@@ -83,7 +83,7 @@ pub(crate) struct EventLog {
     pub(crate) address_failures: AtomicU64,
     failure_lines: Mutex<Sparing>,
     flapping: Arc<Mutex<Flapping>>,
-    /// Where a line waits until it is known whether it is needed.
+    /// Where the task runs that waits until it is known whether a line is needed.
     runtime: Option<runtime::Handle>,
     /// Who is connected, and since when; kept only while lines for each connection are wanted.
     clients: Mutex<BTreeMap<SessionId, (String, Instant)>>,
@@ -188,7 +188,7 @@ impl EventLog {
         }
     }
 
-    /// One of several addresses of a backend's name has failed.
+    /// Logs that one of several addresses of a backend's name has failed.
     pub(crate) fn address_failed(&self, failure: &AddressFailure<'_>) {
         self.address_failures.fetch_add(1, Ordering::Relaxed);
         if failure.is_news {
@@ -211,7 +211,7 @@ impl EventLog {
         }
     }
 
-    /// A line about the loss of the source, now or once it lasts.
+    /// Logs the loss of the source, now or once it has lasted.
     fn source_lost(&self, reason: &Arc<str>) {
         let line = lock(&self.flapping).lost(Instant::now(), reason);
         let (service, handle) = (self.service.clone(), self.handle.get().cloned());

@@ -79,7 +79,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints as the log does, a line for each of the message's.
+/// Prints in the format of the log, a line for each of the message's lines.
 fn failed(code: u8, message: &str, is_json: bool) -> ExitCode {
     let message = message.trim_end();
     let text = match is_json {
@@ -92,13 +92,14 @@ fn failed(code: u8, message: &str, is_json: bool) -> ExitCode {
 
 /// Does on this thread what mostly waits.
 fn block_on<T>(main: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    // Room for the runtime's descriptors: tokio panics if there is none for its signals.
+    // Checks that descriptors are left for the runtime: tokio panics if there are none for its
+    // signals.
     let room: io::Result<Vec<_>> = (0..3).map(|_| UnixStream::pair()).collect();
     let runtime = room
         .map(drop)
         .and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build())
         .map_err(|error| {
-            let remedy = "raise the descriptor limit (`ulimit -n`)";
+            let remedy = "raise the limit on descriptors (`ulimit -n`)";
             Failure::Error(format!("can't start the runtime: {error}: {remedy}"))
         })?;
     let result = runtime.block_on(main);

@@ -24,8 +24,8 @@ use crate::{
     workers::Workers,
 };
 
-/// All services and the sockets they accept from. Shared by the reloads, the admin address and
-/// the signals, all on one thread: nothing comes between what is decided and its being done.
+/// All services and the sockets they accept from. Shared by the reloads, the admin address and the
+/// signals, all on one thread: nothing happens between a decision and its execution.
 pub(crate) struct Program {
     state: Mutex<State>,
     workers: Workers,
@@ -33,9 +33,9 @@ pub(crate) struct Program {
     workers_fixed: Option<usize>,
     /// Shared by all listeners, and so are its pipes.
     relay: SocketRelay,
-    /// Where the program answers requests: no service can listen there.
+    /// The admin address: no service can listen there.
     admin: Option<Address>,
-    /// The connections of all services, those that leave included.
+    /// The connections of all services, including those that leave.
     budget: SharedBudget,
     fatal: mpsc::UnboundedSender<String>,
     /// Where the rotations of this process begin, where the configuration doesn't say: anywhere.
@@ -48,26 +48,27 @@ pub(crate) struct Program {
 
 #[derive(Default)]
 struct State {
-    /// All that live: the configuration may have some of them no more.
+    /// All living services, including those that the configuration no longer names.
     services: BTreeMap<String, Arc<Service>>,
     sockets: BTreeMap<SocketKey, Socket>,
-    /// Services that are being closed, and whose name another has by now.
+    /// Services that are being closed and whose name another service has by now.
     succeeded: Vec<Arc<Service>>,
-    /// Where services lead, as far as their addresses tell, and where they listened when that was
-    /// found out.
+    /// Where services lead, as far as their addresses show, and where they listened when that was
+    /// worked out.
     ways: Ways,
     fronts: BTreeMap<String, Vec<Address>>,
-    /// Once the program stops: all that lived then, and how sessions had ended until then.
+    /// Once the program stops: the services that lived then, and how their sessions had ended until
+    /// then.
     stopping: Option<Vec<(Arc<Service>, Totals)>>,
 }
 
-/// What became of a configuration.
+/// The outcome of applying a configuration.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Applied {
-    /// All that it says was done.
+    /// All of it was applied.
     Whole,
-    /// The program stops: it reached services that still had sessions. Others that it has were
-    /// passed over: they had ended, or never begun.
+    /// The program stops: it was applied to services that still had sessions. Its other services
+    /// were passed over: they had ended, or never begun.
     ToTheRest { reached: usize, passed_over: usize },
 }
 
@@ -88,7 +89,7 @@ impl Program {
             workers_fixed,
             relay: SocketRelay::new(splice, descriptors::pipes_max()),
             admin,
-            // Until it is known what else needs descriptors.
+            // A first guess, until it is known what else needs descriptors.
             budget: SharedBudget::new(0),
             fatal,
             start: RandomState::new().hash_one(()),
@@ -100,8 +101,8 @@ impl Program {
     /// Does as the configuration says: starts, changes and ends services. What can fail is done
     /// first, so that a configuration that can't be had changes nothing.
     ///
-    /// While the program stops, nothing begins or listens anew; services that still have sessions
-    /// take their backends and settings, `shutdown_timeout` included.
+    /// While the program stops, no service or listener is started. Services that still have
+    /// sessions take their new backends and settings, including `shutdown_timeout`.
     ///
     /// # Errors
     /// Cause and remedy in one line.
@@ -181,7 +182,7 @@ impl Program {
         Ok(Applied::Whole)
     }
 
-    /// The connections that all services have together, and may have.
+    /// The connections that all services have, and how many they may have.
     pub(crate) fn budget(&self) -> &SharedBudget {
         &self.budget
     }
@@ -193,13 +194,13 @@ impl Program {
         (!matches!(service.life(), Life::Closing(_))).then(|| Arc::clone(service))
     }
 
-    /// Every service that lives, by name. The configuration may have it no more.
+    /// Every living service, by name, including those that the configuration no longer names.
     pub(crate) fn services(&self) -> Vec<Arc<Service>> {
         self.lock().services.values().cloned().collect()
     }
 
-    /// Looks where sets lead, whenever one was replaced, and keeps connections from going round in
-    /// circles.
+    /// Works out where sets lead whenever one was replaced, and keeps connections from going round
+    /// in circles.
     pub(crate) async fn watch_sets(&self) {
         loop {
             self.sets.notified().await;
@@ -207,7 +208,7 @@ impl Program {
         }
     }
 
-    /// Why a service can't have a set: by a backend of it, connections would come back.
+    /// Why a service can't have a set: one of its backends would bring connections back.
     pub(crate) fn circle(&self, service: &str, set: &BackendSet<Address>) -> Option<String> {
         let mut state = self.lock();
         state.find_ways();
@@ -219,8 +220,8 @@ impl Program {
         ))
     }
 
-    /// Stops accepting. Sessions may finish, those of each service for as long as it is set to.
-    /// Returns whether that is news.
+    /// Stops accepting. The sessions of each service have its `shutdown_timeout` to finish. Returns
+    /// whether the program wasn't stopping before.
     pub(crate) fn stop(self: &Arc<Self>) -> bool {
         let mut state = self.lock();
         if state.stopping.is_some() {
@@ -271,7 +272,7 @@ impl Program {
         Some(ends)
     }
 
-    /// Has a service leave, and forgets it when it has.
+    /// Makes a service leave, and forgets it once it has left.
     fn see_off(self: &Arc<Self>, service: &Arc<Service>, why: Why) {
         service.leave(why);
         let (program, leaving) = (Arc::clone(self), Arc::clone(service));
@@ -347,8 +348,8 @@ impl State {
         Fronts::new(all.flat_map(|(name, own)| own.iter().map(|own| (name.as_str(), own))))
     }
 
-    /// Finds out where services lead, as far as that may have changed, and has each refuse to dial
-    /// those from which connections come back to it.
+    /// Works out where services lead, if that may have changed, and makes each service refuse to
+    /// dial those from which connections come back to it.
     fn find_ways(&mut self) {
         let own: BTreeMap<_, _> = self.services.iter().map(|(n, s)| (n.clone(), s.own())).collect();
         let have_moved = own != self.fronts;
@@ -381,7 +382,7 @@ impl State {
         self.ways = ways;
     }
 
-    /// Closes the sockets that nobody accepts from.
+    /// Closes the sockets that no service accepts from.
     fn close_unused_sockets(&mut self) {
         let services = self.services.values();
         let wanted: Vec<SocketKey> = services
@@ -474,7 +475,7 @@ fn in_the_way<'a>(
         let cause = "this is the admin address (--admin): choose another address";
         return Some(format!("can't listen at {wanted}: {cause}"));
     }
-    // It may be closed by the same change, but only when the new one listens.
+    // The same change may close it, but only once the new one listens.
     let own = own.find(|own| is_in_the_way(own))?;
     let cause =
         format!("tinylb itself listens at {own}: remove that listener first, in a separate change");

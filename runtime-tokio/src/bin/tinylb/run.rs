@@ -47,7 +47,7 @@ fn configuration(args: &Run) -> Result<Config, Failure> {
     }
 }
 
-/// Otherwise the program would be in its own way.
+/// Otherwise the program's own listener would be in the way.
 fn check_admin(args: &Run, config: &Config) -> Result<(), Failure> {
     let Some(admin) = &args.admin else { return Ok(()) };
     let takes_any_port = matches!(admin, Address::Tcp(target) if target.port == 0);
@@ -63,7 +63,7 @@ fn check_admin(args: &Run, config: &Config) -> Result<(), Failure> {
 
 async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
-    // On this thread, as everything that is spawned from it.
+    // On this thread, like everything that is spawned from it.
     tokio::spawn(allocator::collect_regularly());
     let mut hangup = hear(SignalKind::hangup())?;
     let (fatal, mut deaths) = mpsc::unbounded_channel();
@@ -81,7 +81,7 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
     let (_unchanged, no_changes) = mpsc::channel(1);
     let mut changes = match path.clone() {
         Some(path) => watch::changes(path, read).map_err(|error| {
-            Failure::Error(format!("can't watch the file: {error}: raise the thread limit"))
+            Failure::Error(format!("can't watch the file: {error}: raise the limit on threads"))
         })?,
         None => no_changes,
     };

@@ -24,7 +24,7 @@ use crate::{
     source::Source,
 };
 
-/// A service that lives: one server, its listeners, and what the file said of it last.
+/// A living service: one server, its listeners, and its latest configuration.
 pub(crate) struct Service {
     pub(crate) name: String,
     pub(crate) events: Arc<EventLog>,
@@ -37,14 +37,13 @@ pub(crate) struct Service {
     /// Notified when the set was replaced, or the source is back.
     replaced: Arc<Notify>,
     leaving: Arc<Leaving>,
-    /// How often a source panicked or ended, and began anew.
+    /// How often a source panicked or ended and was restarted.
     pub(crate) source_restarts: Arc<AtomicU64>,
-    /// The set has been replaced since somebody looked where it leads.
+    /// The set has been replaced since the last check of where it leads.
     has_new_set: Arc<AtomicBool>,
 }
 
-/// Tells a service that leaves when less is left of it. While it serves, that would be told for
-/// nothing.
+/// Notified when less is left of a leaving service. Unused while it serves.
 #[derive(Default)]
 struct Leaving {
     is_watched: AtomicBool,
@@ -53,9 +52,9 @@ struct Leaving {
 
 struct State {
     life: Life,
-    /// Where it listens, with the ports that were taken.
+    /// Where it listens, with the ports that were bound.
     own: Vec<Address>,
-    /// Waits for the end of a service that leaves.
+    /// The task that waits for the end of a leaving service.
     seeing_off: Option<AbortHandle>,
     config: config::Service,
     /// What is followed, unless the configuration gives the backends.
@@ -180,8 +179,8 @@ impl Service {
         Ok(())
     }
 
-    /// Does as the file says now while the service leaves: its backends, its settings and its time
-    /// change, and it doesn't listen.
+    /// Applies a configuration to a leaving service: its backends, its settings and its time
+    /// change, but it doesn't listen.
     ///
     /// # Errors
     /// Cause and remedy in one line.
@@ -194,7 +193,7 @@ impl Service {
         Ok(())
     }
 
-    /// Takes over what a service needs even if it leaves.
+    /// Applies the parts of a configuration that a leaving service needs too.
     fn take(&self, state: &mut State, config: &config::Service, step: Step) -> Result<(), String> {
         let in_service = |error: String| format!("service {}: {error}", self.name);
         self.server.dialer().set_options(tcp_options(config));
@@ -203,7 +202,8 @@ impl Service {
         let is_given = matches!(config.source, config::Source::Given(_));
         let is_said_anew = match step {
             Step::Start => true,
-            // The file had stopped giving them, and so what was put since then is outdated as well.
+            // The file had stopped giving backends, so a set that was put since then is outdated as
+            // well.
             Step::Return => is_given,
             Step::Change | Step::Adjust => false,
         };
@@ -231,25 +231,24 @@ impl Service {
         self.lock().listeners.keys().cloned().collect()
     }
 
-    /// Where it listens, with the ports that were taken; nowhere if it leaves.
+    /// Where it listens, with the ports that were bound; nowhere if it leaves.
     pub(crate) fn own(&self) -> Vec<Address> {
         self.lock().own.clone()
     }
 
-    /// Refuses to dial what leads to these addresses, from which connections come back here.
+    /// Refuses to dial these addresses, from which connections come back here.
     pub(crate) fn set_back(&self, back: Vec<Address>) {
         self.server.dialer().set_back(back);
     }
 
     /// The set, if it has been replaced since the last call.
     pub(crate) fn new_set(&self) -> Option<BackendSet<Address>> {
-        // Before the set: one that comes after it counts the next time.
+        // Before reading the set: a set that comes later counts the next time.
         let is_new = self.has_new_set.swap(false, Ordering::Relaxed);
         is_new.then(|| self.handle.snapshot().set).flatten()
     }
 
-    /// Why the service isn't ready, if it isn't.
-    /// One that was removed isn't missed.
+    /// Why the service isn't ready, if it isn't. Removed services don't count here.
     pub(crate) fn unready(&self) -> Option<&'static str> {
         let snapshot = self.handle.snapshot();
         let state = self.lock();
@@ -268,18 +267,18 @@ impl Service {
         self.lock().life.clone()
     }
 
-    /// Whether it accepts no more, since the configuration lacks it or the program stops.
+    /// Whether it no longer accepts, since the configuration lacks it or the program stops.
     pub(crate) fn is_leaving(&self) -> bool {
         self.lock().life != Life::Serving
     }
 
-    /// How long its sessions may take to finish when it leaves.
+    /// How long its sessions may take to finish once it leaves.
     pub(crate) fn shutdown_timeout(&self) -> Duration {
         self.lock().config.shutdown_timeout
     }
 
-    /// Stops accepting; sessions go on. If it leaves already, it has a new reason and as much time as
-    /// before.
+    /// Stops accepting; sessions go on. If it is already leaving, only the reason changes, and not
+    /// its time.
     pub(crate) fn leave(&self, why: Why) {
         let mut state = self.lock();
         if let Life::Leaving(departure) | Life::Closing(departure) = &mut state.life {
@@ -290,13 +289,14 @@ impl Service {
         state.life = Life::Leaving(departure);
         self.leaving.is_watched.store(true, Ordering::Relaxed);
         std::mem::take(&mut state.listeners).values().for_each(StopHandle::stop);
-        // Nobody comes here by now, so these addresses may be another's and a backend here.
+        // Clients no longer come here, so these addresses may now be another listener's, and
+        // backends here.
         self.server.dialer().set_own(Vec::new());
         self.server.dialer().set_back(Vec::new());
         state.own = Vec::new();
     }
 
-    /// Has a service that leaves do so at once.
+    /// Makes a leaving service leave at once.
     pub(crate) fn hurry(&self) {
         if let Life::Leaving(departure) = &mut self.lock().life {
             departure.hurry();
@@ -304,13 +304,13 @@ impl Service {
         self.leaving.changed.notify_one();
     }
 
-    /// By whom the end of a service that leaves is waited for. That is called off if it comes back.
+    /// Sets the task that waits for the end of this leaving service. It is stopped if the service
+    /// comes back.
     pub(crate) fn seen_off_by(&self, task: AbortHandle) {
         self.lock().seeing_off = Some(task);
     }
 
-    /// Waits until a service that leaves is to be closed: nothing is left of it, or its time is
-    /// over.
+    /// Waits until a leaving service must be closed: nothing is left of it, or its time is over.
     pub(crate) async fn left(&self) {
         while let Some(time) = self.time_left() {
             let _ = timeout(time, self.leaving.changed.notified()).await;
@@ -320,13 +320,13 @@ impl Service {
     fn time_left(&self) -> Option<Duration> {
         let state = self.lock();
         let Life::Leaving(departure) = &state.life else { return None };
-        // After the watch began: what ends later is told.
+        // After the watch began: later ends notify it.
         let snapshot = self.handle.snapshot();
         let (sessions, listeners) = (snapshot.live, snapshot.listeners);
         departure.time_left(Instant::now(), sessions, listeners, state.config.shutdown_timeout)
     }
 
-    /// Cuts whatever is left, for good, and waits until that is done and logged. From the first poll
+    /// Cuts what is left, for good, and waits until that is done and logged. From the first poll
     /// on, the service can't come back.
     pub(crate) async fn close(&self) -> Ends {
         let departure = {
@@ -360,9 +360,9 @@ impl Service {
 }
 
 impl Leaving {
-    /// Less is left of the service.
+    /// Notes that less is left of the service.
     fn note(&self) {
-        // The state that is looked at afterwards is behind a lock, which orders this as well.
+        // The state that is read afterwards is behind a lock, which orders this as well.
         if self.is_watched.load(Ordering::Relaxed) {
             self.changed.notify_one();
         }

@@ -121,11 +121,11 @@ impl Acceptor {
     }
 }
 
-/// The error with what helps against it.
+/// The error with a remedy.
 pub(crate) fn remedy(error: &io::Error) -> String {
     let remedy = match error.kind() {
         _ if Errno::from_io_error(error) == Some(Errno::MFILE) => {
-            "raise the descriptor limit (`ulimit -n`)"
+            "raise the limit on descriptors (`ulimit -n`)"
         }
         // A Unix socket's error of this kind says more by itself.
         io::ErrorKind::AddrInUse if error.raw_os_error().is_some() => {

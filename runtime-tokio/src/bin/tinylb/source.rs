@@ -34,8 +34,8 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Follows a source. `replaced` tells that a set has been taken; `restarts` counts how often the
-    /// source had to begin anew.
+    /// Follows a source. `replaced` is notified when a set has been taken; `restarts` counts how
+    /// often the source was restarted.
     ///
     /// # Errors
     /// A setting is out of its range.
@@ -144,11 +144,11 @@ struct LastKnown {
 /// Pause before a file that could not be written is written again.
 const WRITE_PAUSE: Duration = Duration::from_secs(10);
 
-/// Time for a file to be read. The source is asked after it at the latest.
+/// How long reading a file may take. After that the source is asked in any case.
 const READ_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Has what was kept take effect, unless there is a set already. Returns that nothing was heard of
-/// the source itself, then.
+/// Puts the kept set in force, unless there is already a set. Returns the loss to report if it did:
+/// the source itself hasn't answered yet.
 async fn begin(
     file: Arc<LastKnown>,
     service: String,
@@ -169,7 +169,7 @@ async fn begin(
             return None;
         }
     };
-    // It would serve nobody, and clients may wait for what the source says now.
+    // An empty set would serve no client, and clients may wait for the source's own set.
     if set.is_empty() {
         return None;
     }

@@ -46,7 +46,7 @@ impl Workers {
             let worker = self.start(number).map_err(|error| {
                 format!(
                     "can't start worker {number} of {count}: {error}: use fewer workers, or raise the \
-                     thread and descriptor limits"
+                     limits on threads and descriptors"
                 )
             })?;
             workers.push(worker);
@@ -67,7 +67,7 @@ impl Workers {
             }
         });
         if let Err(error) = thread {
-            // Just dropped, it would panic: this may be called on another runtime.
+            // A plain drop would panic: this may be called on another runtime.
             runtime.shutdown_background();
             return Err(error);
         }

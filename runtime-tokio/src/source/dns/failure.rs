@@ -49,7 +49,7 @@ impl Failure {
         Self::Of { name, failure: Box::new(self) }
     }
 
-    /// This in words, with the server that it is about, unless another would say the same.
+    /// The failure in words, with its server unless any server would give the same answer.
     pub(super) fn from(&self, server: SocketAddr) -> String {
         if self.is_answer() { self.to_string() } else { format!("{self} from {server}") }
     }
@@ -65,7 +65,7 @@ impl Failure {
         }
     }
 
-    /// Whether another server may do better, and that is known before the time is up.
+    /// Whether another server may do better, and whether that shows before the time is up.
     pub(super) fn is_quick(&self) -> bool {
         match self {
             Self::Timeout { .. } => false,

@@ -9,7 +9,7 @@ use super::{
     records::{Addresses, Records},
 };
 
-/// What the families of a host have answered: one or two, in this order.
+/// The answers for the families of a host: one or two, in this order.
 pub(super) type Families = Vec<(RecordType, Result<Records, Failure>)>;
 
 /// The addresses that each family of each name had when it last answered with some.
@@ -22,7 +22,7 @@ struct Last {
     answered: Instant,
 }
 
-/// The addresses of a host, and how one of its families failed, if it did.
+/// The addresses of a host, and the failure of one of its families, if any.
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) addresses: Addresses,
@@ -30,7 +30,7 @@ pub(super) struct Host {
 }
 
 impl DnsFamily {
-    /// The records that are asked for.
+    /// The record types to query.
     pub(super) fn kinds(self) -> &'static [RecordType] {
         match self {
             Self::Both => &[RecordType::A, RecordType::AAAA],
@@ -41,13 +41,13 @@ impl DnsFamily {
 }
 
 impl Known {
-    /// What a host's families say. One that fails has its last addresses, as long as they aren't
-    /// older than `max_stale`, if the other has answered with some (RFC 4074, section 4: servers
-    /// that know A records fail for AAAA in any way there is).
+    /// The addresses from both families. A family that fails keeps its last addresses, unless they
+    /// are older than `max_stale`, if the other has answered with some (RFC 4074, section 4:
+    /// servers that have A records fail for AAAA in many ways).
     ///
     /// # Errors
-    /// No family has answered with an address. If one has failed, in a way that another server may
-    /// not, then how.
+    /// No family has answered with an address. If families have failed, this is one's failure,
+    /// preferably one that another server may not share.
     pub(super) fn host(
         &self,
         name: &Name,
@@ -59,7 +59,7 @@ impl Known {
         let (mut kept, mut failures) = (Vec::new(), Vec::new());
         for (kind, answer) in families {
             match answer {
-                // What there is none of tells no time.
+                // An empty answer has no TTL.
                 Ok(records) if records.data.is_empty() => {}
                 Ok(records) => {
                     addresses.ttl = addresses.ttl.min(records.ttl);
@@ -80,8 +80,7 @@ impl Known {
         Ok(Host { addresses, failure })
     }
 
-    /// The last addresses of all families of a host, for when none of them can be asked. They tell
-    /// no time to ask again.
+    /// The last addresses of all families of a host, for when all lookups fail. They have no TTL.
     pub(super) fn all(
         &self,
         name: &Name,
@@ -93,8 +92,8 @@ impl Known {
         (!ips.is_empty()).then_some(Addresses { ips, ttl: u32::MAX })
     }
 
-    /// Takes what a family has answered over into what will be known after this round; and if it
-    /// has failed, what was known before.
+    /// Notes what is known of a family after this round: its answer, or what was known before if it
+    /// has failed.
     pub(super) fn learn(
         &mut self,
         before: &Self,
@@ -130,7 +129,7 @@ impl Known {
     }
 }
 
-/// What there is none of, in words.
+/// The missing record types, in words.
 fn words(kinds: &[RecordType]) -> &'static str {
     match kinds {
         [RecordType::A] => "no A",

@@ -15,9 +15,9 @@ use tokio::{
     net::UdpSocket,
 };
 
-/// hickory's sockets on tokio, but for those of UDP: they are connected. Only such a socket is told
-/// that nobody listens at the server's port (ICMP, RFC 1122, section 4.1.3.3); otherwise a server
-/// that is down looks like one that is silent. And the system drops what others send there.
+/// hickory's sockets on tokio, except that UDP sockets are connected. Only a connected socket gets
+/// an error if the server's port is closed (ICMP, RFC 1122, section 4.1.3.3); otherwise a server
+/// that is down looks like a silent one. The system also drops packets from other senders.
 #[derive(Clone, Default)]
 pub(super) struct Provider(TokioRuntimeProvider);
 
@@ -73,7 +73,7 @@ impl DnsUdpSocket for Connected {
         Poll::Ready(Ok((buffer.filled().len(), self.server)))
     }
 
-    /// The system tells of a server that is down as an error alone, which is nothing to read.
+    /// The system reports a server that is down only as an error, not as something to read.
     async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         loop {
             let ready = self.socket.ready(Interest::READABLE | Interest::ERROR).await?;

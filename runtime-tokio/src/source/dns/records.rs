@@ -40,9 +40,9 @@ pub(super) struct Answer {
     pub(super) ttl: u32,
     /// Targets of a service that have no address, and why.
     pub(super) bad: Vec<(Name, Failure)>,
-    /// How a part of it failed that other parts make up for: a family or a target.
+    /// The failure of a part, a family or a target, for which other parts make up.
     pub(super) failure: Option<Failure>,
-    /// What will be known from now on.
+    /// The last addresses, as known from now on.
     pub(super) known: Known,
 }
 

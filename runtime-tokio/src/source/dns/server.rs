@@ -35,7 +35,7 @@ use super::{
 pub(super) struct Server<'a> {
     pool: NameServerPool<Provider>,
     options: &'a DnsOptions,
-    /// What was known before.
+    /// The last addresses, as known before.
     known: &'a Known,
     began: Instant,
     /// How long all the lookups may take, from then on.
@@ -46,9 +46,9 @@ pub(super) struct Server<'a> {
 /// server's buffer.
 const TARGETS_MAX: usize = 16;
 
-/// How long one family is waited for when the other has answered with addresses: much longer than
-/// a server may take for the one that it took for the other. If it takes longer all the same, its
-/// answer is in the server's cache when it is asked again.
+/// How long to wait for one family when the other has answered with addresses. A healthy server
+/// takes much less for the second answer. If one takes longer, its answer is in its cache by the
+/// next query.
 const FAMILY_WAIT: Duration = Duration::from_secs(1);
 
 impl<'a> Server<'a> {
@@ -89,8 +89,8 @@ impl<'a> Server<'a> {
         Ok(answer)
     }
 
-    /// The addresses of a service's targets, with their ports. A target without any is left to
-    /// whoever takes the answer, unless there is no other.
+    /// The addresses of a service's targets, with their ports. A target without any is reported in
+    /// the answer, unless no target has one.
     async fn service(&self, name: &Name) -> Result<Answer, Failure> {
         let service = self.records(name, RecordType::SRV).await?;
         let targets = targets(&service)?;
@@ -133,8 +133,8 @@ impl<'a> Server<'a> {
         Ok(answer)
     }
 
-    /// What a host's families say: how one fails is no matter of the other. Once one has answered
-    /// with addresses, the other is waited for as long as is usual.
+    /// The answers for a host's families, independent of each other. Once one has answered with
+    /// addresses, the other gets [`FAMILY_WAIT`].
     async fn families(&self, name: &Name) -> Families {
         let ask = async |kind| (kind, self.records(name, kind).await);
         let (one, other) = match *self.options.family.kinds() {
@@ -155,7 +155,7 @@ impl<'a> Server<'a> {
         families
     }
 
-    /// What a host's families come to.
+    /// Combines the answers for a host's families.
     fn host(&self, name: &Name, families: Families, known: &mut Known) -> Result<Host, Failure> {
         for (kind, answer) in &families {
             known.learn(self.known, name, *kind, answer);

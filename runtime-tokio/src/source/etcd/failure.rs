@@ -22,7 +22,7 @@ pub(super) enum Failure {
     Behind,
     /// An answer lacks what every answer has.
     NoHeader,
-    /// A watch has brought an event of a type that etcd had not when this was written.
+    /// A watch has reported an event of a type that didn't exist when this was written.
     UnknownEvent(i32),
     /// A lease has run out, or was revoked.
     NoLease,

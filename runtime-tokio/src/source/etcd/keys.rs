@@ -10,13 +10,13 @@ use crate::Address;
 /// with the time, and asked what there is to tell.
 ///
 /// Whatever order members and connections bring, it goes forward only: what is older than what is
-/// known changes nothing. And nothing there is no news: that there are no backends is told only of a
-/// prefix whose keys have been deleted.
+/// known changes nothing. And an empty list proves nothing: only a prefix whose keys have been
+/// deleted is reported as empty.
 pub(super) struct Keys {
     prefix: String,
     /// By the part of the key after the prefix.
     entries: BTreeMap<Box<[u8]>, Entry>,
-    /// If there are none, that is since keys that were there have been deleted.
+    /// If there are no keys, then because they have been deleted.
     is_deleted: bool,
     /// `None`: nothing was ever listed.
     known: Option<Position>,
@@ -156,8 +156,8 @@ impl Keys {
         let entry = |put: &Put| Entry { revision: put.revision, backend: self.backend(put) };
         let entries: BTreeMap<_, _> =
             listing.puts.iter().map(|put| (self.name(&put.key).into(), entry(put))).collect();
-        // Where keys were, and are no more, they have been deleted since: if this is the same history
-        // and not another cluster's, or that of a backup.
+        // Keys that have gone were deleted, if this is the same history and not that of another
+        // cluster or a backup.
         let goes_on = self.known.is_some_and(|known| known.cluster == at.cluster);
         let goes_on = goes_on && !self.is_newer_than(at);
         let is_deleted = goes_on && (self.is_deleted || !self.entries.is_empty());

@@ -263,7 +263,7 @@ fn changes(response: Option<WatchResponse>) -> Result<Vec<Change>, Failure> {
     response.events().iter().filter_map(change).collect()
 }
 
-/// What an event tells, if it is of a key.
+/// The change that an event reports, if it is about a key.
 fn change(event: &Event) -> Option<Result<Change, Failure>> {
     let kv = event.kv()?;
     let (key, revision) = (kv.key().to_vec(), kv.mod_revision());
@@ -273,7 +273,7 @@ fn change(event: &Event) -> Option<Result<Change, Failure>> {
             Ok(Change::Put(Put { key, value, revision, lease }))
         }
         DELETE => Ok(Change::Delete { key, revision }),
-        // All is listed again then.
+        // All keys are then listed again.
         other => Err(Failure::UnknownEvent(other)),
     })
 }

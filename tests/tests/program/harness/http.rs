@@ -37,7 +37,7 @@ pub(crate) fn http(address: &str, method: &str, path: &str, body: &[u8]) -> Answ
     http_with(address, method, path, &format!("Host: {host}\r\n"), body)
 }
 
-/// The same with these headers, each of which ends its line.
+/// The same with these headers, each with its line end.
 pub(crate) fn http_with(
     address: &str,
     method: &str,

@@ -14,9 +14,9 @@ const SCRIPT: &str = "ip link set lo up && mount --bind \"$1\" /etc/hosts \
 /// Set for a test that runs in namespaces of its own.
 const INSIDE: &str = "TINYLB_TEST_NAMESPACE";
 
-/// Runs a test, by its full name, in namespaces of its own: as root there, with a loopback, an
-/// `/etc/hosts` and an `/etc/resolv.conf` that it shares with nobody. Returns whether this is that
-/// run; otherwise it has been, and went well, or there can be no such namespaces, which is said.
+/// Runs a test, by its full name, in namespaces of its own: as root there, with its own loopback,
+/// `/etc/hosts` and `/etc/resolv.conf`. Returns whether this is that run. If not, that run has
+/// passed, or there can be no such namespaces, which is then printed.
 pub(crate) fn is_inside(test: &str, hosts: &str, resolv: &str) -> bool {
     if env::var_os(INSIDE).is_some() {
         return true;
@@ -40,7 +40,7 @@ pub(crate) fn is_inside(test: &str, hosts: &str, resolv: &str) -> bool {
         let _ = writeln!(stderr(), "{skipped}");
         return false;
     }
-    // Built where cargo has all that it may need.
+    // Built here, where cargo has all that it may need.
     binary();
     let run = enter()
         .arg(env::current_exe().unwrap())

@@ -11,7 +11,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::until;
 
 /// Three hosts in a row, each a network namespace: clients, the balancer and backends. A link can
-/// go down, as a cable does that is pulled.
+/// go down, like a pulled cable.
 pub(crate) struct Network {
     pub(crate) clients: Host,
     pub(crate) balancer: Host,
@@ -57,7 +57,7 @@ impl Network {
     }
 }
 
-/// Makes one and looks whether the tools for it are there.
+/// Makes one, and checks that the tools for it are installed.
 fn can_be_made() -> bool {
     let made = Command::new("unshare")
         .args(["--net", "nsenter", "--net=/proc/self/ns/net", "ip", "link"])
@@ -81,7 +81,7 @@ impl Host {
         format!("/proc/{}/ns/net", self.holder.id())
     }
 
-    /// A command as one that runs on this host.
+    /// Makes a command run on this host.
     pub(crate) fn command(&self, command: &Command) -> Command {
         let mut there = Command::new("nsenter");
         there.arg(format!("--net={}", self.path()));

@@ -197,8 +197,8 @@ impl Tinylb {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Limits the address space to what is in use, and returns the limit before. No thread can begin
-    /// from now on, since each needs room for its stack; that spares root as little as anybody.
+    /// Limits the address space to what is in use, and returns the limit before. From now on no
+    /// thread can start, since each needs room for its stack; this holds for root as well.
     pub(crate) fn deny_threads(&self) -> Rlimit {
         let statm = fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap();
         let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();

@@ -143,7 +143,8 @@ impl Hung {
         }
     }
 
-    /// Answers from now on, also those who have been waiting: greets with a key and a newline.
+    /// Answers from now on, including clients that have been waiting: greets with a key and a
+    /// newline.
     pub(crate) fn answer(self, key: &str) {
         let (listener, greeting) = (self.listener, format!("{key}\n"));
         thread::spawn(move || {

@@ -7,16 +7,16 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::Tinylb;
 
-/// Has one system call of a program fail, for as long as this lives (strace, `inject`).
+/// Makes one system call of a program fail, for as long as this lives (strace, `inject`).
 pub(crate) struct Strace {
     child: Child,
-    /// Kept open, so that strace may say what it likes.
+    /// Kept open, so that strace can always write to it.
     _stderr: BufReader<ChildStderr>,
 }
 
 impl Strace {
-    /// From when this returns, the call fails with this error wherever the program makes it.
-    /// `None`, and a word about it, where strace isn't installed or isn't allowed to trace.
+    /// Once this returns, the call fails with this error wherever the program makes it. `None`,
+    /// with a line on standard error, if strace isn't installed or isn't allowed to trace.
     pub(crate) fn fail(tinylb: &Tinylb, call: &str, error: &str) -> Option<Self> {
         let skip = |why: &str| {
             // Not by `eprintln`: of that, the test runner shows only what belongs to a failure.

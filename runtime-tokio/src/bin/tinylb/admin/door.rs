@@ -1,4 +1,4 @@
-//! Who may change something: not the page of a stranger in a browser that reaches this address.
+//! Refuses changes by a stranger's web page in a browser that reaches this address.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -7,11 +7,10 @@ use hyper::{
     header::{HOST, ORIGIN},
 };
 
-/// Refuses what a page in a browser could have sent. With a name of its own that leads to this
-/// address (DNS rebinding), a page sends requests that are none of a stranger's as far as the
-/// browser can see, and they have that name as host. So the host must be an IP address or
-/// `localhost`, which no stranger's page can have. A request with an `Origin` comes from a browser;
-/// that must be the same host.
+/// Refuses requests that another site's page in a browser could have sent. If a page's own name
+/// leads to this address (DNS rebinding), the browser treats its requests as same-origin, and their
+/// host is that name. So the host must be an IP address or `localhost`, which no stranger's page
+/// can have. A request with an `Origin` comes from a browser, so the origin must be the same host.
 ///
 /// # Errors
 /// Cause and remedy in one line.
@@ -78,7 +77,7 @@ mod tests {
             let origin = format!("http://{host}");
             assert_eq!(refuse_strangers(&request(&[host], Some(&origin))), Ok(()), "{host}");
         }
-        // Every browser sends one.
+        // No host: every browser sends one.
         assert_eq!(refuse_strangers(&request(&[], None)), Ok(()));
     }
 

@@ -1,4 +1,4 @@
-//! Who is connected to the admin address, whose turn it is, and who makes room for whom.
+//! The clients of the admin address: whose turn it is, and which one makes room for another.
 
 use std::{
     io,
@@ -15,23 +15,23 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Connections at a time. The reserve of descriptors has room for them.
+/// The most connections at a time. The reserve of descriptors has room for them.
 const GUESTS_MAX: usize = 16;
-/// Requests that cost something, at a time. Fewer than `GUESTS_MAX`, so that there is always a guest
-/// who can make room for a request that costs nothing.
+/// The most requests that cost something, at a time. Fewer than `GUESTS_MAX`, so that there is
+/// always a guest that can make room for a request that costs nothing.
 const WORK_MAX: usize = 8;
-/// A client that moves no byte in either direction for this many ticks is given up. Ticks are
-/// counted, and not time, because a pause of this process isn't the client's fault.
+/// A client that moves no byte in either direction for this many ticks is disconnected. Ticks are
+/// counted instead of time because a pause of this process isn't the client's fault.
 const STILL_TICKS_MAX: u32 = 5;
 const TICK: Duration = Duration::from_secs(1);
-/// How long a newcomer waits for a place before a request that waits for one has to give up.
+/// How long a new connection waits for a place before a queued request has to give up.
 const PLACE_WAIT_MAX: Duration = Duration::from_millis(200);
-/// How long a request waits for a place to work before it takes the place of the guest that has been
-/// reading its answer for longest, and how often it does so.
+/// How long a request waits for a work place before it displaces the guest that has been reading
+/// its answer for longest, and how often it does so.
 const WORK_WAIT_MAX: Duration = Duration::from_secs(5);
 const WORK_WAITS_MAX: u32 = 6;
 
-/// Everybody who is connected. Clones share them.
+/// All connections. Clones share them.
 #[derive(Clone)]
 pub(super) struct Guests {
     places: Arc<Semaphore>,
@@ -39,12 +39,12 @@ pub(super) struct Guests {
     here: Arc<Mutex<Vec<Weak<Guest>>>>,
 }
 
-/// One connection. Its place is free again once this is dropped.
+/// One connection. Dropping it frees its place.
 pub(super) struct Guest {
     state: Mutex<State>,
-    /// Notified when the connection is to be closed.
+    /// Notified when the connection must close.
     leave: Notify,
-    /// Notified when its request is to wait for a place no longer.
+    /// Notified when its request must stop waiting for a place.
     give_up: Notify,
     _place: OwnedSemaphorePermit,
 }
@@ -52,19 +52,19 @@ pub(super) struct Guest {
 #[derive(Clone, Copy)]
 struct State {
     turn: Turn,
-    /// When a byte moved last.
+    /// When a byte last moved.
     moved: Instant,
-    /// Since when an answer that holds a place to work has been read.
+    /// Since when the client has been reading an answer that holds a work place.
     answered: Option<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
-    /// The client's, which sends a request or reads an answer.
+    /// The client's: it sends a request or reads an answer.
     Client,
     /// Nobody's: a request waits for a place, and nothing has been done for it.
     Queue,
-    /// Ours: a request is worked on.
+    /// Ours: we work on a request.
     Server,
 }
 
@@ -77,7 +77,7 @@ impl Guests {
         }
     }
 
-    /// Takes in a newcomer, as soon as there is a place.
+    /// Admits a new connection as soon as there is a place.
     pub(super) async fn admit(&self) -> Arc<Guest> {
         let state = State { turn: Turn::Client, moved: Instant::now(), answered: None };
         let guest = Arc::new(Guest {
@@ -110,14 +110,14 @@ impl Guests {
         }
     }
 
-    /// Closes the connection whose client has moved no byte for longest, unless that waits for an
-    /// answer. Returns whether there is one.
+    /// Closes the connection whose client has moved no byte for longest, among those that don't
+    /// wait for an answer. Returns whether there is one.
     fn make_room(&self) -> bool {
         let still = self.least(|state| (state.turn == Turn::Client).then_some(state.moved));
         still.inspect(|guest| guest.leave.notify_one()).is_some()
     }
 
-    /// A place to work on a request, or `None` if there was none for too long.
+    /// A work place for a request, or `None` if there was none for too long.
     pub(super) async fn work(&self, guest: &Arc<Guest>) -> Option<Work> {
         guest.turns(Turn::Queue);
         let place = async {
@@ -150,8 +150,8 @@ impl Guests {
 }
 
 impl Guest {
-    /// Ready once the connection is to be closed: somebody else needs the place, or the client does
-    /// nothing though it is its turn.
+    /// Ready once the connection must close: another one needs the place, or the client does
+    /// nothing although it is its turn.
     pub(super) async fn leaves(&self) {
         loop {
             tokio::select! {
@@ -159,7 +159,7 @@ impl Guest {
                 () = self.leave.notified() => {}
                 () = self.is_still() => {}
             }
-            // A request may have come at the last moment.
+            // A request may have arrived at the last moment.
             if self.state().turn == Turn::Client {
                 return;
             }
@@ -177,7 +177,7 @@ impl Guest {
         }
     }
 
-    /// It is somebody else's turn. What counts is what the client does from then on.
+    /// Changes whose turn it is. From now on only new activity of the client counts.
     fn turns(&self, turn: Turn) {
         let mut state = lock(&self.state);
         (state.turn, state.moved) = (turn, Instant::now());
@@ -188,8 +188,8 @@ impl Guest {
     }
 }
 
-/// A place to work on a request. It stays taken until the answer has been read, so the memory of
-/// answers is bounded too.
+/// A work place. It stays taken until the answer has been read, so the memory of answers is bounded
+/// too.
 pub(super) struct Work {
     guest: Arc<Guest>,
     _place: OwnedSemaphorePermit,
@@ -269,7 +269,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Noted<S> {
         written
     }
 
-    /// An answer that is not copied holds its place for as long as it takes memory.
+    /// An answer that isn't copied holds its place as long as it takes up memory.
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }

@@ -267,7 +267,7 @@ impl Reader<'_> {
         addresses
     }
 
-    /// Two listeners of one address, or of which one takes in the other: the second would fail.
+    /// Finds two listeners at one address, or of which one covers the other: the second would fail.
     fn check_listens(&mut self) {
         self.listens.sort_by_key(|(at, ..)| *at);
         self.check_taken_in();
@@ -285,7 +285,8 @@ impl Reader<'_> {
         });
     }
 
-    /// Listeners that take in another one's address, which the system lets nobody else have.
+    /// Finds listeners that cover another one's address, since the system lets only one of them
+    /// listen.
     fn check_taken_in(&mut self) {
         let mut by_port: BTreeMap<u16, Vec<&(usize, String, Address)>> = BTreeMap::new();
         let mut found = Vec::new();
@@ -310,10 +311,10 @@ impl Reader<'_> {
         self.found.extend(found);
     }
 
-    /// Services whose backends lead to each other in a circle, by which a connection would go round
-    /// until nothing is left of the descriptors.
+    /// Finds services whose backends lead to each other in a circle. A connection would go round
+    /// until the descriptors run out.
     fn check_circles(&mut self, tree: &DeTable<'_>, services: &BTreeMap<String, Service>) {
-        // Of a port that isn't taken yet nobody knows.
+        // A port that isn't bound yet is unknown.
         let has_port = |own: &Address| !matches!(own, Address::Tcp(TcpTarget { port: 0, .. }));
         let own = services.iter().flat_map(|(name, service)| {
             let own = service.listen.iter().filter(|own| has_port(own));
@@ -386,7 +387,7 @@ impl Reader<'_> {
             self.wrong(value, message);
             return BackendSet::empty();
         };
-        // A header might have lost its lines: only braces say that there are none.
+        // A header might have lost its lines: only braces state that there are no backends.
         let is_explicit = self.text.get(value.span()).is_some_and(|text| text.starts_with('{'));
         if table.is_empty() && !is_explicit {
             let message = "`backends` is empty: write backends = {} if there should be none";
@@ -435,7 +436,7 @@ impl Reader<'_> {
     }
 }
 
-/// Where the address of a service's backend stands.
+/// The place of a backend's address in the text.
 fn backend_at(tree: &DeTable<'_>, service: &str, key: &str) -> Option<usize> {
     let service = tree.get("services")?.get_ref().get(service)?;
     Some(service.get_ref().get("backends")?.get_ref().get(key)?.span().start)

@@ -64,7 +64,7 @@ pub(crate) struct Etcd {
     password: Option<Password>,
 }
 
-/// The largest file of a password, in bytes.
+/// The largest password file, in bytes.
 const PASSWORD_BYTES_MAX: u64 = 64 << 10;
 
 #[derive(Clone, PartialEq)]

@@ -138,7 +138,7 @@ pub(super) fn time(value: &Value<'_>, or: &str) -> Result<Duration, String> {
 /// `1h 30m`.
 ///
 /// # Errors
-/// What is wrong with it, as the end of a sentence.
+/// The problem, as the end of a sentence.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let mut rest = text.trim();
     let mut sum: Option<Duration> = None;
@@ -174,7 +174,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     sum.ok_or("which is not a length of time".into())
 }
 
-/// The characters of this kind that a text begins with, and the rest.
+/// Splits a text after its leading characters of this kind.
 fn split(text: &str, is_one: impl Fn(char) -> bool) -> (&str, &str) {
     text.split_at(text.find(|c| !is_one(c)).unwrap_or(text.len()))
 }
@@ -203,13 +203,13 @@ pub(super) fn count(value: &Value<'_>) -> Result<usize, String> {
         .map_err(|_| format!("is {given}; it must be a whole number from 0 to {}", usize::MAX))
 }
 
-/// An address of this machine, as far as its text tells.
+/// Reads an address of this machine, as far as its text shows.
 fn own_address(value: &Value<'_>) -> Result<IpAddr, String> {
     let text = text(value)?;
     let ip: IpAddr = text.parse().map_err(|_| {
         format!("has \"{text}\": write an IP address of this machine, such as \"10.0.0.5\"")
     })?;
-    // With any port: what can't be dialled can't be dialled from.
+    // With any port: an address that can't be dialled can't be a source address either.
     Address::from(SocketAddr::new(ip, 1)).validate_target(&[]).map_err(|_| {
         format!("has \"{text}\", which is not the address of a machine: give one of this machine")
     })?;

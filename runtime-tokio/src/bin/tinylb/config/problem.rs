@@ -1,7 +1,7 @@
 use std::path::Path;
 
-/// The most problems that are told of one file: who has that many mends the first ones first. The
-/// last one says how many more there are.
+/// The most problems that are listed for one file: with that many, you correct the first ones
+/// first. The last line counts the rest.
 const PROBLEMS_MAX: usize = 20;
 
 /// The most characters that are shown of a line, on either side of the problem.
@@ -24,7 +24,7 @@ pub(crate) struct Problem {
     pub(crate) source_line: String,
     /// How many characters of `source_line` come before the problem.
     caret: usize,
-    /// How many problems it stands for.
+    /// The number of problems it stands for.
     pub(crate) count: usize,
 }
 

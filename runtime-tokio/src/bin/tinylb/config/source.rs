@@ -138,7 +138,7 @@ impl Reader<'_> {
         }
         let place = match (dns, etcd, file) {
             (Some(name), ..) => {
-                // A part of an answer is given up as the whole is.
+                // A part of an answer becomes stale like the whole.
                 options.max_stale = settings.max_stale;
                 Place::Dns(name, options)
             }

@@ -1,4 +1,4 @@
-//! How lines look.
+//! The format of log lines.
 
 use std::{error::Error, fmt};
 
@@ -17,12 +17,12 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// Keys named in one line.
+/// The most keys that one line names.
 const KEYS_MAX: usize = 10;
 
 /// The first few of many keys, and how many more there are: a list in JSON, and text for people.
 ///
-/// `tracing` knows no lists. It takes this for an error, because an error is the one kind of field
+/// `tracing` has no lists. This is passed as an error, because an error is the only kind of field
 /// that keeps its type on the way to the line.
 #[derive(Debug)]
 pub(crate) struct Keys {
@@ -37,7 +37,7 @@ impl Keys {
         Self { named, more }
     }
 
-    /// As the value of a field.
+    /// The keys as the value of a field.
     pub(crate) fn field(&self) -> &(dyn Error + 'static) {
         self
     }
@@ -75,7 +75,7 @@ where
     }
 }
 
-/// A line of the log that no event is logged for.
+/// A log line without an event.
 pub(crate) fn json_line(level: Level, message: &str) -> String {
     let Ok(mut line) = JsonLine::begin(level) else { return String::new() };
     line.add("message", message.into());

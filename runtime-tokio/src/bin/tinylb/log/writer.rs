@@ -1,4 +1,4 @@
-//! Writes the log on a thread of its own, so that nobody who logs waits for a reader.
+//! Writes the log on a thread of its own, so that logging never waits for a reader.
 
 use std::{
     collections::VecDeque,
@@ -10,12 +10,12 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines that wait to be written; more are dropped, since a log must not hold up traffic.
+/// The most lines that wait to be written; more are dropped, since a log must not hold up traffic.
 const LINES_MAX: usize = 10_000;
-/// How long the end of the program waits for lines to be written.
+/// How long the program waits for lines to be written when it ends.
 const END_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Where lines wait. Clones share them.
+/// The waiting lines. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Lines(Arc<Shared>);
 
@@ -27,21 +27,21 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     lines: VecDeque<Vec<u8>>,
-    /// How many lines were dropped since one was last written.
+    /// Lines dropped since one was last written.
     lost: u64,
     is_closed: bool,
     is_written: bool,
 }
 
-/// Has what waits written when it is dropped.
+/// Writes out the waiting lines when it is dropped.
 pub(crate) struct Guard(Lines);
 
 impl Lines {
-    /// Starts the thread. Whether a line can be written makes no difference to anything. `lost`
-    /// makes a line of a count of lines that were dropped.
+    /// Starts the thread. A line that can't be written is ignored. `lost` makes a line out of the
+    /// number of dropped lines.
     ///
     /// # Errors
-    /// The system has no thread for it.
+    /// The thread can't be started.
     pub(crate) fn start(
         out: impl Write + Send + 'static,
         lost: impl Fn(u64) -> String + Send + 'static,
@@ -119,7 +119,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes a line only when it is let to.
+    /// A reader that takes a line only when the test allows it.
     struct Slow {
         let_go: mpsc::Receiver<()>,
         written: mpsc::Sender<String>,
@@ -143,7 +143,7 @@ mod tests {
         let (written, writes) = mpsc::channel();
         let out = Slow { let_go, written };
         let (lines, guard) = Lines::start(out, |count| format!("{count} lost")).unwrap();
-        // The thread may have one in hand.
+        // The thread may hold one.
         for number in 0..LINES_MAX + 3 {
             (&lines).write_all(number.to_string().as_bytes()).unwrap();
         }
