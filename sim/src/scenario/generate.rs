@@ -93,7 +93,7 @@ const WEIGHTS: &[(Class, u32)] = &[
     (Class::PowerLoss, 2),
     (Class::AcceptError, 4),
     (Class::DialPanic, 2),
-    (Class::Drain, 5),
+    (Class::Drain, 8),
     (Class::ResetCycle, 1),
     (Class::Shutdown, 1),
     (Class::Rules, 20),
@@ -322,7 +322,7 @@ impl<'a, E: Entropy> Draft<'a, E> {
                 self.step(at, Operation::PanicDial(place));
             }
             Class::Drain => {
-                let time = if self.entropy.chance(70) { self.entropy.between(10, 900) } else { 0 };
+                let time = if self.entropy.chance(70) { self.entropy.between(10, 1_800) } else { 0 };
                 self.step(at, Operation::Drain(time));
             }
             Class::ResetCycle => self.step(at, Operation::ResetCycle),

@@ -118,7 +118,7 @@ fn metrics_are_in_the_form_that_prometheus_reads() {
             assert_eq!(name, metric);
             assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
         } else {
-            let name = line.split('{').next().unwrap();
+            let name = line.split(['{', ' ']).next().unwrap();
             assert_eq!(name, metric, "{line}");
         }
     }
