@@ -306,13 +306,15 @@ impl Program {
     fn complete(&self, config: Config, connections: usize) -> BTreeMap<String, config::Service> {
         let mut services = config.services;
         for service in services.values_mut() {
-            service.settings.max_connections = service.max_connections.unwrap_or(connections);
+            // Without a limit of its own, a service has that of the descriptors, and says so.
+            service.settings.max_connections = service.max_connections.unwrap_or(usize::MAX);
             service.settings.start = service.start.unwrap_or(self.start);
-            if service.settings.max_connections > connections {
+            if let Some(max_connections) = service.max_connections.filter(|max| *max > connections)
+            {
                 warn!(
-                    "max_connections is {}, and there are descriptors for {connections}: raise \
-                     `ulimit -n` (LimitNOFILE of a systemd unit), or clients beyond that wait",
-                    service.settings.max_connections
+                    "max_connections is {max_connections}, and there are descriptors for \
+                     {connections}: raise `ulimit -n` (LimitNOFILE of a systemd unit), or clients \
+                     beyond that wait"
                 );
             }
         }
