@@ -26,10 +26,15 @@ pub fn read_file(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     // Another file may have taken its place meanwhile.
-    regular(&file.metadata()?)?;
+    let metadata = file.metadata()?;
+    regular(&metadata)?;
     let mut bytes = Vec::new();
-    file.take(bytes_max + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > bytes_max {
+    // A file that is known to be too large isn't read. One may also grow meanwhile, or not know its
+    // size.
+    if metadata.len() <= bytes_max {
+        file.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    }
+    if metadata.len().max(bytes.len() as u64) > bytes_max {
         let cause = format!("it is larger than {}", size(bytes_max));
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, cause));
     }
@@ -228,6 +233,11 @@ mod tests {
         let error = read_file(&path, 2047).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
         assert_eq!(error.to_string(), "it is larger than 1 KiB");
+        // More than there is memory for: it would be read for hours.
+        let vast = scratch.of("vast");
+        fs::File::create(&vast).unwrap().set_len(1 << 43).unwrap();
+        let error = read_file(&vast, 1 << 42).unwrap_err();
+        assert_eq!(error.to_string(), "it is larger than 4096 GiB");
         assert_eq!(read_file(&scratch.of("none"), 1).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 

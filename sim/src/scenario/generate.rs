@@ -322,7 +322,8 @@ impl<'a, E: Entropy> Draft<'a, E> {
                 self.step(at, Operation::PanicDial(place));
             }
             Class::Drain => {
-                let time = if self.entropy.chance(70) { self.entropy.between(10, 1_800) } else { 0 };
+                let time =
+                    if self.entropy.chance(70) { self.entropy.between(10, 1_800) } else { 0 };
                 self.step(at, Operation::Drain(time));
             }
             Class::ResetCycle => self.step(at, Operation::ResetCycle),

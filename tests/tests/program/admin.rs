@@ -307,6 +307,26 @@ fn requests_that_are_worked_on_silence_no_probe_and_each_is_answered() {
     assert_eq!(put(&admin, "default", "{}").status, 200);
 }
 
+/// Each of those who wait in the backlog before the probe has its turn first.
+#[test]
+fn bodies_that_do_not_come_silence_no_probe_however_many_they_are() {
+    let a = Backend::echo("a");
+    let tinylb = Tinylb::balance([&a], &["--admin", "127.0.0.1:0", "--admin-write"]);
+    let admin = tinylb.admin();
+    let begin = |_| {
+        let mut socket = Socket::connect(&admin).unwrap();
+        let head = "PUT /services/default/backends HTTP/1.1\r\nContent-Length: 9\r\n\r\n{";
+        socket.write_all(head.as_bytes()).unwrap();
+        socket
+    };
+    let mut putting: Vec<Socket> = (0..200).map(begin).collect();
+    assert_eq!(probe(&admin), 200);
+    // Those who had to make room were answered, too.
+    let statuses: Vec<u16> = putting.iter_mut().map(|put| Answer::read(put).status).collect();
+    assert!(statuses.iter().all(|status| [408, 503].contains(status)), "{statuses:?}");
+    assert_eq!(put(&admin, "default", "{}").status, 200);
+}
+
 #[test]
 fn a_client_that_has_ended_its_requests_is_still_answered() {
     let a = Backend::echo("a");

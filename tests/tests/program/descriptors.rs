@@ -198,6 +198,9 @@ fn by_default_there_are_never_more_connections_than_descriptors() {
     // So many are served; the rest waits in the kernel, and the admin address goes on.
     until("the limit", || get(&admin, "/services").json()["s"]["live"] == max);
     until("the backend's share", || a.accepted() == max);
+    // A setting that nobody gave isn't to blame.
+    let line = tinylb.line("new clients wait");
+    assert!(line.says("no descriptors are left"), "{line:?}");
     // Each that ends makes room for another, until all have been served, none was refused or cut.
     let ends = Client::each(sockets, |mut client| {
         assert!(client.is_served());

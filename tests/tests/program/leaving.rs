@@ -80,6 +80,10 @@ fn a_service_that_left_is_shown_until_its_last_session_is_over() {
     let mut clients = Client::several(&at, 3);
     removed(&file, &tinylb, 1);
     assert_eq!(tinylb.line("service removed").json["sessions"], 3);
+    // A client that came before would be a session more.
+    until("the service to stop accepting", || {
+        get(&admin, "/services").json()["s"]["listeners"] == 0
+    });
     until("the service's address to be closed", || Client::try_connect(&at).is_err());
 
     let shown = get(&admin, "/services").json();

@@ -238,11 +238,14 @@ impl Admin {
             return error(StatusCode::FORBIDDEN, &cause);
         }
         let body = Limited::new(request.into_body(), BODY_MAX).collect();
-        let body = tokio::select! {
-            biased;
-            body = timeout(BODY_TIME_MAX, body) => body.ok(),
-            () = guest.is_still() => None,
-        };
+        let body = guest.rest(async {
+            tokio::select! {
+                biased;
+                body = timeout(BODY_TIME_MAX, body) => body.ok(),
+                () = guest.is_still() => None,
+            }
+        });
+        let Some(body) = body.await else { return busy() };
         let body = match body {
             Some(Ok(body)) => body.to_bytes(),
             Some(Err(cause)) if cause.is::<LengthLimitError>() => {

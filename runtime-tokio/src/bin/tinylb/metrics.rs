@@ -20,7 +20,7 @@ pub(crate) fn text(services: &[std::sync::Arc<Service>], budget: &SharedBudget) 
     for service in services {
         let snapshot = service.handle().snapshot();
         let name = service.name.as_str();
-        totals(&mut page, name, &snapshot);
+        totals(&mut page, name, &snapshot, total);
         page.add(
             "tinylb_shutting_down",
             "gauge",
@@ -59,7 +59,7 @@ pub(crate) fn text(services: &[std::sync::Arc<Service>], budget: &SharedBudget) 
     page.finish()
 }
 
-fn totals(page: &mut Page, service: &str, snapshot: &Snapshot<Address>) {
+fn totals(page: &mut Page, service: &str, snapshot: &Snapshot<Address>, connections: usize) {
     let labels = [("service", service)];
     page.add(
         "tinylb_connections_accepted_total",
@@ -100,7 +100,7 @@ fn totals(page: &mut Page, service: &str, snapshot: &Snapshot<Address>) {
         (
             "tinylb_connections_max",
             "Connections at which accepting pauses.",
-            &snapshot.settings.max_connections,
+            &snapshot.settings.max_connections.min(connections),
         ),
         (
             "tinylb_connections_limit_reached",

@@ -230,7 +230,6 @@ impl Program {
         let services: Vec<_> = state.services.values().cloned().collect();
         let sessions = services.iter().chain(&state.succeeded).map(|s| s.handle().snapshot());
         let sessions: usize = sessions.map(|snapshot| snapshot.live).sum();
-        info!(sessions, "shutting down; a second signal ends it at once");
         state.sockets.clear();
         for service in &services {
             match service.life() {
@@ -240,6 +239,8 @@ impl Program {
         }
         let all = services.into_iter().chain(state.succeeded.iter().cloned());
         state.stopping = Some(all.map(|s| (Arc::clone(&s), s.handle().snapshot().ended)).collect());
+        // Only now, so that whatever ends after this line is counted.
+        info!(sessions, "shutting down; a second signal ends it at once");
         true
     }
 
@@ -307,13 +308,15 @@ impl Program {
     fn complete(&self, config: Config, connections: usize) -> BTreeMap<String, config::Service> {
         let mut services = config.services;
         for service in services.values_mut() {
-            service.settings.max_connections = service.max_connections.unwrap_or(connections);
+            // Without a limit of its own, a service has that of the descriptors, and says so.
+            service.settings.max_connections = service.max_connections.unwrap_or(usize::MAX);
             service.settings.start = service.start.unwrap_or(self.start);
-            if service.settings.max_connections > connections {
+            if let Some(max_connections) = service.max_connections.filter(|max| *max > connections)
+            {
                 warn!(
-                    "max_connections is {}, but there are only descriptors for {connections}, and \
-                     clients beyond that wait: raise `ulimit -n` (LimitNOFILE of a systemd unit)",
-                    service.settings.max_connections
+                    "max_connections is {max_connections}, but there are only descriptors for \
+                     {connections}, and clients beyond that wait: raise `ulimit -n` (LimitNOFILE of \
+                     a systemd unit)"
                 );
             }
         }

@@ -44,7 +44,7 @@ pub(super) struct Guest {
     state: Mutex<State>,
     /// Notified when the connection must close.
     leave: Notify,
-    /// Notified when its request must stop waiting for a place.
+    /// Notified when its request must stop waiting, for a place or for the rest of its body.
     give_up: Notify,
     _place: OwnedSemaphorePermit,
 }
@@ -62,6 +62,8 @@ struct State {
 enum Turn {
     /// The client's: it sends a request or reads an answer.
     Client,
+    /// The client's, which sends the body of a request that has a place to work.
+    Body,
     /// Nobody's: a request waits for a place, and nothing has been done for it.
     Queue,
     /// Ours: we work on a request.
@@ -110,11 +112,19 @@ impl Guests {
         }
     }
 
-    /// Closes the connection whose client has moved no byte for longest, among those that don't
-    /// wait for an answer. Returns whether there is one.
+    /// Gives up the client that has moved no byte for longest, among those that don't wait for an
+    /// answer. Returns whether there is one.
     fn make_room(&self) -> bool {
-        let still = self.least(|state| (state.turn == Turn::Client).then_some(state.moved));
-        still.inspect(|guest| guest.leave.notify_one()).is_some()
+        let is_awaited = |turn| matches!(turn, Turn::Client | Turn::Body);
+        let Some(still) = self.least(|state| is_awaited(state.turn).then_some(state.moved)) else {
+            return false;
+        };
+        match still.state().turn {
+            // Its request is answered, and nothing has been done for it.
+            Turn::Body => still.give_up.notify_one(),
+            _ => still.leave.notify_one(),
+        }
+        true
     }
 
     /// A work place for a request, or `None` if there was none for too long.
@@ -175,6 +185,18 @@ impl Guest {
             ticks = if now == moved { ticks + 1 } else { 0 };
             moved = now;
         }
+    }
+
+    /// The rest of a request whose head has come, or `None` if its client is given up meanwhile.
+    pub(super) async fn rest<T>(&self, rest: impl Future<Output = T>) -> Option<T> {
+        self.turns(Turn::Body);
+        let rest = tokio::select! {
+            biased;
+            rest = rest => Some(rest),
+            () = self.give_up.notified() => None,
+        };
+        self.turns(Turn::Server);
+        rest
     }
 
     /// Changes whose turn it is. From now on only new activity of the client counts.
