@@ -371,6 +371,9 @@ mod tests {
         // The system completes the handshake, whether the dial goes on or not.
         let mut dial = dialer.dial(&target, within);
         assert!(poll!(&mut dial).is_pending());
+        // The connect begins after the reactor has had its turn.
+        tokio::task::yield_now().await;
+        assert!(poll!(&mut dial).is_pending());
         let mut conn = listener.accept().await.unwrap();
         drop(dial);
         let error = conn.read(&mut [0]).await.unwrap_err();

@@ -213,14 +213,15 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
                     word => Outcome::Over(word.into()),
                 });
             }
+            // First, so that no connect begins for a client that has gone.
+            if self.ends.client.poll_cut(cx).is_ready() {
+                return Poll::Ready(Outcome::Over(EndReason::ClientFailed));
+            }
             if let Poll::Ready(dialled) = dial.poll_unpin(cx) {
                 return Poll::Ready(match dialled {
                     Ok(backend) => Outcome::Dialled(backend),
                     Err(error) => Outcome::Failed(DialFailure::Failed(error)),
                 });
-            }
-            if self.ends.client.poll_cut(cx).is_ready() {
-                return Poll::Ready(Outcome::Over(EndReason::ClientFailed));
             }
             let is_over = timeout.poll(&*link.runtime, cx);
             is_over.map(|()| Outcome::Failed(DialFailure::TimedOut))
