@@ -249,6 +249,23 @@ async fn a_client_that_resets_its_connection_cancels_the_dial() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_connect_begins_for_a_client_that_has_reset_its_connection() {
+    let world = World::new(settings(|_| {}), ["A"]);
+    let gate = Gate::default();
+    world.net.script("A", DialScript::Gate(gate.clone()));
+    world.apply(&[("a", "A")]).await;
+    let mut client = world.client();
+    pass(secs(1)).await;
+    // The dial could go on at the moment in which the client goes.
+    gate.open();
+    client.abort();
+    settle().await;
+    assert_eq!(world.log.texts("connected"), Vec::<String>::new());
+    assert_eq!(world.log.timed(0).last().map(String::as_str), Some("1000 ended client_failed 0/0"));
+    assert_eq!(world.stats("A").dials_dropped, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_closed_its_write_side_during_the_dial_is_answered() {
     let mut world = World::new(settings(|_| {}), ["A"]);
     let gate = Gate::default();
