@@ -74,7 +74,7 @@ impl Lookups {
         }
         if pending.len() >= self.0.max {
             let text = format!(
-                "{} lookups of names are waiting for an answer: check the name servers of this \
+                "lookups of {} names are waiting for an answer: check the name servers of this \
                  machine, or give IP addresses",
                 pending.len()
             );

@@ -65,7 +65,9 @@ impl fmt::Display for Failure {
             Self::Behind => "its lists stay behind what it has told".into(),
             Self::NoLease => "the lease is over".into(),
             Self::UnknownEvent(number) => {
-                format!("an event of the unknown type {number}: use a newer tinylb")
+                format!(
+                    "an event of type {number}, which this version doesn't know: use a newer tinylb"
+                )
             }
             Self::NoHeader => "an answer without a header: is this etcd?".into(),
         };
