@@ -250,7 +250,7 @@ fn a_backend_that_is_mentioned_no_more_is_kept_for_as_long_as_that_is_set() {
     assert!(clients[0].is_served());
     assert_eq!(shown().as_object().unwrap().len(), 0);
     tinylb.stop_and_log(|lines| {
-        let replaced = lines.iter().filter(|line| line.says("\"removed\":\"a\"")).count();
+        let replaced = lines.iter().filter(|line| line.says("\"removed\":[\"a\"]")).count();
         assert_eq!(replaced, 1, "{lines:?}");
     });
 }
