@@ -2,8 +2,6 @@
 
 use std::net::UdpSocket;
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
-
 use crate::harness::{
     Backend, Client, ConfigFile, Hung, Socket, Tinylb, get, namespace::is_inside, until,
 };
@@ -93,17 +91,13 @@ fn a_lookup_for_which_there_is_no_thread_costs_the_client_a_retry() {
     ]);
     let address = tinylb.address();
     tinylb.line("backends replaced");
-    // Without room in its address space for another stack, a process has no more threads.
-    let pid = Pid::from_raw(tinylb.id().try_into().unwrap());
-    let unlimited = Rlimit { current: None, maximum: None };
-    let none = Rlimit { current: Some(1 << 20), ..unlimited };
-    prlimit(pid, Resource::As, none).unwrap();
+    let before = tinylb.deny_threads();
     for _ in 0..4 {
         assert_eq!(Client::connect(&address).backend, "b");
     }
     let line = tinylb.line("dial failed");
     assert!(line.says("no thread can be started") && line.says("ulimit -u"), "{line:?}");
-    prlimit(pid, Resource::As, unlimited).unwrap();
+    tinylb.limit_memory(before);
     let backends = Client::several(&address, 2);
     assert!(backends.iter().any(|client| client.backend == "a"), "it is tried again");
     tinylb.stop();

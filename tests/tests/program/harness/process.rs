@@ -197,12 +197,12 @@ impl Tinylb {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Limits the address space to what is in use, and returns the limit before. From now on no
-    /// thread can start, since each needs room for its stack; this holds for root as well.
+    /// Leaves 1 MiB of address space beyond what is in use, and returns the limit before. From now on
+    /// no thread can start, since its stack takes 2 MiB; this holds for root as well.
     pub(crate) fn deny_threads(&self) -> Rlimit {
         let statm = fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap();
         let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
-        let current = Some(pages * rustix::param::page_size() as u64);
+        let current = Some(pages * rustix::param::page_size() as u64 + (1 << 20));
         self.limit_memory(Rlimit { current, maximum: None })
     }
 
