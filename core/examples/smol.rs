@@ -17,6 +17,7 @@ pub(crate) struct SmolConn(TcpStream, SocketAddr);
 impl SmolConn {
     fn new(stream: TcpStream, peer: SocketAddr) -> io::Result<Self> {
         // However it is closed, the other end sees a reset, until it is finished.
+        stream.set_nodelay(true)?;
         socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         Ok(Self(stream, peer))
     }

@@ -93,7 +93,7 @@ const WEIGHTS: &[(Class, u32)] = &[
     (Class::PowerLoss, 2),
     (Class::AcceptError, 4),
     (Class::DialPanic, 2),
-    (Class::Drain, 5),
+    (Class::Drain, 9),
     (Class::ResetCycle, 1),
     (Class::Shutdown, 1),
     (Class::Rules, 20),
@@ -324,18 +324,19 @@ impl<'a, E: Entropy> Draft<'a, E> {
             Class::Drain => {
                 let time = if self.entropy.chance(70) { self.entropy.between(10, 900) } else { 0 };
                 self.step(at, Operation::Drain(time));
-                // What a removal has drain then sees another change.
+                // What a removal has drain then gets more time, and less after that.
                 if time > 0
-                    && self.entropy.chance(60)
+                    && self.entropy.chance(80)
                     && let Some(set) = self.changed(Class::Remove)
                 {
                     let removed_at = at + self.entropy.between(1, 200);
                     self.replace(removed_at, set);
-                    let changed_at = removed_at + self.entropy.between(1, 100);
-                    let is_longer = self.entropy.chance(50);
-                    let (min, max) = if is_longer { (900, 1_800) } else { (1, 20) };
-                    let time = self.entropy.between(min, max);
-                    self.step(changed_at, Operation::Drain(time));
+                    let longer_at = removed_at + self.entropy.between(1, 50);
+                    let longer = self.entropy.between(900, 1_800);
+                    self.step(longer_at, Operation::Drain(longer));
+                    let shorter_at = longer_at + self.entropy.between(1, 100);
+                    let shorter = self.entropy.between(1, 900);
+                    self.step(shorter_at, Operation::Drain(shorter));
                 }
             }
             Class::ResetCycle => self.step(at, Operation::ResetCycle),
