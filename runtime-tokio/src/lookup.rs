@@ -218,7 +218,7 @@ mod tests {
             assert!(poll!(lookup).is_pending());
         }
         let error = lookups.lookup(&name("hung-3")).await.unwrap_err().to_string();
-        assert!(error.contains("2 lookups") && error.contains("IP addresses"), "{error}");
+        assert!(error.contains("2 names") && error.contains("IP addresses"), "{error}");
         gate.open();
         assert!(join_all(waiting).await.iter().all(Result::is_ok));
         assert!(lookups.lookup(&name("hung-3")).await.is_ok());
