@@ -137,7 +137,8 @@ async fn a_command_is_told_to_end_once_balancers_send_nobody_to_it() {
 async fn bad_arguments_are_refused_with_a_remedy() {
     for (arguments, remedy) in [
         (&["--etcd", "a:1", "--prefix", "/lb/", "--address", "0.0.0.0:1"][..], "no machine's"),
-        (&["--etcd", "a:1", "--prefix", "/lb/", "--ttl", "2.5s"], "in whole seconds"),
+        (&["--etcd", "a:1", "--prefix", "/lb/", "--ttl", "2500ms"], "in whole seconds"),
+        (&["--etcd", "a:1", "--prefix", "/lb/", "--ttl", "2.5s"], "which is not a length of time"),
         (&["--etcd", "a:1", "--prefix", "/lb/", "--ttl", "2h"], "1s to 1h"),
         (&["--etcd", "a:1", "--prefix", "/lb"], "doesn't end in `/`"),
         (&["--etcd", "a", "--prefix", "/lb/"], "write http://HOST:PORT"),

@@ -74,6 +74,7 @@ async fn two_that_have_one_key_do_not_fight_and_who_is_left_has_it() {
     first.line("registered");
     let second = register(&cluster, "a", "127.0.0.1:2", &[]);
     first.line("another one has registered this key");
+    second.line("\"registered\"");
     // Both find it as it is when they are back.
     cluster.kill(0);
     first.line("etcd lost");
