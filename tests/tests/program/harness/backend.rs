@@ -9,6 +9,8 @@ use std::{
     thread,
 };
 
+use rustix::net::listen;
+
 use super::{DEADLINE, End, Socket};
 
 /// A backend that greets with its key and a newline, and does what it was made for.
@@ -74,6 +76,9 @@ impl Backend {
             }
             None => {
                 let listener = TcpListener::bind(address).unwrap();
+                // As many as a test may have come at once: of what overflows the queue of 128 that std
+                // gives it, the kernel resets some after it was connected.
+                listen(&listener, 4096).unwrap();
                 let address = listener.local_addr().unwrap().to_string();
                 thread::spawn(move || {
                     listener.incoming().flatten().map(Socket::Tcp).for_each(begin)
