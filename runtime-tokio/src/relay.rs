@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use async_trait::async_trait;
+use futures::future::BoxFuture;
 use tinylb_core::{Direction, Progress, Relay, RelayError};
 
 use crate::{
@@ -78,15 +78,18 @@ impl Default for SocketRelay {
     }
 }
 
-#[async_trait]
 impl<C: Socket, B: Socket> Relay<C, B> for SocketRelay {
-    async fn relay(
-        &self,
-        client: &mut C,
-        backend: &mut B,
-        progress: &Progress,
-    ) -> Result<(), RelayError> {
-        Session::new(self, client.stream(), backend.stream(), progress).await
+    // What `async_trait` makes of an `async fn` would hold the arguments twice.
+    fn relay<'s: 'f, 'c: 'f, 'b: 'f, 'p: 'f, 'f>(
+        &'s self,
+        client: &'c mut C,
+        backend: &'b mut B,
+        progress: &'p Progress,
+    ) -> BoxFuture<'f, Result<(), RelayError>>
+    where
+        Self: 'f,
+    {
+        Box::pin(Session::new(self, client.stream(), backend.stream(), progress))
     }
 }
 

@@ -102,15 +102,17 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
         }
     }
 
-    async fn serve(&mut self, is_waiting: bool) -> EndReason {
-        if is_waiting && let Err(reason) = self.wait().await {
-            return reason;
-        }
-        // What a dial needs is more than a session needs for the rest of its life.
-        let dialled = Box::pin(self.dial()).await;
-        match dialled {
-            Ok(()) => self.relay().await,
-            Err(reason) => reason,
+    #[expect(clippy::manual_async_fn, reason = "which would hold the reference twice")]
+    fn serve(&mut self, is_waiting: bool) -> impl Future<Output = EndReason> + Send {
+        async move {
+            // To wait and to dial take more memory than the rest of a session's life.
+            if is_waiting && let Err(reason) = Box::pin(self.wait()).await {
+                return reason;
+            }
+            match Box::pin(self.dial()).await {
+                Ok(()) => self.relay().await,
+                Err(reason) => reason,
+            }
         }
     }
 
@@ -232,35 +234,41 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
     /// Moves bytes until both directions have ended; or until one side has failed and what it had
     /// sent before has been delivered.
     async fn relay(&mut self) -> EndReason {
-        let Self { ends, record, link, signal } = self;
-        let record = &*record;
-        let Some(backend) = &mut ends.backend else { return EndReason::BackendFailed };
-        let mut limits = Limits::new(link.shared.settings(), &link.runtime);
-        let mut relay = link.relay.relay(&mut ends.client, backend, &record.progress);
-        let moved = poll_fn(|cx| {
-            if let Poll::Ready(word) = signal.poll(Some(Word::Admitted), cx) {
-                return Poll::Ready(Ok(word.into()));
-            }
-            match relay.poll_unpin(cx) {
-                Poll::Ready(Ok(())) => return Poll::Ready(Ok(EndReason::Finished)),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.side)),
-                Poll::Pending => {}
-            }
-            if let Some(by) = limits.note_end(&record.progress) {
-                record.shared.half_closed(record.id, by);
-            }
-            limits.poll(&record.progress, cx).map(Ok)
-        })
-        .await;
-        drop(relay);
-        let failed = match moved {
-            Ok(reason) => return reason,
-            Err(failed) => failed,
+        let mut limits = Limits::new(self.link.shared.settings(), &*self.link.runtime);
+        // Only what the closure takes is held while bytes move, and all sessions hold that.
+        let moved = {
+            let Self { ends, record, link, signal } = &mut *self;
+            let (record, link, limits) = (&*record, &*link, &mut limits);
+            let Some(backend) = &mut ends.backend else { return EndReason::BackendFailed };
+            let mut relay = link.relay.relay(&mut ends.client, backend, &record.progress);
+            poll_fn(move |cx| {
+                if let Poll::Ready(word) = signal.poll(Some(Word::Admitted), cx) {
+                    return Poll::Ready(Ok(word.into()));
+                }
+                match relay.poll_unpin(cx) {
+                    Poll::Ready(Ok(())) => return Poll::Ready(Ok(EndReason::Finished)),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.side)),
+                    Poll::Pending => {}
+                }
+                if let Some(by) = limits.note_end(&record.progress, &*link.runtime) {
+                    record.shared.half_closed(record.id, by);
+                }
+                limits.poll(&record.progress, &*link.runtime, cx).map(Ok)
+            })
         };
+        match moved.await {
+            Ok(reason) => reason,
+            Err(failed) => Box::pin(self.deliver(failed, limits)).await,
+        }
+    }
+
+    /// Waits until what a side had sent before it failed has been delivered to the other.
+    async fn deliver(&mut self, failed: Side, mut limits: Limits) -> EndReason {
+        let Self { ends, record, link, signal } = self;
         record.progress.fail(failed);
-        let mut confirmed: BoxFuture<'_, ()> = match failed {
-            Side::Client => Box::pin(confirmed(backend, &*link.runtime)),
-            Side::Backend => Box::pin(confirmed(&mut ends.client, &*link.runtime)),
+        let mut confirmed: BoxFuture<'_, ()> = match (failed, &mut ends.backend) {
+            (Side::Client, Some(backend)) => Box::pin(confirmed(backend, &*link.runtime)),
+            _ => Box::pin(confirmed(&mut ends.client, &*link.runtime)),
         };
         poll_fn(|cx| {
             if let Poll::Ready(word) = signal.poll(Some(Word::Admitted), cx) {
@@ -269,16 +277,15 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
             if confirmed.poll_unpin(cx).is_ready() {
                 return Poll::Ready(failed.into());
             }
-            limits.poll(&record.progress, cx)
+            limits.poll(&record.progress, &*link.runtime, cx)
         })
         .await
     }
 }
 
 /// The time limits of a session that relays.
-struct Limits<'a> {
+struct Limits {
     settings: Arc<Settings>,
-    runtime: &'a Arc<dyn Runtime>,
     is_half_closed: bool,
     is_delivering: bool,
     /// While a limit applies.
@@ -293,16 +300,16 @@ struct Watch {
     deadline: Deadline,
 }
 
-impl<'a> Limits<'a> {
-    fn new(settings: Arc<Settings>, runtime: &'a Arc<dyn Runtime>) -> Self {
+impl Limits {
+    fn new(settings: Arc<Settings>, runtime: &dyn Runtime) -> Self {
         let (is_half_closed, is_delivering) = (false, false);
-        let mut limits = Self { settings, runtime, is_half_closed, is_delivering, watch: None };
-        limits.restart();
+        let mut limits = Self { settings, is_half_closed, is_delivering, watch: None };
+        limits.restart(runtime);
         limits
     }
 
     /// The side whose end has just been passed on, if it is the session's first end.
-    fn note_end(&mut self, progress: &Progress) -> Option<Side> {
+    fn note_end(&mut self, progress: &Progress, runtime: &dyn Runtime) -> Option<Side> {
         if self.is_half_closed {
             return None;
         }
@@ -310,47 +317,52 @@ impl<'a> Limits<'a> {
             .into_iter()
             .find(|direction| progress.has_ended(*direction))?;
         self.is_half_closed = true;
-        self.restart();
+        self.restart(runtime);
         Some(ended.from())
     }
 
     /// Ready when no byte has moved for as long as the session's state allows.
-    fn poll(&mut self, progress: &Progress, cx: &mut Context<'_>) -> Poll<EndReason> {
+    fn poll(
+        &mut self,
+        progress: &Progress,
+        runtime: &dyn Runtime,
+        cx: &mut Context<'_>,
+    ) -> Poll<EndReason> {
         if let Some(side) = progress.failed() {
-            return self.poll_delivery(cx).map(|()| side.into());
+            return self.poll_delivery(runtime, cx).map(|()| side.into());
         }
         let Some((limit, reason)) = self.limit() else { return Poll::Pending };
         let Some(watch) = &mut self.watch else { return Poll::Pending };
         let bytes = progress.bytes(Direction::ToBackend) + progress.bytes(Direction::ToClient);
         if bytes != watch.bytes {
             watch.bytes = bytes;
-            watch.moved_at = self.runtime.now();
+            watch.moved_at = runtime.now();
         }
-        while watch.deadline.poll(&**self.runtime, cx).is_ready() {
-            let left = limit.saturating_sub(self.runtime.now().saturating_sub(watch.moved_at));
+        while watch.deadline.poll(runtime, cx).is_ready() {
+            let left = limit.saturating_sub(runtime.now().saturating_sub(watch.moved_at));
             if left.is_zero() {
                 return Poll::Ready(reason);
             }
-            watch.deadline = Deadline::new(&**self.runtime, left);
+            watch.deadline = Deadline::new(runtime, left);
         }
         Poll::Pending
     }
 
     /// Ready when the time for a delivery is over. Call it once a side has failed; no other limit
     /// applies from then on.
-    fn poll_delivery(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_delivery(&mut self, runtime: &dyn Runtime, cx: &mut Context<'_>) -> Poll<()> {
         if !std::mem::replace(&mut self.is_delivering, true) {
-            let deadline = Deadline::new(&**self.runtime, self.settings.delivery_timeout);
+            let deadline = Deadline::new(runtime, self.settings.delivery_timeout);
             self.watch = Some(Box::new(Watch { bytes: 0, moved_at: Duration::ZERO, deadline }));
         }
         let Some(watch) = &mut self.watch else { return Poll::Pending };
-        watch.deadline.poll(&**self.runtime, cx)
+        watch.deadline.poll(runtime, cx)
     }
 
-    fn restart(&mut self) {
+    fn restart(&mut self, runtime: &dyn Runtime) {
         let watch = |(limit, _)| {
-            let deadline = Deadline::new(&**self.runtime, limit);
-            Box::new(Watch { bytes: 0, moved_at: self.runtime.now(), deadline })
+            let deadline = Deadline::new(runtime, limit);
+            Box::new(Watch { bytes: 0, moved_at: runtime.now(), deadline })
         };
         self.watch = self.limit().map(watch);
     }
