@@ -14,11 +14,12 @@ use tinylb_core::Dialer;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    Address, AddressConn, AddressFailure, Host, TcpConn, TcpOptions, TcpTarget, UnixConn,
-    UnixTarget,
+    Address, AddressChange, AddressConn, AddressFailure, Host, TcpConn, TcpOptions, TcpTarget,
+    UnixConn, UnixTarget,
     dial_from::DialFrom,
     explain::explain,
     lookup::Lookups,
+    moves::Moves,
     nonblocking::socket,
     ports::EphemeralPorts,
     race::Races,
@@ -41,6 +42,7 @@ pub struct TcpDialer {
     dial_from: DialFrom,
     lookups: Lookups,
     races: Races,
+    moves: Moves,
 }
 
 /// Connects to Unix sockets.
@@ -74,6 +76,18 @@ impl TcpDialer {
         observe: impl Fn(AddressFailure<'_>) + Send + Sync + 'static,
     ) -> Self {
         self.races.observe(observe);
+        self
+    }
+
+    /// Sets a function that is called when a dial finds that the addresses of its backend's name have
+    /// changed, in more than their order. If they change all the time, it is called three times, and
+    /// then once a minute. The 1024 names that were dialled last are remembered. It must not block.
+    #[must_use]
+    pub fn on_address_change(
+        mut self,
+        observe: impl Fn(AddressChange<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        self.moves.observe(observe);
         self
     }
 
@@ -168,6 +182,7 @@ impl Dialer for TcpDialer {
         };
         let began = Instant::now();
         let mut addresses = self.lookups.lookup(name).await?.to_vec();
+        self.moves.note(name, began, &addresses);
         addresses.iter_mut().for_each(|address| address.set_port(target.port));
         let left = within.saturating_sub(began.elapsed());
         self.races.run(target, &addresses, left, |address| Box::pin(self.connect(address))).await
@@ -228,6 +243,16 @@ impl AddressDialer {
         observe: impl Fn(AddressFailure<'_>) + Send + Sync + 'static,
     ) -> Self {
         self.tcp = self.tcp.on_address_failure(observe);
+        self
+    }
+
+    /// Reports names whose addresses change, see [`TcpDialer::on_address_change`].
+    #[must_use]
+    pub fn on_address_change(
+        mut self,
+        observe: impl Fn(AddressChange<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        self.tcp = self.tcp.on_address_change(observe);
         self
     }
 

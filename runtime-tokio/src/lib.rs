@@ -51,6 +51,7 @@ mod explain;
 mod limit;
 mod listener;
 mod lookup;
+mod moves;
 mod nonblocking;
 mod options;
 mod pipe;
@@ -81,6 +82,7 @@ pub use self::{
     disk::{read_file, remove_file, replace_file},
     error::AddressError,
     listener::{TcpListener, UnixListener, UnixSocketFile},
+    moves::AddressChange,
     options::TcpOptions,
     race::AddressFailure,
     relay::{SocketRelay, Splice},

@@ -1,6 +1,8 @@
 //! Backends that are given by a name.
 
-use std::net::UdpSocket;
+use std::{fs, net::UdpSocket};
+
+use serde_json::json;
 
 use crate::harness::{
     Backend, Client, ConfigFile, Hung, Socket, Tinylb, get, namespace::is_inside, until,
@@ -73,6 +75,49 @@ fn of_a_name_with_a_dead_address_the_other_one_serves() {
     let metrics = get(&admin, "/metrics").body;
     assert!(metrics.contains("tinylb_address_failures_total{service=\"s\"} 1\n"), "{metrics}");
     tinylb.stop();
+}
+
+#[test]
+fn a_name_that_moves_is_logged_once_since_open_connections_stay() {
+    let test = "names::a_name_that_moves_is_logged_once_since_open_connections_stay";
+    let hosts = |addresses: &[&str]| {
+        let lines = addresses.iter().map(|address| format!("{address} moved.example\n"));
+        format!("127.0.0.1 localhost\n{}", lines.collect::<String>())
+    };
+    if !is_inside(test, &hosts(&["127.0.0.66"]), "") {
+        return;
+    }
+    let old = Backend::echo_at("old", "127.0.0.66:0");
+    let port = old.address.rsplit_once(':').unwrap().1;
+    let _new =
+        ["127.0.0.67", "127.0.0.68"].map(|ip| Backend::echo_at("new", &format!("{ip}:{port}")));
+    let file = ConfigFile::new(&format!(
+        "workers = 4\n[services.s]\nlisten = \"127.0.0.1:0\"\n\
+         backends = {{ a = \"moved.example:{port}\" }}\n"
+    ));
+    let tinylb = file.run();
+    let address = tinylb.address();
+    let mut client = Client::connect(&address);
+    assert_eq!(client.backend, "old");
+    // Another order is no change.
+    for addresses in [["127.0.0.67", "127.0.0.68"], ["127.0.0.68", "127.0.0.67"]] {
+        fs::write("/etc/hosts", hosts(&addresses)).unwrap();
+        let others = Client::several(&address, 20);
+        assert!(others.iter().all(|client| client.backend == "new"));
+    }
+    assert!(client.is_served());
+    drop(client);
+    tinylb.stop_and_log(|lines| {
+        let lines: Vec<_> = lines
+            .iter()
+            .filter(|line| line.says("the addresses of the backend's name have changed"))
+            .collect();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let fields = ["level", "service", "name"].map(|name| lines[0].field(name));
+        assert_eq!(fields, ["INFO", "s", "moved.example"]);
+        let addresses = ["old", "new"].map(|name| lines[0].json[name].clone());
+        assert_eq!(addresses, [json!(["127.0.0.66"]), json!(["127.0.0.67", "127.0.0.68"])]);
+    });
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use tinylb_core::{BackendKey, DialFailure, Event, Handle, Limit, Report, SessionId};
-use tinylb_tokio::{Address, AddressFailure};
+use tinylb_tokio::{Address, AddressChange, AddressFailure};
 use tokio::{runtime, time::sleep};
 use tracing::{Level, debug, enabled, info, warn};
 use tracing_subscriber::{filter::Targets, prelude::*};
@@ -202,6 +202,18 @@ impl EventLog {
                 failure.error
             );
         }
+    }
+
+    /// Logs that the addresses of a backend's name have changed.
+    pub(crate) fn addresses_changed(&self, change: &AddressChange<'_>) {
+        info!(
+            service = self.service,
+            name = change.name,
+            old = Keys::new(change.before).field(),
+            new = Keys::new(change.after).field(),
+            "the addresses of the backend's name have changed: new connections go to the new ones, \
+             open connections stay where they are"
+        );
     }
 
     fn source_back(&self, lost_for: Duration) {

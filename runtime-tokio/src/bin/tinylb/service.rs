@@ -76,10 +76,10 @@ impl Service {
         sets: &Arc<Notify>,
     ) -> Result<Self, String> {
         let events = Arc::new(EventLog::new(name));
-        let dialer = AddressDialer::new(tcp_options(&config)).on_address_failure({
-            let events = Arc::clone(&events);
-            move |failure| events.address_failed(&failure)
-        });
+        let [failed, changed] = [(); 2].map(|()| Arc::clone(&events));
+        let dialer = AddressDialer::new(tcp_options(&config))
+            .on_address_failure(move |failure| failed.address_failed(&failure))
+            .on_address_change(move |change| changed.addresses_changed(&change));
         let (replaced, leaving) = (Arc::new(Notify::new()), Arc::new(Leaving::default()));
         let has_new_set = Arc::new(AtomicBool::new(false));
         let observer = {

@@ -3,7 +3,6 @@
 use std::{error::Error, fmt};
 
 use serde_json::Value;
-use tinylb_core::BackendKey;
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
@@ -20,7 +19,8 @@ use tracing_subscriber::{
 /// The most keys that one line names.
 const KEYS_MAX: usize = 10;
 
-/// The first few of many keys, and how many more there are: a list in JSON, and text for people.
+/// The first few of many keys or addresses, and how many more there are: a list in JSON, and text
+/// for people.
 ///
 /// `tracing` has no lists. This is passed as an error, because an error is the only kind of field
 /// that keeps its type on the way to the line.
@@ -31,7 +31,7 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    pub(crate) fn new(keys: &[BackendKey]) -> Self {
+    pub(crate) fn new(keys: &[impl ToString]) -> Self {
         let named: Vec<_> = keys.iter().take(KEYS_MAX).map(ToString::to_string).collect();
         let more = keys.len() - named.len();
         Self { named, more }
@@ -147,6 +147,8 @@ impl Visit for JsonLine {
 
 #[cfg(test)]
 mod tests {
+    use tinylb_core::BackendKey;
+
     use super::*;
 
     #[test]
