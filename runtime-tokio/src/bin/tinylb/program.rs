@@ -290,13 +290,14 @@ impl Program {
         state.services.retain(|_, service| !Arc::ptr_eq(service, gone));
         state.succeeded.retain(|service| !Arc::ptr_eq(service, gone));
         drop(state);
-        let Ends { finished, cut, otherwise } = ends;
+        let Ends { finished, cut, removed, otherwise } = ends;
         let is_removed = matches!(gone.life(), Life::Closing(left) if left.why == Why::Removed);
         if is_removed || ends.sum() > 0 {
             info!(
                 service = gone.name,
                 sessions_finished = finished,
                 sessions_cut = cut,
+                sessions_cut_by_removal = removed,
                 sessions_ended_otherwise = otherwise,
                 "service ended"
             );
