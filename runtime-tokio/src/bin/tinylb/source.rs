@@ -30,12 +30,14 @@ use crate::config::{FILE_BYTES_MAX, Followed, Place};
 /// A source that a service follows; until this is dropped.
 pub(crate) struct Source {
     following: Following,
+    /// Where its last set is kept, and the task that does so, if it is.
+    file: Option<Arc<LastKnown>>,
     keeping: Option<JoinHandle<()>>,
 }
 
 impl Source {
-    /// Follows a source. `replaced` is notified when a set has been taken; `restarts` counts how
-    /// often the source was restarted.
+    /// Follows a source, whose sets aren't kept yet. `replaced` is notified when a set has been
+    /// taken; `restarts` counts how often the source was restarted.
     ///
     /// # Errors
     /// A setting is out of its range.
@@ -58,17 +60,29 @@ impl Source {
             .map_err(|error| in_service(&error))?;
         // Of the source before, if there was one.
         let _ = replaced.notified().now_or_never();
+        Ok(Self { following, file, keeping: None })
+    }
+
+    /// Keeps its sets in the file of the last known backends, if it has one.
+    pub(crate) fn keep(&mut self, service: &str, handle: &Handle<Address>, replaced: &Arc<Notify>) {
         let keep = |file| keep(file, service.to_string(), handle.clone(), Arc::clone(replaced));
-        Ok(Self { following, keeping: file.map(|file| tokio::spawn(keep(file))) })
+        if self.keeping.is_none() {
+            self.keeping = self.file.clone().map(|file| tokio::spawn(keep(file)));
+        }
+    }
+
+    /// Writes that file no more.
+    pub(crate) fn stop_keeping(&mut self) {
+        if let Some(keeping) = self.keeping.take() {
+            keeping.abort();
+        }
     }
 }
 
 impl Drop for Source {
     fn drop(&mut self) {
         self.following.stop();
-        if let Some(keeping) = &self.keeping {
-            keeping.abort();
-        }
+        self.stop_keeping();
     }
 }
 
