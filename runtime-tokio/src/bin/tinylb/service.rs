@@ -219,8 +219,14 @@ impl Service {
             }
             config::Source::Followed(followed) => {
                 let restarts = &self.source_restarts;
-                let source =
-                    Source::follow(&self.name, followed, &self.handle, &self.replaced, restarts);
+                let source = Source::follow(
+                    &self.name,
+                    followed,
+                    &self.handle,
+                    &self.replaced,
+                    restarts,
+                    &self.events,
+                );
                 state.source = Some(source?);
                 self.keep(state, step);
             }

@@ -25,7 +25,10 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::config::{FILE_BYTES_MAX, Followed, Place};
+use crate::{
+    config::{FILE_BYTES_MAX, Followed, Place},
+    log::EventLog,
+};
 
 /// A source that a service follows; until this is dropped.
 pub(crate) struct Source {
@@ -47,10 +50,11 @@ impl Source {
         handle: &Handle<Address>,
         replaced: &Arc<Notify>,
         restarts: &Arc<AtomicU64>,
+        events: &Arc<EventLog>,
     ) -> Result<Self, String> {
         let in_service = |error: &dyn fmt::Display| format!("service {service}: {error}");
-        let updates =
-            updates(&followed.place, Arc::clone(restarts)).map_err(|error| in_service(&error))?;
+        let updates = updates(&followed.place, Arc::clone(restarts), events)
+            .map_err(|error| in_service(&error))?;
         let place = followed.place.clone();
         let file = followed.last_known.clone().map(|path| Arc::new(LastKnown { path, place }));
         let known = file.clone().map(|file| begin(file, service.to_string(), handle.clone()));
@@ -89,6 +93,7 @@ impl Drop for Source {
 fn updates(
     place: &Place,
     restarts: Arc<AtomicU64>,
+    events: &Arc<EventLog>,
 ) -> Result<BoxStream<'static, Update<Address>>, String> {
     let mut begun = false;
     let mut count = move || {
@@ -98,7 +103,10 @@ fn updates(
     };
     Ok(match place {
         Place::Dns(name, options) => {
-            let source = DnsSource::new(name.clone()).with_options(options.clone());
+            let events = Arc::clone(events);
+            let source = DnsSource::new(name.clone())
+                .with_options(options.clone())
+                .on_partial_failure(move |reason| events.lookups_fail(reason));
             restarting(move || {
                 count();
                 source.clone().updates()
