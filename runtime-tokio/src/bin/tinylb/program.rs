@@ -108,8 +108,9 @@ impl Program {
     /// Cause and remedy in one line.
     pub(crate) fn apply(self: &Arc<Self>, config: Config) -> Result<Applied, String> {
         let mut state = self.lock();
-        let workers = self.workers_fixed.or(config.workers).unwrap_or_else(cores);
         let addresses = config.services.values().map(|service| service.listen.len()).sum();
+        let workers = self.workers_fixed.or(config.workers);
+        let workers = workers.unwrap_or_else(|| descriptors::workers(cores(), addresses));
         let connections = descriptors::connections_max(workers, addresses);
         let config = self.complete(config, connections);
         let lives: Vec<_> = state.lives().collect();
