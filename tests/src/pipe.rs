@@ -121,6 +121,8 @@ pub struct EndStats {
     pub dropped: usize,
     /// Bytes that they wrote.
     pub bytes_written: u64,
+    /// How often they were asked what is unacknowledged.
+    pub queries: u64,
 }
 
 /// The world of some listeners, dialers and connections. Clones are the same network.

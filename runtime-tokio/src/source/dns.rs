@@ -6,7 +6,7 @@ mod records;
 mod server;
 mod system;
 
-use std::{mem, net::SocketAddr, time::Duration};
+use std::{mem, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::{Stream, stream};
 use hickory_resolver::proto::rr::Name;
@@ -65,7 +65,11 @@ use crate::{
 pub struct DnsSource {
     name: DnsName,
     options: DnsOptions,
+    observe: Option<Arc<Observe>>,
 }
+
+/// Is called when a part of the lookups begins to fail, and when none fails any more.
+type Observe = dyn Fn(Option<&str>) + Send + Sync;
 
 /// How a [`DnsSource`] asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,12 +127,25 @@ impl Default for DnsOptions {
 impl DnsSource {
     /// The source of what this name has, with the default options.
     pub fn new(name: DnsName) -> Self {
-        Self { name, options: DnsOptions::default() }
+        Self { name, options: DnsOptions::default(), observe: None }
     }
 
     /// Asks with these options.
     pub fn with_options(self, options: DnsOptions) -> Self {
         Self { options, ..self }
+    }
+
+    /// Sets a function that is called with a reason when a part of the lookups begins to fail (a
+    /// family, or a service's target), although the set goes on with what other lookups say and
+    /// what is known of that part; and with `None` when all of them are answered again. Each of
+    /// these is reported once, however many lookups it lasts for. The function must not block.
+    #[must_use]
+    pub fn on_partial_failure(
+        mut self,
+        observe: impl Fn(Option<&str>) + Send + Sync + 'static,
+    ) -> Self {
+        self.observe = Some(Arc::new(observe));
+        self
     }
 
     /// The sets and losses, an update for each round of lookups, without end.
@@ -153,6 +170,9 @@ impl DnsSource {
 struct Rounds {
     name: DnsName,
     options: DnsOptions,
+    observe: Option<Arc<Observe>>,
+    /// Whether a part failed in the last answer.
+    is_partial: bool,
     backoff: Backoff,
     /// The last addresses of each name and family.
     known: Known,
@@ -165,11 +185,13 @@ struct Rounds {
 
 impl Rounds {
     fn new(source: DnsSource) -> Self {
-        let DnsSource { name, options } = source;
+        let DnsSource { name, options, observe } = source;
         let backoff = Backoff::new();
         Self {
             name,
             options,
+            observe,
+            is_partial: false,
             backoff,
             known: Known::default(),
             answered: None,
@@ -184,6 +206,7 @@ impl Rounds {
         match answer {
             Ok((answer, server)) => {
                 self.pause = refresh(&self.options, answer.ttl);
+                self.note_partial(answer.failure.as_ref().map(|failure| failure.from(server)));
                 if answer.failure.is_none() && answer.bad.is_empty() {
                     self.backoff.reset();
                     return Update::Set(answer.set());
@@ -199,6 +222,15 @@ impl Rounds {
                 self.pause = self.backoff.pause(random());
                 Update::Lost(format!("{}: {reason}", self.name.name()).into())
             }
+        }
+    }
+
+    /// Reports that a part of the lookups fails, or fails no more, if that is news.
+    fn note_partial(&mut self, failure: Option<String>) {
+        if mem::replace(&mut self.is_partial, failure.is_some()) != failure.is_some()
+            && let Some(observe) = &self.observe
+        {
+            observe(failure.as_deref());
         }
     }
 

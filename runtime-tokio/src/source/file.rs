@@ -24,14 +24,14 @@ use crate::{Address, read_file, run_blocking};
 ///
 /// The file is read again when it has changed and has then been unchanged for 0.1 s. If your writer
 /// may pause for longer, or may fail halfway, write another file and rename it. Then no partial
-/// file is ever read.
+/// file is ever read. A file of more than 128 MiB isn't read, which is a loss.
 #[derive(Clone)]
 pub struct FileSource {
     path: Arc<Path>,
 }
 
-/// The largest file that is read, in bytes: room for ten million backends.
-const FILE_BYTES_MAX: u64 = 1 << 30;
+/// The largest file that is read, in bytes: room for a million backends, with 134 bytes for each.
+const FILE_BYTES_MAX: u64 = 128 << 20;
 
 /// Time between two looks at the file.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -271,6 +271,18 @@ mod tests {
         assert_eq!(words(watch.understand(&format!("{short}\n"))), r#"{"a": "db:1"}"#);
         // What removes nothing may end as it likes.
         assert_eq!(words(watch.understand("a = \"db:9\"")), r#"{"a": "db:9"}"#);
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_to_be_meant_is_not_read() {
+        let path = std::env::temp_dir().join(format!("tinylb-large-{}", std::process::id()));
+        let file = fs::File::create(&path).unwrap();
+        file.set_len(FILE_BYTES_MAX).unwrap();
+        assert!(read(&path).is_ok());
+        file.set_len(FILE_BYTES_MAX + 1).unwrap();
+        let error = read(&path).unwrap_err();
+        assert!(error.ends_with(": it is larger than 128 MiB"), "{error}");
+        fs::remove_file(path).unwrap();
     }
 
     #[tokio::test]

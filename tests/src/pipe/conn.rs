@@ -154,6 +154,7 @@ impl Conn for Pipe {
     }
 
     fn unacknowledged(&self) -> usize {
+        self.account.note(|stats| stats.queries += 1);
         let wire = lock(&self.wire);
         if wire.is_lossy { wire.ends[1 - self.side].inbox.len() } else { 0 }
     }

@@ -307,6 +307,19 @@ fn a_busy_service_gets_the_connections_that_nine_others_do_not_need() {
 }
 
 #[test]
+fn a_start_with_few_descriptors_and_several_services_leaves_one_for_the_admin_address() {
+    let a = Backend::echo("a");
+    let text = ["s", "t", "u"].map(|name| service(name, "127.0.0.1:0", [&a], "")).concat();
+    let file = ConfigFile::new(&text);
+    let tinylb = with_descriptors(32, &file, &["--admin", "127.0.0.1:0"]);
+    let mut client = Client::connect(&tinylb.addresses(3)[0]);
+    assert!(client.is_served());
+    assert_eq!(get(&tinylb.admin(), "/healthz").status, 200);
+    assert!(client.is_served());
+    tinylb.stop_and_finish([client]);
+}
+
+#[test]
 fn a_start_with_few_descriptors_says_how_many_connections_there_is_room_for() {
     let a = Backend::echo("a");
     let file = ConfigFile::new(&format!("workers = 1\n{}", service("s", "127.0.0.1:0", [&a], "")));

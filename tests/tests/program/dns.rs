@@ -1,6 +1,15 @@
 //! Backends that are looked up in DNS, by a real server whose zone changes.
 
-use std::{process::Command, thread, time::Duration};
+use std::{
+    net::UdpSocket,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use rustix::process::Signal;
 
@@ -88,6 +97,51 @@ fn while_the_name_server_is_away_the_last_set_serves() {
         let count = |text: &str| lines.iter().filter(|line| line.says(text)).count();
         assert_eq!(count("source of backends lost"), 2, "a loss is told once");
         assert_eq!(count("backends replaced"), 1);
+    });
+}
+
+/// A name server that has one IPv4 address for each name, and that fails for AAAA while it is told
+/// to; otherwise it has none.
+fn server_of_one_family(ip: [u8; 4], fails: &Arc<AtomicBool>) -> String {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (address, fails) = (socket.local_addr().unwrap().to_string(), Arc::clone(fails));
+    thread::spawn(move || {
+        let mut query = [0; 512];
+        while let Ok((_, client)) = socket.recv_from(&mut query) {
+            let name = query[12..].iter().position(|byte| *byte == 0).unwrap();
+            let question = &query[12..12 + name + 5];
+            // The last of the type's two bytes.
+            let is_a = question[name + 2] == 1;
+            let code = if !is_a && fails.load(Ordering::SeqCst) { 2 } else { 0 };
+            let head = [query[0], query[1], 0x84, code, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0];
+            let record = [&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4][..], &ip].concat();
+            let answer: &[u8] = if is_a { &record } else { &[] };
+            socket.send_to(&[&head[..], question, answer].concat(), client).unwrap();
+        }
+    });
+    address
+}
+
+#[test]
+fn lookups_of_one_family_that_keep_failing_are_logged_once_and_so_is_their_end() {
+    let (_backends, [a], port) = backends(["a"]);
+    let ip = a.parse::<std::net::Ipv4Addr>().unwrap().octets();
+    let fails = Arc::new(AtomicBool::new(true));
+    let file = config(&format!("web.lb.test:{port}"), &server_of_one_family(ip, &fails), "");
+    let tinylb = file.run();
+    let failing = tinylb.line("a part of the source's lookups fails");
+    assert_eq!((failing.field("level"), failing.field("service")), ("WARN", "s"));
+    assert!(failing.says("SERVFAIL for AAAA"), "{failing:?}");
+    assert!(Client::connect(&tinylb.address()).is_served());
+    // Several lookups.
+    thread::sleep(Duration::from_secs(1));
+    fails.store(false, Ordering::SeqCst);
+    assert_eq!(tinylb.line("are answered again").field("level"), "INFO");
+    thread::sleep(Duration::from_secs(1));
+    tinylb.stop_and_log(|lines| {
+        let count = |text: &str| lines.iter().filter(|line| line.says(text)).count();
+        assert_eq!((count("lookups fails"), count("are answered again")), (1, 1));
+        assert_eq!(count("source of backends lost"), 0);
     });
 }
 

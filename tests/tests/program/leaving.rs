@@ -1,6 +1,6 @@
 //! Services that have left the file, while their sessions finish, and services that come back.
 
-use std::fs;
+use std::{fs, thread::sleep, time::Duration};
 
 use crate::harness::{
     Backend, Client, ConfigFile, End, Tinylb, free_address, get, put, service, until,
@@ -113,6 +113,71 @@ fn a_service_that_left_is_shown_until_its_last_session_is_over() {
     until("its end", || get(&admin, "/services").json().get("s").is_none());
     assert!(!get(&admin, "/metrics").body.contains("service=\"s\""));
     tinylb.stop();
+}
+
+#[test]
+fn sessions_that_a_removal_cut_are_called_that_when_their_service_has_ended() {
+    let [a, b] = ["a", "b"].map(Backend::echo);
+    let at = free_address();
+    let s = |removal: &str| service("s", &at, [&a, &b], &format!("{PATIENT}\n{removal}"));
+    for removal in ["", "removal = { drain = \"100ms\" }"] {
+        let file = ConfigFile::new(&(s(removal) + &other()));
+        let tinylb = file.run_with(&ADMIN);
+        tinylb.addresses(2);
+        let (mut by_a, by_b) = (Client::connect(&at), Client::connect(&at));
+        removed(&file, &tinylb, 1);
+        let b_only = format!("{{\"b\": {:?}}}", b.address);
+        assert_eq!(put(&tinylb.admin(), "s", &b_only).status, 200);
+        assert_eq!(by_a.end(), End::Reset);
+        assert_eq!(by_b.finish(), End::Clean);
+        let ended = tinylb.line("service ended").json;
+        let of = |ends: &str| ended[&format!("sessions_{ends}")].as_u64();
+        assert_eq!((of("cut_by_removal"), of("finished")), (Some(1), Some(1)), "{ended}");
+        assert_eq!((of("cut"), of("ended_otherwise")), (Some(0), Some(0)), "{ended}");
+        tinylb.stop();
+    }
+}
+
+#[test]
+fn a_service_that_leaves_no_longer_writes_the_file_of_its_successor() {
+    let a = Backend::echo("a");
+    let at = free_address();
+    let s = |name: &str, from: &str| {
+        format!(
+            "[services.{name}]\nlisten = {at:?}\nstart = 0\n{PATIENT}\n\
+             source = {{ file = {from:?}, last_known = \"known\" }}\n"
+        )
+    };
+    let file = ConfigFile::new(&s("s", "of_s.toml"));
+    let line = format!("a = {:?}\n", a.address);
+    let say = |from: &str, key: &str| {
+        fs::write(file.in_dir(from), format!("{line}{key} = \"127.0.0.1:1\"\n")).unwrap();
+    };
+    say("of_s.toml", "s1");
+    say("of_t.toml", "t1");
+    let tinylb = file.run_with(&ADMIN);
+    let known = || fs::read_to_string(file.in_dir("known")).unwrap_or_default();
+    until("the set of s", || known().contains("s1"));
+    let mut client = Client::connect(&at);
+    file.edit(&s("t", "of_t.toml"));
+    tinylb.line("service removed");
+    until("the set of its successor", || known().contains("t1"));
+
+    say("of_s.toml", "s2");
+    // Its set still follows the source.
+    tinylb.line(r#""added":["s2"]"#);
+    for _ in 0..10 {
+        assert!(known().contains("t1"), "{}", known());
+        sleep(Duration::from_millis(100));
+    }
+    assert!(client.is_served());
+
+    // It writes again once it is back.
+    file.edit(&s("s", "of_s.toml"));
+    tinylb.line("service is back");
+    say("of_s.toml", "s3");
+    until("the set of s again", || known().contains("s3"));
+    tinylb.stop_and_finish([client]);
 }
 
 #[test]

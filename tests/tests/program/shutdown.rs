@@ -274,12 +274,17 @@ fn a_shutdown_says_how_many_sessions_finished_and_how_many_it_cut() {
                 line.message() == message && line.field("service") == service
             };
             let line = &lines.iter().find(is_it).unwrap().json;
-            ["sessions_finished", "sessions_cut", "sessions_ended_otherwise"]
-                .map(|field| line[field].as_u64().unwrap())
+            [
+                "sessions_finished",
+                "sessions_cut",
+                "sessions_cut_by_removal",
+                "sessions_ended_otherwise",
+            ]
+            .map(|field| line[field].as_u64().unwrap())
         };
-        assert_eq!(of("service ended", "s"), [2, 0, 0]);
-        assert_eq!(of("service ended", "t"), [0, 3, 1]);
-        assert_eq!(of("stopped", ""), [2, 3, 1]);
+        assert_eq!(of("service ended", "s"), [2, 0, 0, 0]);
+        assert_eq!(of("service ended", "t"), [0, 3, 0, 1]);
+        assert_eq!(of("stopped", ""), [2, 3, 0, 1]);
     });
     assert!(staying.iter_mut().all(|client| client.end() == End::Reset));
 }

@@ -63,6 +63,18 @@ async fn an_answer_is_not_given_up_before_the_clients_system_has_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slow_delivery_costs_little() {
+    for (seconds, queries_max) in [(10, 110), (30, 230), (3600, 4000)] {
+        let settings = settings(|s| s.delivery_timeout = secs(seconds));
+        let (world, _client, _backend) = failed(settings, true).await;
+        within(world.log.until("ended", 1)).await;
+        assert_eq!(last(&world), format!("{seconds}000 ended backend_failed 0/0"));
+        let queries = world.stats("small").accepted.queries;
+        assert!(queries <= queries_max, "{queries} in {seconds} s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_delivery_has_30_s_in_all_and_what_is_lost_then_is_not_counted() {
     for is_lossy in [false, true] {
         let (world, mut client, _backend) = failed(settings(|_| {}), is_lossy).await;

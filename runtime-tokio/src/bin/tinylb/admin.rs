@@ -25,13 +25,12 @@ use socket2::SockRef;
 use tinylb_core::{BackendSet, EndReason, Report};
 use tinylb_tokio::{Address, TcpOptions, UnixSocketFile};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
     time::{sleep, timeout},
 };
 use tracing::{info, warn};
 
-use self::guests::{Guest, Guests, Noted};
+use self::guests::{Guest, Guests, Noted, Stream};
 use crate::{metrics, program::Program, service::Service, socket::Socket};
 
 /// A request's body may have this many bytes: some 400,000 backends.
@@ -72,8 +71,8 @@ pub(crate) fn start(
         loop {
             match listener.accept().await {
                 Ok(stream) => {
-                    let guest = admin.guests.admit().await;
-                    tokio::spawn(admin.clone().serve(stream, guest));
+                    let guest = admin.guests.admit(stream).await;
+                    tokio::spawn(admin.clone().serve(guest));
                 }
                 Err(error) => {
                     warn!("admin accept failed: {error}");
@@ -89,10 +88,6 @@ enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
 }
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Listener {
     fn new(socket: Socket) -> io::Result<(Self, Option<UnixSocketFile>)> {
@@ -139,11 +134,11 @@ struct Admin {
 
 impl Admin {
     /// Serves a connection. It ends between two requests, unless the client does nothing.
-    async fn serve(self, stream: Box<dyn Stream>, guest: Arc<Guest>) {
+    async fn serve(self, guest: Arc<Guest>) {
         let answers = service_fn(|request| async {
             Ok::<_, Infallible>(self.answer(&guest, request).await.map(Full::new))
         });
-        let stream = TokioIo::new(Noted { stream, guest: Arc::clone(&guest) });
+        let stream = TokioIo::new(Noted(Arc::clone(&guest)));
         let mut serving = pin!(
             http1::Builder::new()
                 .timer(TokioTimer::new())

@@ -35,6 +35,19 @@ pub(crate) fn connections_max(workers: usize, addresses: usize) -> usize {
     usize::try_from(limit().saturating_sub(taken) / 2).unwrap_or(usize::MAX).max(1)
 }
 
+/// How many workers to start if nobody says how many: one for each core, unless they would take more
+/// than half of the descriptors outside the reserve. The reserve is for the admin address, among
+/// other things.
+pub(crate) fn workers(cores: usize, addresses: usize) -> usize {
+    workers_of(limit(), cores, addresses)
+}
+
+fn workers_of(limit: u64, cores: usize, addresses: usize) -> usize {
+    let each = WORKER + 3 * addresses as u64;
+    let most = limit.saturating_sub(RESERVE) / 2 / each;
+    usize::try_from(most).unwrap_or(usize::MAX).clamp(1, cores)
+}
+
 /// The number of connections that each of these services is guaranteed.
 pub(crate) fn connections_min(connections: usize, services: usize) -> usize {
     let services = services.max(1);
@@ -54,6 +67,15 @@ pub(crate) fn limit() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn workers_leave_descriptors_for_the_admin_address_and_for_connections() {
+        assert_eq!(workers_of(32, 2, 3), 1);
+        assert_eq!(workers_of(0, 2, 3), 1);
+        assert_eq!(workers_of(64, 4, 1), 2);
+        assert_eq!(workers_of(1024, 8, 10), 8);
+        assert_eq!(workers_of(u64::MAX, 64, 10), 64);
+    }
 
     #[test]
     fn most_connections_are_for_whoever_needs_them_and_each_service_has_some() {

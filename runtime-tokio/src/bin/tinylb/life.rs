@@ -134,7 +134,9 @@ pub(crate) struct Ends {
     pub(crate) finished: u64,
     /// Sessions that were cut because the time was over.
     pub(crate) cut: u64,
-    /// Other ends: one side failed, a backend was removed, or a time limit expired.
+    /// Sessions that were cut because their backend was removed, at once or after a drain.
+    pub(crate) removed: u64,
+    /// Other ends: one side failed, or a time limit expired.
     pub(crate) otherwise: u64,
 }
 
@@ -143,11 +145,13 @@ impl Ends {
     pub(crate) fn between(before: &Totals, now: &Totals) -> Self {
         let of = |reason| now.of(reason) - before.of(reason);
         let (finished, cut) = (of(EndReason::Finished), of(EndReason::Shutdown));
-        Self { finished, cut, otherwise: now.sum() - before.sum() - finished - cut }
+        let removed = of(EndReason::BackendRemoved) + of(EndReason::DrainExpired);
+        let otherwise = now.sum() - before.sum() - finished - cut - removed;
+        Self { finished, cut, removed, otherwise }
     }
 
     pub(crate) fn sum(&self) -> u64 {
-        self.finished + self.cut + self.otherwise
+        self.finished + self.cut + self.removed + self.otherwise
     }
 }
 
@@ -155,6 +159,7 @@ impl std::ops::AddAssign for Ends {
     fn add_assign(&mut self, more: Self) {
         self.finished += more.finished;
         self.cut += more.cut;
+        self.removed += more.removed;
         self.otherwise += more.otherwise;
     }
 }

@@ -83,6 +83,8 @@ pub(crate) struct EventLog {
     pub(crate) address_failures: AtomicU64,
     failure_lines: Mutex<Sparing>,
     flapping: Arc<Mutex<Flapping>>,
+    /// Of a part of the source's lookups.
+    partial: Arc<Mutex<Flapping>>,
     /// Where the task runs that waits until it is known whether a line is needed.
     runtime: Option<runtime::Handle>,
     /// Who is connected, and since when; kept only while lines for each connection are wanted.
@@ -106,6 +108,7 @@ impl EventLog {
             address_failures: AtomicU64::new(0),
             failure_lines: Mutex::default(),
             flapping: Arc::default(),
+            partial: Arc::default(),
             runtime: runtime::Handle::try_current().ok(),
             clients: Mutex::default(),
         }
@@ -225,7 +228,6 @@ impl EventLog {
 
     /// Logs the loss of the source, now or once it has lasted.
     fn source_lost(&self, reason: &Arc<str>) {
-        let line = lock(&self.flapping).lost(Instant::now(), reason);
         let (service, handle) = (self.service.clone(), self.handle.get().cloned());
         let log = move |line: flapping::Line| {
             let handle = handle.as_ref().and_then(Weak::upgrade);
@@ -239,10 +241,39 @@ impl EventLog {
                 "source of backends lost, nothing changes until it is back: {reason}"
             );
         };
+        self.log_loss(&self.flapping, reason, log);
+    }
+
+    /// Logs that a part of the source's lookups fails, with the reason, or that none does any more.
+    pub(crate) fn lookups_fail(&self, reason: Option<&str>) {
+        let service = self.service.clone();
+        let Some(reason) = reason else {
+            if lock(&self.partial).back() {
+                info!(service, "all lookups of the source are answered again");
+            }
+            return;
+        };
+        self.log_loss(&self.partial, &reason.into(), move |line| {
+            let flapping::Line { reason, spared } = line;
+            warn!(
+                service,
+                spared, "a part of the source's lookups fails, what it last gave stays: {reason}"
+            );
+        });
+    }
+
+    /// Logs a loss, now or once it has lasted.
+    fn log_loss(
+        &self,
+        flapping: &Arc<Mutex<Flapping>>,
+        reason: &Arc<str>,
+        log: impl Fn(flapping::Line) + Send + 'static,
+    ) {
+        let line = lock(flapping).lost(Instant::now(), reason);
         match (line, &self.runtime) {
             (Some(line), _) => log(line),
             (None, Some(runtime)) => {
-                let flapping = Arc::clone(&self.flapping);
+                let flapping = Arc::clone(flapping);
                 drop(runtime.spawn(async move {
                     sleep(flapping::LASTING).await;
                     let line = lock(&flapping).lasting(Instant::now());

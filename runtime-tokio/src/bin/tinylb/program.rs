@@ -108,8 +108,9 @@ impl Program {
     /// Cause and remedy in one line.
     pub(crate) fn apply(self: &Arc<Self>, config: Config) -> Result<Applied, String> {
         let mut state = self.lock();
-        let workers = self.workers_fixed.or(config.workers).unwrap_or_else(cores);
         let addresses = config.services.values().map(|service| service.listen.len()).sum();
+        let workers = self.workers_fixed.or(config.workers);
+        let workers = workers.unwrap_or_else(|| descriptors::workers(cores(), addresses));
         let connections = descriptors::connections_max(workers, addresses);
         let config = self.complete(config, connections);
         let lives: Vec<_> = state.lives().collect();
@@ -290,13 +291,14 @@ impl Program {
         state.services.retain(|_, service| !Arc::ptr_eq(service, gone));
         state.succeeded.retain(|service| !Arc::ptr_eq(service, gone));
         drop(state);
-        let Ends { finished, cut, otherwise } = ends;
+        let Ends { finished, cut, removed, otherwise } = ends;
         let is_removed = matches!(gone.life(), Life::Closing(left) if left.why == Why::Removed);
         if is_removed || ends.sum() > 0 {
             info!(
                 service = gone.name,
                 sessions_finished = finished,
                 sessions_cut = cut,
+                sessions_cut_by_removal = removed,
                 sessions_ended_otherwise = otherwise,
                 "service ended"
             );

@@ -99,10 +99,11 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
                 program.abort();
             },
             ends = program.stopped() => {
-                let Ends { finished, cut, otherwise } = ends;
+                let Ends { finished, cut, removed, otherwise } = ends;
                 info!(
                     sessions_finished = finished,
                     sessions_cut = cut,
+                    sessions_cut_by_removal = removed,
                     sessions_ended_otherwise = otherwise,
                     "stopped"
                 );

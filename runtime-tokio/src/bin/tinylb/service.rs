@@ -208,6 +208,7 @@ impl Service {
             Step::Change | Step::Adjust => false,
         };
         if !is_said_anew && state.config.source == config.source {
+            self.keep(state, step);
             return Ok(());
         }
         state.source = None;
@@ -218,12 +219,28 @@ impl Service {
             }
             config::Source::Followed(followed) => {
                 let restarts = &self.source_restarts;
-                let source =
-                    Source::follow(&self.name, followed, &self.handle, &self.replaced, restarts);
+                let source = Source::follow(
+                    &self.name,
+                    followed,
+                    &self.handle,
+                    &self.replaced,
+                    restarts,
+                    &self.events,
+                );
                 state.source = Some(source?);
+                self.keep(state, step);
             }
         }
         Ok(())
+    }
+
+    /// Has the source's sets kept, unless the service leaves: the file may be another's by then.
+    fn keep(&self, state: &mut State, step: Step) {
+        if step != Step::Adjust
+            && let Some(source) = &mut state.source
+        {
+            source.keep(&self.name, &self.handle, &self.replaced);
+        }
     }
 
     /// The addresses, as configured, that it listens at, each with all who accept there.
@@ -277,8 +294,8 @@ impl Service {
         self.lock().config.shutdown_timeout
     }
 
-    /// Stops accepting; sessions go on. If it is already leaving, only the reason changes, and not
-    /// its time.
+    /// Stops accepting, and writing the file of the last known backends; sessions go on. If it is
+    /// already leaving, only the reason changes, and not its time.
     pub(crate) fn leave(&self, why: Why) {
         let mut state = self.lock();
         if let Life::Leaving(departure) | Life::Closing(departure) = &mut state.life {
@@ -289,6 +306,9 @@ impl Service {
         state.life = Life::Leaving(departure);
         self.leaving.is_watched.store(true, Ordering::Relaxed);
         std::mem::take(&mut state.listeners).values().for_each(StopHandle::stop);
+        if let Some(source) = &mut state.source {
+            source.stop_keeping();
+        }
         // Clients no longer come here, so these addresses may now be another listener's, and
         // backends here.
         self.server.dialer().set_own(Vec::new());

@@ -25,17 +25,22 @@ use tokio::{
 };
 use tracing::warn;
 
-use crate::config::{FILE_BYTES_MAX, Followed, Place};
+use crate::{
+    config::{FILE_BYTES_MAX, Followed, Place},
+    log::EventLog,
+};
 
 /// A source that a service follows; until this is dropped.
 pub(crate) struct Source {
     following: Following,
+    /// Where its last set is kept, and the task that does so, if it is.
+    file: Option<Arc<LastKnown>>,
     keeping: Option<JoinHandle<()>>,
 }
 
 impl Source {
-    /// Follows a source. `replaced` is notified when a set has been taken; `restarts` counts how
-    /// often the source was restarted.
+    /// Follows a source, whose sets aren't kept yet. `replaced` is notified when a set has been
+    /// taken; `restarts` counts how often the source was restarted.
     ///
     /// # Errors
     /// A setting is out of its range.
@@ -45,10 +50,11 @@ impl Source {
         handle: &Handle<Address>,
         replaced: &Arc<Notify>,
         restarts: &Arc<AtomicU64>,
+        events: &Arc<EventLog>,
     ) -> Result<Self, String> {
         let in_service = |error: &dyn fmt::Display| format!("service {service}: {error}");
-        let updates =
-            updates(&followed.place, Arc::clone(restarts)).map_err(|error| in_service(&error))?;
+        let updates = updates(&followed.place, Arc::clone(restarts), events)
+            .map_err(|error| in_service(&error))?;
         let place = followed.place.clone();
         let file = followed.last_known.clone().map(|path| Arc::new(LastKnown { path, place }));
         let known = file.clone().map(|file| begin(file, service.to_string(), handle.clone()));
@@ -58,23 +64,36 @@ impl Source {
             .map_err(|error| in_service(&error))?;
         // Of the source before, if there was one.
         let _ = replaced.notified().now_or_never();
+        Ok(Self { following, file, keeping: None })
+    }
+
+    /// Keeps its sets in the file of the last known backends, if it has one.
+    pub(crate) fn keep(&mut self, service: &str, handle: &Handle<Address>, replaced: &Arc<Notify>) {
         let keep = |file| keep(file, service.to_string(), handle.clone(), Arc::clone(replaced));
-        Ok(Self { following, keeping: file.map(|file| tokio::spawn(keep(file))) })
+        if self.keeping.is_none() {
+            self.keeping = self.file.clone().map(|file| tokio::spawn(keep(file)));
+        }
+    }
+
+    /// Writes that file no more.
+    pub(crate) fn stop_keeping(&mut self) {
+        if let Some(keeping) = self.keeping.take() {
+            keeping.abort();
+        }
     }
 }
 
 impl Drop for Source {
     fn drop(&mut self) {
         self.following.stop();
-        if let Some(keeping) = &self.keeping {
-            keeping.abort();
-        }
+        self.stop_keeping();
     }
 }
 
 fn updates(
     place: &Place,
     restarts: Arc<AtomicU64>,
+    events: &Arc<EventLog>,
 ) -> Result<BoxStream<'static, Update<Address>>, String> {
     let mut begun = false;
     let mut count = move || {
@@ -84,7 +103,10 @@ fn updates(
     };
     Ok(match place {
         Place::Dns(name, options) => {
-            let source = DnsSource::new(name.clone()).with_options(options.clone());
+            let events = Arc::clone(events);
+            let source = DnsSource::new(name.clone())
+                .with_options(options.clone())
+                .on_partial_failure(move |reason| events.lookups_fail(reason));
             restarting(move || {
                 count();
                 source.clone().updates()

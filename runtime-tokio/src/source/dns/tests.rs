@@ -1,5 +1,6 @@
 use std::{
     collections::BTreeMap,
+    mem,
     net::{IpAddr, SocketAddr},
     pin::pin,
     sync::{Arc, Mutex},
@@ -298,6 +299,43 @@ async fn one_family_that_fails_takes_no_backends_of_the_other() {
         assert_eq!(next(&mut rounds).await, moved);
         fail(ResponseCode::ServFail);
         assert_eq!(next(&mut rounds).await, moved, "it has said that it has none");
+    }
+}
+
+#[tokio::test]
+async fn a_family_that_keeps_failing_is_reported_once_and_so_is_its_end() {
+    let server = NameServer::start().await;
+    let reports: Arc<Mutex<Vec<String>>> = Arc::default();
+    let observe = {
+        let reports = Arc::clone(&reports);
+        move |reason: Option<&str>| {
+            reports.lock().unwrap().push(reason.map_or("all answer".into(), masked));
+        }
+    };
+    let source = source("db.test:1", &[&server]).on_partial_failure(observe);
+    let mut rounds = Rounds::new(source);
+    let reports = || mem::take(&mut *reports.lock().unwrap());
+    let set = "10.0.0.1:1 [::1]:1";
+    server.set_addresses("db.test", &["10.0.0.1", "::1"]);
+    assert_eq!(next(&mut rounds).await, set);
+    assert!(reports().is_empty());
+    for _ in 0..2 {
+        for _ in 0..3 {
+            server.set("db.test", AAAA, Reply::Code(ResponseCode::ServFail));
+            assert_eq!(next(&mut rounds).await, set);
+        }
+        // A loss of all of it is reported as such, and ends nothing.
+        server.set("db.test", A, Reply::Code(ResponseCode::ServFail));
+        assert!(next(&mut rounds).await.starts_with("lost: "));
+        server.set_addresses("db.test", &["10.0.0.1"]);
+        server.set("db.test", AAAA, Reply::Code(ResponseCode::Refused));
+        assert_eq!(next(&mut rounds).await, set);
+        assert_eq!(reports(), ["error SERVFAIL for AAAA from SERVER"]);
+        server.set_addresses("db.test", &["10.0.0.1", "::1"]);
+        for _ in 0..2 {
+            assert_eq!(next(&mut rounds).await, set);
+        }
+        assert_eq!(reports(), ["all answer"]);
     }
 }
 
