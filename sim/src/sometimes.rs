@@ -102,6 +102,8 @@ sometimes! {
     HoldOver "a set was taken after it had been held",
     /// A source was lost for so long that its last set was given up.
     SourceStale "a source was lost for too long",
+    /// A backend was kept though it was absent, and left when its time was over.
+    AbsentGone "a backend that was kept though absent left in the end",
     /// An entry that is no backend was left out.
     EntryLeftOut "an entry that is no backend was left out",
     /// A rule answered to what happened.

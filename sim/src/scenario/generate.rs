@@ -160,6 +160,10 @@ impl Scenario {
             }
         }
         draft.steps.sort_by_key(|step| step.at);
+        // Drawn last, so that a seed's steps are the same with it as without.
+        if draft.config.source == 1 && draft.entropy.chance(30) {
+            draft.config.keep_absent = draft.entropy.between(1_000, 2_000);
+        }
         Self { seed, config: draft.config, rules: draft.rules, steps: draft.steps }
     }
 }
@@ -463,6 +467,7 @@ mod tests {
             "flap",
             "again\n",
             "lose-source",
+            "keep-absent",
             "spoil",
             "connect",
             "leave close",

@@ -12,6 +12,7 @@ use std::{
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::{
+    absence::Absences,
     attempt::Attempt,
     flows::{Flow, LinkState},
     orders::{Order, Visit},
@@ -46,6 +47,9 @@ pub(super) struct Judge {
     /// The set that was ordered last, and when.
     pub(super) newest: Backends,
     pub(super) said_at: u64,
+    /// The set that was taken last, as it was said.
+    pub(super) taken: Option<Backends>,
+    pub(super) absences: Absences,
     pub(super) source: Source,
     pub(super) drain: u32,
     /// Replacements that aren't applied yet, with the time that they took effect.
@@ -103,6 +107,8 @@ impl Judge {
             said: VecDeque::new(),
             newest: Vec::new(),
             said_at: 0,
+            taken: None,
+            absences: Absences::default(),
             source: Source::default(),
             drain: scenario.config.drain,
             unapplied: Vec::new(),

@@ -63,10 +63,7 @@ impl Judge {
             let text = format!("replacement {generation} isn't applied");
             self.fail(Law::AppliedInTime, text);
         }
-        if self.at > self.said_at + task
-            && !self.may_lag()
-            && self.ledger.set().is_some_and(|set| *set != self.newest)
-        {
+        if self.at > self.said_at + task && !self.may_lag() && !self.is_newest_in_force() {
             let text = "the set isn't the one that was said last".into();
             self.fail(Law::AppliedInTime, text);
         }

@@ -46,17 +46,22 @@ impl Judge {
     }
 
     pub(super) fn order_sets(&mut self, sets: Vec<Backends>) {
+        let sets: Vec<_> = sets.into_iter().map(|set| self.as_said(set)).collect();
         self.say(&sets);
         self.order(Order::Replace(sets));
     }
 
     /// These sets are said, one right after the other.
     pub(super) fn say(&mut self, sets: &[Backends]) {
-        if let Some(newest) = sets.last() {
-            self.newest.clone_from(newest);
-            self.said_at = self.at;
-            self.source_says();
-            self.said.extend(sets.iter().cloned());
+        if sets.is_empty() {
+            return;
+        }
+        self.said_at = self.at;
+        self.source_says();
+        for set in sets {
+            self.mention(set);
+            self.newest.clone_from(set);
+            self.said.push_back(set.clone());
         }
     }
 
@@ -155,17 +160,20 @@ impl Judge {
     }
 
     /// The sets take effect in the order in which they were said. Of a source's, some may be left
-    /// out.
+    /// out, and one may do so again when something is kept no longer.
     fn check_order(&mut self, generation: u64, set: &Backends) {
         if self.gives_set_up() && set.is_empty() {
             return;
         }
         let at = match self.scenario.config.source {
             0 => self.said.front().is_some_and(|said| said == set).then_some(0),
-            _ => self.said.iter().position(|said| said == set),
+            _ => self.said.iter().position(|said| self.completes(said, set)),
         };
+        let is_again = self.keep().is_some()
+            && self.taken.as_ref().is_some_and(|taken| self.completes(taken, set));
         match at {
-            Some(at) => drop(self.said.drain(..=at)),
+            _ if is_again => {}
+            Some(at) => self.taken = self.said.drain(..=at).next_back(),
             None => {
                 let text = format!("replacement {generation} has a set that wasn't said then");
                 self.fail(Law::Order, text);

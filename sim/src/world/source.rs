@@ -31,7 +31,10 @@ pub(super) struct Source {
 impl Judge {
     /// The source is told to say a set.
     pub(super) fn source_says(&mut self) {
-        let Source { held_at, .. } = self.source;
+        let Source { held_at, lost_at, .. } = self.source;
+        if let Some(lost_at) = lost_at {
+            self.pause_absences(self.at - lost_at);
+        }
         self.source = Source { held_at, ..Source::default() };
     }
 
@@ -79,10 +82,14 @@ impl Judge {
         self.count(Sometimes::SetHeld);
         self.note(Note::SetHeld(held.removed as u32, held.targets as u32));
         self.source.held_at = Some(self.at);
+        let keep = self.keep();
         let is_said = |set: &Backends| {
-            self.removed_by(set) == (held.removed, held.targets) && self.removes_too_much(set)
+            let (removed, targets) = self.removed_by(set);
+            // Of what a set lacks, some may be kept.
+            let is_it = removed == held.removed || keep.is_some() && removed > held.removed;
+            is_it && targets == held.targets && self.is_too_much(held.removed, targets)
         };
-        if !self.said.iter().any(is_said) {
+        if !self.said.iter().chain(keep.and(self.taken.as_ref())).any(is_said) {
             let (removed, targets) = (held.removed, held.targets);
             let text = format!("no set that was said removes {removed} of {targets} targets");
             self.fail(Law::Source, text);
@@ -94,6 +101,7 @@ impl Judge {
         if std::mem::take(&mut self.source.gives_up) {
             return;
         }
+        self.check_absent(set);
         let held_at = self.source.held_at.take();
         if !self.removes_too_much(set) {
             return;
@@ -110,6 +118,7 @@ impl Judge {
         self.count(Sometimes::SourceStale);
         self.note(Note::SourceStale);
         (self.source.is_stale, self.source.gives_up) = (true, true);
+        self.taken = None;
         if self.stale_at().is_none_or(|at| self.at + self.patience < at) {
             self.fail(Law::Source, "the last set is given up too early".into());
         }
@@ -136,6 +145,11 @@ impl Judge {
         }
     }
 
+    /// Since when the source is lost, as it was told to be.
+    pub(super) fn lost_at(&self) -> Option<u64> {
+        self.source.lost_at
+    }
+
     fn stale_at(&self) -> Option<u64> {
         let stale = self.scenario.config.source_settings().max_stale?;
         Some(self.source.lost_at? + stale.as_micros() as u64)
@@ -143,6 +157,10 @@ impl Judge {
 
     fn removes_too_much(&self, set: &Backends) -> bool {
         let (removed, targets) = self.removed_by(set);
+        self.is_too_much(removed, targets)
+    }
+
+    fn is_too_much(&self, removed: usize, targets: usize) -> bool {
         let floor = self.scenario.config.floor as usize;
         floor > 0 && removed * 100 > targets * floor
     }
