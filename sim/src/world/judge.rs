@@ -12,9 +12,9 @@ use std::{
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::{
-    absence::Absences,
     attempt::Attempt,
     flows::{Flow, LinkState},
+    heard::Heard,
     orders::{Order, Visit},
     source::Source,
 };
@@ -30,6 +30,8 @@ type Channel<T> = (UnboundedSender<T>, Option<UnboundedReceiver<T>>);
 
 pub(super) struct Judge {
     pub(super) at: u64,
+    /// What the balancer's own clock shows: more exact than `at`, which moves in steps.
+    pub(super) now: u64,
     pub(super) scenario: Arc<Scenario>,
     pub(super) patience: u64,
     pub(super) ledger: Ledger,
@@ -42,15 +44,13 @@ pub(super) struct Judge {
     /// What rules want done, and when.
     pub(super) wanted: VecDeque<(u64, u32, Place)>,
 
-    /// Sets that were ordered and haven't taken effect.
+    /// Sets that the handle was ordered to take, and that haven't taken effect.
     pub(super) said: VecDeque<Backends>,
     /// The set that was ordered last, and when.
     pub(super) newest: Backends,
     pub(super) said_at: u64,
-    /// The set that was taken last, as it was said.
-    pub(super) taken: Option<Backends>,
-    pub(super) absences: Absences,
     pub(super) source: Source,
+    pub(super) heard: Heard,
     pub(super) drain: u32,
     /// Replacements that aren't applied yet, with the time that they took effect.
     pub(super) unapplied: Vec<(u64, u64)>,
@@ -94,8 +94,10 @@ impl Judge {
         if scenario.config.source == 1 {
             ledger.allow_unheard();
         }
+        let keep = scenario.config.source_settings().keep_absent.unwrap_or_default();
         Self {
             at: 0,
+            now: 0,
             patience,
             ledger,
             trace: Trace::new(keep_trace),
@@ -107,9 +109,8 @@ impl Judge {
             said: VecDeque::new(),
             newest: Vec::new(),
             said_at: 0,
-            taken: None,
-            absences: Absences::default(),
             source: Source::default(),
+            heard: Heard::new(keep.as_micros() as u64, patience),
             drain: scenario.config.drain,
             unapplied: Vec::new(),
             closes_at: None,

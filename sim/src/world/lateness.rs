@@ -63,8 +63,10 @@ impl Judge {
             let text = format!("replacement {generation} isn't applied");
             self.fail(Law::AppliedInTime, text);
         }
-        if self.at > self.said_at + task && !self.may_lag() && !self.is_newest_in_force() {
-            let text = "the set isn't the one that was said last".into();
+        if self.at > self.said_at + task
+            && !self.may_lag()
+            && let Some(text) = self.lags()
+        {
             self.fail(Law::AppliedInTime, text);
         }
         let silent = (0..self.flows.len() as u64).find(|serial| {

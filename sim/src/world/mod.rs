@@ -5,13 +5,13 @@
 //! part by a [`Fabric`] of its own: run [`balance`], [`connect`] and [`serve`] where balancer,
 //! clients and backends are, and let a [`Director`] say when things happen.
 
-mod absence;
 mod attempt;
 mod balancer;
 mod clients;
 mod director;
 mod events;
 mod flows;
+mod heard;
 mod judge;
 mod lateness;
 mod orders;

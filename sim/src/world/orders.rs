@@ -53,15 +53,12 @@ impl Judge {
 
     /// These sets are said, one right after the other.
     pub(super) fn say(&mut self, sets: &[Backends]) {
-        if sets.is_empty() {
-            return;
-        }
+        let Some(newest) = sets.last() else { return };
         self.said_at = self.at;
-        self.source_says();
-        for set in sets {
-            self.mention(set);
-            self.newest.clone_from(set);
-            self.said.push_back(set.clone());
+        self.newest.clone_from(newest);
+        match self.scenario.config.source {
+            0 => self.said.extend(sets.iter().cloned()),
+            _ => self.source_says(),
         }
     }
 
@@ -142,8 +139,10 @@ impl Judge {
         let draining = report.sessions_draining;
         let note = (cut as u32, revoked as u32, draining as u32);
         self.note(Note::Replaced(generation, set.clone(), note.0, note.1, note.2));
-        self.check_order(generation, set);
-        self.source_replaces(set);
+        match self.scenario.config.source {
+            0 => self.check_order(generation, set),
+            _ => self.source_replaces(generation, set),
+        }
         self.check_keys(report, set);
         let drain_until = (self.drain > 0).then(|| self.at + u64::from(self.drain) * 1000);
         let said = Said { generation, cut, revoked, draining };
@@ -159,25 +158,11 @@ impl Judge {
         self.trigger(Trigger::Replaced, place);
     }
 
-    /// The sets take effect in the order in which they were said. Of a source's, some may be left
-    /// out, and one may do so again when something is kept no longer.
+    /// The sets of the handle take effect in the order in which they were said.
     fn check_order(&mut self, generation: u64, set: &Backends) {
-        if self.gives_set_up() && set.is_empty() {
-            return;
-        }
-        let at = match self.scenario.config.source {
-            0 => self.said.front().is_some_and(|said| said == set).then_some(0),
-            _ => self.said.iter().position(|said| self.completes(said, set)),
-        };
-        let is_again = self.keep().is_some()
-            && self.taken.as_ref().is_some_and(|taken| self.completes(taken, set));
-        match at {
-            _ if is_again => {}
-            Some(at) => self.taken = self.said.drain(..=at).next_back(),
-            None => {
-                let text = format!("replacement {generation} has a set that wasn't said then");
-                self.fail(Law::Order, text);
-            }
+        if self.said.pop_front().as_ref() != Some(set) {
+            let text = format!("replacement {generation} has a set that wasn't said then");
+            self.fail(Law::Order, text);
         }
     }
 
