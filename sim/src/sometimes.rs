@@ -102,6 +102,12 @@ sometimes! {
     HoldOver "a set was taken after it had been held",
     /// A source was lost for so long that its last set was given up.
     SourceStale "a source was lost for too long",
+    /// A backend was kept though it was absent, and left when its time was over.
+    AbsentGone "a backend that was kept though absent left in the end",
+    /// The same, and the source had been lost meanwhile.
+    AbsentWhileLost "a backend that was absent when its source was lost left in the end",
+    /// A backend that was absent was mentioned again in time.
+    AbsentBack "a backend that was absent came back",
     /// An entry that is no backend was left out.
     EntryLeftOut "an entry that is no backend was left out",
     /// A rule answered to what happened.

@@ -139,8 +139,9 @@ impl Law {
             Self::Panic => "nothing panics but what was told to",
             Self::Order => "sets take effect in the order in which they were said",
             Self::Source => {
-                "a set that removes too much is held, and no other; the last set of a source that \
-                 is lost stays for as long as it may"
+                "a set that removes too much is held, and no other; a backend that is absent is \
+                 kept for its time; the last set of a source that is lost stays for as long as it \
+                 may"
             }
             Self::Shutdown => "nothing is accepted after a shutdown, and it completes",
             Self::Report => "the report of a replacement says what it did",

@@ -42,6 +42,9 @@ pub struct Config {
     pub hold: u32,
     /// A source's [`SourceSettings::max_stale`]; 0: none.
     pub stale: u32,
+    /// A source's [`SourceSettings::keep_absent`]; 0: none. With it, whatever key a step names, each
+    /// place has eight keys of its own: no key goes to another place while the old one is kept.
+    pub keep_absent: u32,
     /// A source's [`SourceSettings::bad_entries`]: whether they are left out (1) or not (0).
     pub leave_out: u32,
     /// [`Settings::dial_timeout`].
@@ -88,6 +91,7 @@ impl Default for Config {
             floor: 0,
             hold: 500,
             stale: 0,
+            keep_absent: 0,
             leave_out: 0,
             dial_timeout: 300,
             dial_attempts: 3,
@@ -126,7 +130,7 @@ impl Config {
 }
 
 impl Config {
-    /// How a source is followed. A `stale` below a second counts as one.
+    /// How a source is followed. A `stale` or a `keep_absent` below a second counts as one.
     pub fn source_settings(&self) -> SourceSettings {
         let ms = |time: u32| Duration::from_millis(u64::from(time));
         let mut settings = SourceSettings::default();
@@ -134,6 +138,7 @@ impl Config {
             settings.bad_entries = BadEntries::LeaveOut;
         }
         settings.max_stale = (self.stale > 0).then(|| ms(self.stale.max(1_000)));
+        settings.keep_absent = (self.keep_absent > 0).then(|| ms(self.keep_absent.max(1_000)));
         let removed_percent_max = self.floor as u8;
         settings.floor =
             (self.floor > 0).then(|| Floor { removed_percent_max, hold: ms(self.hold) });
@@ -197,6 +202,7 @@ pub const CONFIG_FIELDS: &[ConfigField] = fields! {
     "floor" 0 99 floor;
     "hold" 1 60000 hold;
     "stale" 0 600000 stale;
+    "keep-absent" 0 600000 keep_absent;
     "leave-out" 0 1 leave_out;
     "dial-timeout" 1 60000 dial_timeout;
     "dial-attempts" 1 16 dial_attempts;

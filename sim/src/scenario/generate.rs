@@ -160,6 +160,14 @@ impl Scenario {
             }
         }
         draft.steps.sort_by_key(|step| step.at);
+        // Drawn last, so that the other steps of a seed are the same with it as without.
+        if draft.config.source == 1 && draft.entropy.chance(40) {
+            draft.config.keep_absent = draft.entropy.between(1_000, 2_000);
+            for _ in 0..draft.entropy.between(1, 3) {
+                draft.absence();
+            }
+            draft.steps.sort_by_key(|step| step.at);
+        }
         Self { seed, config: draft.config, rules: draft.rules, steps: draft.steps }
     }
 }
@@ -391,6 +399,28 @@ impl<'a, E: Entropy> Draft<'a, E> {
         self.step(repair_at, repair);
     }
 
+    /// A backend is absent. Before its time is over, the source is lost for a while, or names it and
+    /// at once lacks it again.
+    fn absence(&mut self) {
+        let Config { duration, keep_absent, .. } = self.config;
+        let at = self.entropy.between(0, duration);
+        let said = self.steps.iter().rev().find_map(|step| match &step.operation {
+            Operation::Replace(set) if step.at <= at => Some(set),
+            _ => None,
+        });
+        let with = said.cloned().unwrap_or_default();
+        let Some(&(_, place)) = self.entropy.pick(&with) else { return };
+        let without = with.iter().copied().filter(|entry| entry.1 != place).collect();
+        self.step(at, Operation::Replace(without));
+        let later = (at + self.entropy.between(1, keep_absent)).min(duration);
+        if self.entropy.chance(50) {
+            return self.step(later, Operation::Flap(with));
+        }
+        self.step(later, Operation::LoseSource);
+        let back_at = (later + self.entropy.between(1, 1_200)).min(duration);
+        self.step(back_at, Operation::Again);
+    }
+
     fn rule(&mut self) {
         const TRIGGERS: &[(Trigger, u32)] = &[
             (Trigger::DialStarted, 6),
@@ -463,6 +493,7 @@ mod tests {
             "flap",
             "again\n",
             "lose-source",
+            "keep-absent",
             "spoil",
             "connect",
             "leave close",

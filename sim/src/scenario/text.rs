@@ -342,6 +342,7 @@ backends 3
 clients 1
 latency-max 20
 idle 9
+keep-absent 1500
 on dial-started chance 30 remove after 0 times 5
 on replaced chance 1 release after 20 times 1000
 at 0 replace k0=b0 k1=b1 k7=b0

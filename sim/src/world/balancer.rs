@@ -39,9 +39,10 @@ pub async fn balance<F: Fabric>(world: World, fabric: F) {
     };
     let dialer =
         TapDialer { inner: fabric.dialer(), fabric: Arc::clone(&fabric), world: world.clone() };
+    let clock = clock(&world, runtime.clone());
     let server = Server::with_observer(dialer, runtime.clone(), config.settings(), {
-        let world = world.clone();
-        move |_, event| observe(&world, event)
+        let (world, clock) = (world.clone(), clock.clone());
+        move |_, event| observe(&world, clock(), event)
     });
     let server = match server {
         Ok(server) => server,
@@ -62,6 +63,14 @@ pub async fn balance<F: Fabric>(world: World, fabric: F) {
     }));
     let source = (config.source == 1).then(|| {
         let (source, updates) = unbounded();
+        let world = world.clone();
+        let updates = updates.inspect({
+            let world = world.clone();
+            move |update| {
+                let now = clock();
+                world.judge().hears(now, update);
+            }
+        });
         if let Err(error) = handle.follow_with(updates, config.source_settings()) {
             world.fail(Law::Simulation, format!("bad settings: {error}"));
         }
@@ -74,14 +83,23 @@ pub async fn balance<F: Fabric>(world: World, fabric: F) {
     }
 }
 
-fn observe(world: &World, event: &Event<Place>) {
+/// The balancer's own clock: microseconds since the beginning.
+fn clock<R: Runtime + Clone>(
+    world: &World,
+    runtime: R,
+) -> impl Fn() -> u64 + Clone + Send + Sync + use<R> {
+    let began = (runtime.now().as_micros() as u64).saturating_sub(world.judge().at);
+    move || (runtime.now().as_micros() as u64).saturating_sub(began)
+}
+
+fn observe(world: &World, now: u64, event: &Event<Place>) {
     let set = match event {
         Event::SetReplaced(_) => world.handle().and_then(|handle| handle.snapshot().set),
         _ => None,
     };
     let set = set.as_ref().map(backends_of);
     // The server would go on without a word.
-    let judged = catch_unwind(AssertUnwindSafe(|| world.judge().event(event, set)));
+    let judged = catch_unwind(AssertUnwindSafe(|| world.judge().event(now, event, set)));
     if judged.is_err() {
         world.fail(Law::Simulation, format!("the judge panics at {event:?}"));
     }

@@ -16,8 +16,10 @@ use crate::{
 };
 
 impl Judge {
-    /// `set`: the set as the balancer has it, if this says that it was replaced.
-    pub(super) fn event(&mut self, event: &Event<Place>, set: Option<Backends>) {
+    /// `now`: the time on the balancer's clock. `set`: the set as the balancer has it, if this says
+    /// that it was replaced.
+    pub(super) fn event(&mut self, now: u64, event: &Event<Place>, set: Option<Backends>) {
+        self.now = now;
         self.is_dirty = true;
         match event {
             Event::Accepted { id, peer, .. } => self.accepted(id.serial(), peer),

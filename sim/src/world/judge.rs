@@ -14,6 +14,7 @@ use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender};
 use super::{
     attempt::Attempt,
     flows::{Flow, LinkState},
+    heard::Heard,
     orders::{Order, Visit},
     source::Source,
 };
@@ -29,6 +30,8 @@ type Channel<T> = (UnboundedSender<T>, Option<UnboundedReceiver<T>>);
 
 pub(super) struct Judge {
     pub(super) at: u64,
+    /// What the balancer's own clock shows: more exact than `at`, which moves in steps.
+    pub(super) now: u64,
     pub(super) scenario: Arc<Scenario>,
     pub(super) patience: u64,
     pub(super) ledger: Ledger,
@@ -41,12 +44,13 @@ pub(super) struct Judge {
     /// What rules want done, and when.
     pub(super) wanted: VecDeque<(u64, u32, Place)>,
 
-    /// Sets that were ordered and haven't taken effect.
+    /// Sets that the handle was ordered to take, and that haven't taken effect.
     pub(super) said: VecDeque<Backends>,
     /// The set that was ordered last, and when.
     pub(super) newest: Backends,
     pub(super) said_at: u64,
     pub(super) source: Source,
+    pub(super) heard: Heard,
     pub(super) drain: u32,
     /// Replacements that aren't applied yet, with the time that they took effect.
     pub(super) unapplied: Vec<(u64, u64)>,
@@ -90,8 +94,10 @@ impl Judge {
         if scenario.config.source == 1 {
             ledger.allow_unheard();
         }
+        let keep = scenario.config.source_settings().keep_absent.unwrap_or_default();
         Self {
             at: 0,
+            now: 0,
             patience,
             ledger,
             trace: Trace::new(keep_trace),
@@ -104,6 +110,7 @@ impl Judge {
             newest: Vec::new(),
             said_at: 0,
             source: Source::default(),
+            heard: Heard::new(keep.as_micros() as u64, patience),
             drain: scenario.config.drain,
             unapplied: Vec::new(),
             closes_at: None,

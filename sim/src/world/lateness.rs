@@ -65,9 +65,8 @@ impl Judge {
         }
         if self.at > self.said_at + task
             && !self.may_lag()
-            && self.ledger.set().is_some_and(|set| *set != self.newest)
+            && let Some(text) = self.lags()
         {
-            let text = "the set isn't the one that was said last".into();
             self.fail(Law::AppliedInTime, text);
         }
         let silent = (0..self.flows.len() as u64).find(|serial| {

@@ -11,6 +11,7 @@ mod clients;
 mod director;
 mod events;
 mod flows;
+mod heard;
 mod judge;
 mod lateness;
 mod orders;

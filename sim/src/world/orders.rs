@@ -46,17 +46,19 @@ impl Judge {
     }
 
     pub(super) fn order_sets(&mut self, sets: Vec<Backends>) {
+        let sets: Vec<_> = sets.into_iter().map(|set| self.as_said(set)).collect();
         self.say(&sets);
         self.order(Order::Replace(sets));
     }
 
     /// These sets are said, one right after the other.
     pub(super) fn say(&mut self, sets: &[Backends]) {
-        if let Some(newest) = sets.last() {
-            self.newest.clone_from(newest);
-            self.said_at = self.at;
-            self.source_says();
-            self.said.extend(sets.iter().cloned());
+        let Some(newest) = sets.last() else { return };
+        self.said_at = self.at;
+        self.newest.clone_from(newest);
+        match self.scenario.config.source {
+            0 => self.said.extend(sets.iter().cloned()),
+            _ => self.source_says(),
         }
     }
 
@@ -137,8 +139,10 @@ impl Judge {
         let draining = report.sessions_draining;
         let note = (cut as u32, revoked as u32, draining as u32);
         self.note(Note::Replaced(generation, set.clone(), note.0, note.1, note.2));
-        self.check_order(generation, set);
-        self.source_replaces(set);
+        match self.scenario.config.source {
+            0 => self.check_order(generation, set),
+            _ => self.source_replaces(generation, set),
+        }
         self.check_keys(report, set);
         let drain_until = (self.drain > 0).then(|| self.at + u64::from(self.drain) * 1000);
         let said = Said { generation, cut, revoked, draining };
@@ -154,22 +158,11 @@ impl Judge {
         self.trigger(Trigger::Replaced, place);
     }
 
-    /// The sets take effect in the order in which they were said. Of a source's, some may be left
-    /// out.
+    /// The sets of the handle take effect in the order in which they were said.
     fn check_order(&mut self, generation: u64, set: &Backends) {
-        if self.gives_set_up() && set.is_empty() {
-            return;
-        }
-        let at = match self.scenario.config.source {
-            0 => self.said.front().is_some_and(|said| said == set).then_some(0),
-            _ => self.said.iter().position(|said| said == set),
-        };
-        match at {
-            Some(at) => drop(self.said.drain(..=at)),
-            None => {
-                let text = format!("replacement {generation} has a set that wasn't said then");
-                self.fail(Law::Order, text);
-            }
+        if self.said.pop_front().as_ref() != Some(set) {
+            let text = format!("replacement {generation} has a set that wasn't said then");
+            self.fail(Law::Order, text);
         }
     }
 

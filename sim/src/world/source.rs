@@ -1,16 +1,18 @@
-//! What the balancer makes of a source: which sets it holds, and when it gives the last one up.
+//! What the balancer makes of a source: which sets it takes or holds, and when it gives the last one
+//! up.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, mem};
 
-use tinylb_core::Held;
+use tinylb_core::{Held, Update};
 
 use super::{
+    heard::places,
     judge::Judge,
-    orders::{LOST, Order},
+    orders::{LOST, Order, backends_of},
 };
 use crate::{
     Law, Sometimes,
-    scenario::{Backends, Place},
+    scenario::{Backends, Key, Place},
     trace::Note,
 };
 
@@ -57,6 +59,35 @@ impl Judge {
         self.order(Order::Spoil(set));
     }
 
+    /// What is said instead of a set while absent backends are kept: there, a place has eight keys of
+    /// its own, so that no key goes to another place while the old one is kept.
+    pub(super) fn as_said(&self, set: Backends) -> Backends {
+        if self.scenario.config.keep_absent == 0 {
+            return set;
+        }
+        let own = |(key, place): (Key, Place)| (Key(place.0 * 8 + key.0 % 8), place);
+        set.into_iter().map(own).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The balancer hears what the source says.
+    pub(super) fn hears(&mut self, now: u64, update: &Update<Place>) {
+        self.now = now;
+        let leaves_out = self.scenario.config.leave_out == 1;
+        let said = match update {
+            Update::Set(set) => set,
+            Update::Partial(set, _) if leaves_out && !set.is_empty() => set,
+            _ => return self.heard.hear_loss(now),
+        };
+        let back = self.heard.hear(now, &backends_of(said), &self.in_force());
+        if self.scenario.config.keep_absent > 0 {
+            self.ledger.counts.add(Sometimes::AbsentBack, back as u64);
+        }
+        self.source.is_dropped = false;
+        if !self.may_remove_too_much() {
+            self.source.held_at = None;
+        }
+    }
+
     pub(super) fn left_out(&mut self, entries: usize) {
         self.count(Sometimes::EntryLeftOut);
         self.note(Note::LeftOut(entries as u32));
@@ -70,29 +101,42 @@ impl Judge {
         if !reason.ends_with(LOST) {
             self.fail(Law::Order, format!("a good set was rejected: {reason}"));
         }
+        if !self.heard.told_loss(self.now) {
+            self.fail(Law::Source, "a source that isn't lost is told to be".into());
+        }
         // What was said just before may be dropped, too, if it would have been held.
         let is_held = self.source.held_at.take().is_some();
-        self.source.is_dropped = is_held || self.removes_too_much(&self.newest.clone());
+        self.source.is_dropped = is_held || self.may_remove_too_much();
     }
 
     pub(super) fn held(&mut self, held: &Held) {
         self.count(Sometimes::SetHeld);
         self.note(Note::SetHeld(held.removed as u32, held.targets as u32));
         self.source.held_at = Some(self.at);
-        let is_said = |set: &Backends| {
-            self.removed_by(set) == (held.removed, held.targets) && self.removes_too_much(set)
-        };
-        if !self.said.iter().any(is_said) {
-            let (removed, targets) = (held.removed, held.targets);
-            let text = format!("no set that was said removes {removed} of {targets} targets");
+        let (least, most) = self.heard.removes(self.now);
+        let Held { removed, targets, .. } = *held;
+        let is_right =
+            (least..=most).contains(&removed) && targets == places(&self.in_force()).len();
+        if !is_right || !self.is_too_much(removed, targets) {
+            let text = format!("the set said last doesn't remove {removed} of {targets} targets");
             self.fail(Law::Source, text);
         }
     }
 
     /// A set takes effect.
-    pub(super) fn source_replaces(&mut self, set: &Backends) {
-        if std::mem::take(&mut self.source.gives_up) {
-            return;
+    pub(super) fn source_replaces(&mut self, generation: u64, set: &Backends) {
+        if mem::take(&mut self.source.gives_up) {
+            if !set.is_empty() {
+                self.fail(Law::Order, "a set is given up for one that isn't empty".into());
+            }
+            return self.heard.give_up();
+        }
+        match self.heard.replaced(self.now, &self.in_force(), set) {
+            Ok(kept) => {
+                self.ledger.counts.add(Sometimes::AbsentGone, kept.gone as u64);
+                self.ledger.counts.add(Sometimes::AbsentWhileLost, kept.gone_after_loss as u64);
+            }
+            Err((law, text)) => self.fail(law, format!("replacement {generation}: {text}")),
         }
         let held_at = self.source.held_at.take();
         if !self.removes_too_much(set) {
@@ -115,11 +159,6 @@ impl Judge {
         }
     }
 
-    /// Whether the next set comes from nobody: the last one is given up.
-    pub(super) fn gives_set_up(&self) -> bool {
-        self.source.gives_up
-    }
-
     /// Whether the set may be another than the one that was said last.
     pub(super) fn may_lag(&self) -> bool {
         let hold = u64::from(self.scenario.config.hold) * 1000;
@@ -136,22 +175,38 @@ impl Judge {
         }
     }
 
+    /// How the set in force isn't the one to be expected of what was said last.
+    pub(super) fn lags(&self) -> Option<String> {
+        let set = self.ledger.set()?;
+        match self.scenario.config.source {
+            0 if *set == self.newest => None,
+            0 => Some("the set isn't the one that was said last".into()),
+            _ => self.heard.is_late(self.at, &self.newest, set),
+        }
+    }
+
     fn stale_at(&self) -> Option<u64> {
         let stale = self.scenario.config.source_settings().max_stale?;
         Some(self.source.lost_at? + stale.as_micros() as u64)
     }
 
-    fn removes_too_much(&self, set: &Backends) -> bool {
-        let (removed, targets) = self.removed_by(set);
-        let floor = self.scenario.config.floor as usize;
-        floor > 0 && removed * 100 > targets * floor
+    fn in_force(&self) -> Backends {
+        self.ledger.set().cloned().unwrap_or_default()
     }
 
-    /// How many targets of those in force a set removes, and how many there are.
-    fn removed_by(&self, set: &Backends) -> (usize, usize) {
-        let places = |set: &Backends| set.iter().map(|(_, place)| *place).collect();
-        let before: BTreeSet<Place> = self.ledger.set().map(places).unwrap_or_default();
-        let after: BTreeSet<Place> = places(set);
-        (before.difference(&after).count(), before.len())
+    fn removes_too_much(&self, set: &Backends) -> bool {
+        let before = places(&self.in_force());
+        self.is_too_much(before.difference(&places(set)).count(), before.len())
+    }
+
+    /// Whether the set heard last may remove too much if it took effect now.
+    fn may_remove_too_much(&self) -> bool {
+        let (_, most) = self.heard.removes(self.now);
+        self.is_too_much(most, places(&self.in_force()).len())
+    }
+
+    fn is_too_much(&self, removed: usize, targets: usize) -> bool {
+        let floor = self.scenario.config.floor as usize;
+        floor > 0 && removed * 100 > targets * floor
     }
 }
