@@ -38,6 +38,7 @@ mod set;
 mod settings;
 mod snapshot;
 mod source;
+mod source_settings;
 mod sync;
 
 pub use self::{
@@ -52,7 +53,6 @@ pub use self::{
     error::{ListenerError, SetError, SettingsError},
     event::{DialFailure, Event, Limit, Report, Side},
     ids::{BackendKey, Generation, ListenerId, SessionId},
-    intake::{BadEntries, Floor, Held, SourceSettings},
     listener::{AcceptFailure, Listener},
     pool::Load,
     reason::{EndReason, Totals},
@@ -65,4 +65,5 @@ pub use self::{
     settings::{Removal, Settings},
     snapshot::Snapshot,
     source::{BadEntry, Publisher, Subscription, Update, publisher},
+    source_settings::{BadEntries, Floor, Held, SourceSettings},
 };
