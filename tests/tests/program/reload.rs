@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 
 use crate::harness::{
-    Backend, Client, ConfigFile, End, Tinylb, eventually, free_address, get, service, until,
+    Backend, Client, ConfigFile, End, Strace, Tinylb, eventually, free_address, get, service, until,
 };
 
 /// A program with one client, whose service a bad change is to leave alone.
@@ -44,6 +44,34 @@ fn a_hangup_has_the_file_read_again() {
     }
     assert!(client.is_served());
     assert_eq!(tinylb.lines(1, "backends replaced").len(), 1);
+}
+
+#[test]
+fn a_file_system_that_hangs_holds_up_nothing_but_its_file() {
+    let a = Backend::echo("a");
+    let file = ConfigFile::new(&service("s", "127.0.0.1:0", [&a], ""));
+    let tinylb = file.run_with(&["--admin", "127.0.0.1:0"]);
+    let (address, admin) = (tinylb.address(), tinylb.admin());
+    let hang = || {
+        let strace = Strace::hang(&tinylb, "openat", file.path())?;
+        tinylb.signal(Signal::HUP);
+        strace.wait_for("openat");
+        Some(strace)
+    };
+    let Some(strace) = hang() else { return };
+    assert_eq!(get(&admin, "/healthz").status, 200);
+    assert_eq!(Client::connect(&address).backend, "a");
+    // Another hangup has the file read again afterwards.
+    tinylb.signal(Signal::HUP);
+    assert_eq!(get(&admin, "/healthz").status, 200);
+    drop(strace);
+    tinylb.lines(2, "configuration read again");
+    // Nor is the end held up; though while strace has one of its threads, the process is not gone.
+    let strace = hang();
+    tinylb.signal(Signal::TERM);
+    tinylb.line("stopped");
+    drop(strace);
+    tinylb.stop_after_signal();
 }
 
 #[test]

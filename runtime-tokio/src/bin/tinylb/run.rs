@@ -1,6 +1,16 @@
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use tinylb_tokio::Address;
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Fuse, FusedFuture},
+};
+use tinylb_tokio::{Address, run_blocking};
 use tokio::{signal::unix::SignalKind, sync::mpsc, time::sleep};
 use tracing::{error, info};
 
@@ -85,6 +95,8 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
         })?,
         None => no_changes,
     };
+    // While it is read, a hangup or a change waits: the file may be another than the one being read.
+    let mut reading = Fuse::terminated();
     let mut try_again = false;
     let mut result = Ok(());
     loop {
@@ -110,12 +122,15 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
                 return result;
             }
             () = program.watch_sets() => {}
-            _ = hangup.recv() => try_again = reload(&program, path.as_ref(), Reading::AsItIs),
-            Some(()) = changes.recv() => {
-                try_again = reload(&program, path.as_ref(), Reading::Settled);
+            read = &mut reading => try_again = reload(&program, read),
+            _ = hangup.recv(), if reading.is_terminated() => {
+                reading = start_reading(path.as_ref(), Reading::AsItIs);
             }
-            () = sleep(READ_PAUSE), if try_again => {
-                try_again = reload(&program, path.as_ref(), Reading::AsItIs);
+            Some(()) = changes.recv(), if reading.is_terminated() => {
+                reading = start_reading(path.as_ref(), Reading::Settled);
+            }
+            () = sleep(READ_PAUSE), if try_again && reading.is_terminated() => {
+                reading = start_reading(path.as_ref(), Reading::AsItIs);
             }
         }
     }
@@ -129,21 +144,45 @@ enum Reading {
     Settled,
 }
 
-/// Reads the file again and does as it says. A file that can't be used changes nothing. Returns
-/// whether that is worth another try though the file stays as it is.
-fn reload(program: &Arc<Program>, path: Option<&PathBuf>, reading: Reading) -> bool {
-    let Some(path) = path else { return false };
+/// What a read of the file gives: `None` if it is being written, an error if no thread can be started.
+type Read = io::Result<Option<Loaded>>;
+
+struct Loaded {
+    config: Result<Config, LoadError>,
+    /// Whether the file was there when the read began.
+    was_there: bool,
+}
+
+/// Reads the file on a thread of its own, so that a file system that hangs holds up nothing else.
+fn start_reading(path: Option<&PathBuf>, reading: Reading) -> Fuse<BoxFuture<'static, Read>> {
+    let Some(path) = path.cloned() else { return Fuse::terminated() };
+    run_blocking(move || load(&path, reading)).boxed().fuse()
+}
+
+fn load(path: &Path, reading: Reading) -> Option<Loaded> {
     let before = watch::signature(path).ok();
-    let loaded = config::load(path);
-    if matches!(reading, Reading::Settled) && watch::signature(path).ok() != before {
-        return false;
-    }
+    let config = config::load(path);
+    let is_settled = matches!(reading, Reading::AsItIs) || watch::signature(path).ok() == before;
+    is_settled.then_some(Loaded { config, was_there: before.is_some() })
+}
+
+/// Does as the file says. A file that can't be used changes nothing. Returns whether it is worth
+/// another try though the file stays as it is.
+fn reload(program: &Arc<Program>, read: Read) -> bool {
+    let Loaded { config, was_there } = match read {
+        Ok(Some(loaded)) => loaded,
+        Ok(None) => return false,
+        Err(error) => {
+            error!("configuration not taken, nothing changed: {error}");
+            return true;
+        }
+    };
     // A file that is gone or is somebody else's tells when that changes; a lack of descriptors
     // does not.
-    let is_passing = matches!(&loaded, Err(LoadError::Io { source, .. })
-        if source.raw_os_error().is_some() && before.is_some());
+    let is_passing = matches!(&config, Err(LoadError::Io { source, .. })
+        if source.raw_os_error().is_some() && was_there);
     let applied =
-        loaded.map_err(|error| error.to_string()).and_then(|config| program.apply(config));
+        config.map_err(|error| error.to_string()).and_then(|config| program.apply(config));
     match applied {
         Ok(Applied::Whole) => info!("configuration read again"),
         Ok(Applied::ToTheRest { reached, passed_over }) => info!(
