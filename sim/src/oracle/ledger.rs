@@ -536,6 +536,7 @@ impl Ledger {
         }
         let (mut cut, mut revoked, mut draining, mut refused) = (0, 0, 0, 0);
         let (mut kept, mut shared, mut interrupted) = (0, 0, 0);
+        let was_in_doubt = self.is_in_doubt();
         for serial in &self.live {
             let session = &mut self.sessions[*serial as usize];
             let place = usize::from(session.place.0);
@@ -563,8 +564,9 @@ impl Ledger {
                 },
                 Phase::Draining(_, until) if stays => {
                     session.phase = Phase::Connected;
-                    session.is_doubtful = self.at >= until;
-                    if session.is_doubtful {
+                    let may_be_over = self.at >= until;
+                    session.is_doubtful = may_be_over || session.is_doubtful && was_in_doubt;
+                    if may_be_over {
                         self.doubt_until = self.at + self.slack;
                     }
                     interrupted += 1;
@@ -622,7 +624,7 @@ impl Ledger {
     /// Sessions of removed targets may drain for this long from now on, including those that
     /// already drain.
     pub(crate) fn drains_change(&mut self, time: u64) {
-        let (at, slack) = (self.at, self.slack);
+        let (at, slack, was_in_doubt) = (self.at, self.slack, self.is_in_doubt());
         let mut counts = [(Sometimes::DrainShortened, 0), (Sometimes::DrainProlonged, 0)];
         for serial in &self.live {
             let session = &mut self.sessions[*serial as usize];
@@ -633,8 +635,9 @@ impl Ledger {
             };
             let now_until = (self.drains[drain].1 + time).max(at);
             session.phase = Phase::Draining(generation, now_until);
-            session.is_doubtful = at + slack >= until && now_until > until;
-            if session.is_doubtful {
+            let may_be_over = at + slack >= until && now_until > until;
+            session.is_doubtful = may_be_over || session.is_doubtful && was_in_doubt;
+            if may_be_over {
                 self.doubt_until = at + slack;
             }
             counts[0].1 += u64::from(now_until < until);
