@@ -83,6 +83,14 @@ impl Attempt {
         (half.sent > 0).then_some((half.sent, half.received))
     }
 
+    /// Whether an end has read what comes before the other's payload.
+    pub(super) fn has_read_head(&self, side: Side) -> bool {
+        match side {
+            Side::Client => self.greeted_by.is_some(),
+            Side::Backend => self.backend.is_some(),
+        }
+    }
+
     fn half(&mut self, side: Side) -> &mut Half {
         match side {
             Side::Client => &mut self.client,

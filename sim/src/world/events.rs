@@ -182,7 +182,8 @@ impl Judge {
             Side::Backend => (Greeting::LENGTH, Header::LENGTH, flow.written_down, flow.written_up),
         };
         let Some((sent, received)) = attempt.moved(failed) else { return };
-        let has_read_all = to_failed == 0 || to_failed == received + their_head as u64;
+        let has_read_all = to_failed == 0
+            || attempt.has_read_head(failed) && to_failed == received + their_head as u64;
         // A side that fails during a dial has sent nothing; and an unread end of stream causes a
         // reset as well.
         if flow.moved_at == 0 || flow.is_half_closed || flow.is_crashed {
