@@ -81,7 +81,8 @@ impl TcpDialer {
 
     /// Sets a function that is called when a dial finds that the addresses of its backend's name have
     /// changed, in more than their order. If they change all the time, it is called three times, and
-    /// then once a minute. The 1024 names that were dialled last are remembered. It must not block.
+    /// then once a minute. The 1024 names that were dialled last are remembered. The function must not
+    /// block.
     #[must_use]
     pub fn on_address_change(
         mut self,

@@ -39,9 +39,9 @@ struct Known {
     paid_until: Instant,
 }
 
-/// Of a name whose addresses change all the time, a report is made once in this time, after
-/// [`AHEAD`] reports that come at once.
+/// Of a name whose addresses change all the time, a report is made once in this time.
 const PAUSE: Duration = Duration::from_secs(60);
+/// This many more may come at once.
 const AHEAD: u32 = 2;
 
 /// The most names that are remembered: those that were dialled last.

@@ -172,11 +172,15 @@ fn a_service_that_leaves_no_longer_writes_the_file_of_its_successor() {
     }
     assert!(client.is_served());
 
-    // It writes again once it is back.
+    // It writes again once it is back, even a set that has not changed since.
     file.edit(&s("s", "of_s.toml"));
     tinylb.line("service is back");
     say("of_s.toml", "s3");
     until("the set of s again", || known().contains("s3"));
+    file.edit(&s("t", "of_t.toml"));
+    until("the set of t again", || known().contains("t1"));
+    file.edit(&s("s", "of_s.toml"));
+    until("the set of s as it was", || known().contains("s3"));
     tinylb.stop_and_finish([client]);
 }
 

@@ -85,7 +85,8 @@ pub(crate) struct Run {
     /// Let the admin address also take PUT /services/NAME/backends.
     #[arg(long, requires = "admin")]
     pub(crate) admin_write: bool,
-    /// Threads that carry connections [default: `workers` of the file, or the number of cores].
+    /// Threads that carry connections [default: `workers` of the file, or the number of cores, or fewer
+    /// if descriptors are few].
     #[arg(long, value_name = "COUNT", value_parser = RangedU64ValueParser::<usize>::new().range(1..=WORKERS_MAX))]
     pub(crate) workers: Option<usize>,
     /// When bytes go from socket to socket within the system, rather than through memory (Linux).

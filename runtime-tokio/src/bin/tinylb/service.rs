@@ -209,6 +209,10 @@ impl Service {
         };
         if !is_said_anew && state.config.source == config.source {
             self.keep(state, step);
+            if step == Step::Return {
+                // The file may be of another service by now.
+                self.replaced.notify_one();
+            }
             return Ok(());
         }
         state.source = None;
@@ -234,7 +238,7 @@ impl Service {
         Ok(())
     }
 
-    /// Has the source's sets kept, unless the service leaves: the file may be another's by then.
+    /// Starts to keep the source's sets, unless the service leaves: the file may be another's by then.
     fn keep(&self, state: &mut State, step: Step) {
         if step != Step::Adjust
             && let Some(source) = &mut state.source

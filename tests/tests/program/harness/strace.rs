@@ -68,7 +68,8 @@ impl Strace {
 }
 
 impl Drop for Strace {
-    /// The program goes on without it. Any other signal would wait for a call that hangs.
+    /// The program goes on without it. With any other signal, strace would wait for
+    /// a call that hangs.
     fn drop(&mut self) {
         let _ = kill_process(Pid::from_child(&self.child), Signal::KILL);
         let _ = self.child.wait();

@@ -29,9 +29,10 @@ const TICK: Duration = Duration::from_secs(1);
 /// How long a new connection waits for a place before a queued request has to give up.
 const PLACE_WAIT_MAX: Duration = Duration::from_millis(200);
 /// How long a request waits for a work place before it displaces the guest that has been reading
-/// its answer for longest, and how long after that. The first is no shorter than `STILL_TICKS_MAX`,
-/// so that requests whose bodies don't come have given up their places before the end.
+/// its answer for longest. No shorter than `STILL_TICKS_MAX`, so that requests whose bodies don't
+/// come have given up their places by then.
 const WORK_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long it then waits before it gets 503.
 const DISPLACING_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// All connections. Clones share them.
