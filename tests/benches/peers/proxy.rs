@@ -350,7 +350,8 @@ impl Running {
 
 fn put(address: SocketAddr, body: &str) -> io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
-    let head = "PUT /services/default/backends HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
+    let head =
+        "PUT /services/default/backends HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
     let length = body.len();
     stream.write_all(format!("{head}content-length: {length}\r\n\r\n{body}").as_bytes())?;
     let mut answer = String::new();
