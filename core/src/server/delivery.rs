@@ -7,7 +7,7 @@ use crate::{Conn, Runtime};
 /// The first pause between two queries of the system. Each is twice the one before, within bounds.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 /// The longest pause: a hundredth of the time that the delivery has taken so far, within these
-/// bounds. So it ends soon after it is confirmed, and a thousand slow ones cost little.
+/// bounds. So a delivery ends soon after it is confirmed, and a thousand slow deliveries cost little.
 const PAUSE_MAX: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 
 /// Waits until the other end's system has confirmed all that was written, or until that end is cut.

@@ -235,7 +235,7 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
     /// sent before has been delivered.
     async fn relay(&mut self) -> EndReason {
         let mut limits = Limits::new(self.link.shared.settings(), &*self.link.runtime);
-        // Only what the closure takes is held while bytes move, and all sessions hold that.
+        // While bytes move, a session holds only what the closure captures.
         let moved = {
             let Self { ends, record, link, signal } = &mut *self;
             let (record, link, limits) = (&*record, &*link, &mut limits);
@@ -265,6 +265,7 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
     /// Waits until what a side had sent before it failed has been delivered to the other.
     async fn deliver(&mut self, failed: Side, mut limits: Limits) -> EndReason {
         let Self { ends, record, link, signal } = self;
+        debug_assert!(ends.backend.is_some(), "only what was relayed is delivered");
         record.progress.fail(failed);
         let mut confirmed: BoxFuture<'_, ()> = match (failed, &mut ends.backend) {
             (Side::Client, Some(backend)) => Box::pin(confirmed(backend, &*link.runtime)),

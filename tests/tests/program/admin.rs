@@ -287,18 +287,20 @@ fn clients_that_do_not_read_their_answers_silence_no_probe_and_are_given_up() {
     assert_eq!(get(&admin, "/metrics").status, 200);
 }
 
+/// A PUT whose body doesn't come, but for its beginning.
+fn begin_put(admin: &str, beginning: &str) -> Socket {
+    let mut socket = Socket::connect(admin).unwrap();
+    let head = "PUT /services/default/backends HTTP/1.1\r\nContent-Length: 9\r\n\r\n";
+    socket.write_all(format!("{head}{beginning}").as_bytes()).unwrap();
+    socket
+}
+
 #[test]
 fn requests_that_are_worked_on_silence_no_probe_and_each_is_answered() {
     let a = Backend::echo("a");
     let tinylb = Tinylb::balance([&a], &["--admin", "127.0.0.1:0", "--admin-write"]);
     let admin = tinylb.admin();
-    let begin = |_| {
-        let mut socket = Socket::connect(&admin).unwrap();
-        let head = "PUT /services/default/backends HTTP/1.1\r\nContent-Length: 9\r\n\r\n";
-        socket.write_all(head.as_bytes()).unwrap();
-        socket
-    };
-    let mut putting: Vec<Socket> = (0..20).map(begin).collect();
+    let mut putting: Vec<Socket> = (0..20).map(|_| begin_put(&admin, "")).collect();
     assert_eq!(probe(&admin), 200);
     let statuses: Vec<u16> = putting.iter_mut().map(|put| Answer::read(put).status).collect();
     // The body didn't come, or there was no place for the request.
@@ -307,21 +309,15 @@ fn requests_that_are_worked_on_silence_no_probe_and_each_is_answered() {
     assert_eq!(put(&admin, "default", "{}").status, 200);
 }
 
-/// Each of those who wait in the backlog before the probe has its turn first.
+/// Each client that waits in the backlog before the probe has its turn first.
 #[test]
 fn bodies_that_do_not_come_silence_no_probe_however_many_they_are() {
     let a = Backend::echo("a");
     let tinylb = Tinylb::balance([&a], &["--admin", "127.0.0.1:0", "--admin-write"]);
     let admin = tinylb.admin();
-    let begin = |_| {
-        let mut socket = Socket::connect(&admin).unwrap();
-        let head = "PUT /services/default/backends HTTP/1.1\r\nContent-Length: 9\r\n\r\n{";
-        socket.write_all(head.as_bytes()).unwrap();
-        socket
-    };
-    let mut putting: Vec<Socket> = (0..200).map(begin).collect();
+    let mut putting: Vec<Socket> = (0..200).map(|_| begin_put(&admin, "{")).collect();
     assert_eq!(probe(&admin), 200);
-    // Those who had to make room were answered, too.
+    // Clients that had to make room were answered, too.
     let statuses: Vec<u16> = putting.iter_mut().map(|put| Answer::read(put).status).collect();
     assert!(statuses.iter().all(|status| [408, 503].contains(status)), "{statuses:?}");
     assert_eq!(put(&admin, "default", "{}").status, 200);
