@@ -1,5 +1,7 @@
 //! Changes of the file that are no change of backends, and those that must change nothing.
 
+use std::{thread, time::Duration};
+
 use rustix::process::Signal;
 
 use crate::harness::{
@@ -135,6 +137,29 @@ fn several_errors_are_all_told_on_reload() {
     let lines = tinylb.lines(2, "configuration not taken");
     assert!(lines[0].says("tinylb.toml:2:10: "), "{lines:?}");
     assert!(lines[1].says("tinylb.toml:3:18: "), "{lines:?}");
+}
+
+#[test]
+fn a_change_that_came_without_threads_is_taken_when_there_are_some_and_logged_once() {
+    let [a, b] = ["a", "b"].map(Backend::echo);
+    let file = ConfigFile::new(&service("s", "127.0.0.1:0", [&a], ""));
+    let tinylb = file.run();
+    let address = tinylb.address();
+    let mut client = Client::connect(&address);
+    let before = tinylb.deny_threads();
+    file.edit(&service("s", "127.0.0.1:0", [&b], ""));
+    let line = tinylb.line("configuration not taken, nothing changed: no thread can be started");
+    assert!(line.says("ulimit -u"), "{line:?}");
+    // It is tried again each second.
+    thread::sleep(Duration::from_millis(2500));
+    assert!(client.is_served());
+    tinylb.limit_memory(before);
+    assert_eq!(client.end(), End::Reset);
+    assert_eq!(Client::connect(&address).backend, "b");
+    tinylb.stop_and_log(|lines| {
+        let failed = lines.iter().filter(|line| line.says("configuration not taken")).count();
+        assert_eq!(failed, 1, "{lines:?}");
+    });
 }
 
 #[test]

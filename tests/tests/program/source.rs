@@ -2,6 +2,8 @@
 
 use std::{fs, os::unix::fs::symlink, process::Command, thread, time::Duration};
 
+use rustix::process::Signal;
+
 use crate::harness::{Backend, Client, ConfigFile, End, free_address, get, until};
 
 #[test]
@@ -196,24 +198,37 @@ fn an_empty_set_that_was_kept_turns_no_client_away() {
 #[test]
 fn a_moment_without_threads_loses_no_source_for_good() {
     let [a, b] = ["a", "b"].map(Backend::echo);
-    let head = "[services.s]\nlisten = \"127.0.0.1:0\"\n";
-    let file = ConfigFile::new(&format!("{head}backends = {{ a = {:?} }}\n", a.address));
+    let services = |backends: &str| -> String {
+        let service = |n| format!("[services.s{n}]\nlisten = \"127.0.0.1:0\"\n{backends}\n");
+        (0..SERVICES).map(service).collect()
+    };
+    let file = ConfigFile::new(&services(&format!("backends = {{ a = {:?} }}", a.address)));
     fs::write(file.in_dir("b.toml"), format!("b = {:?}\n", b.address)).unwrap();
     let tinylb = file.run_with(&["--admin", "127.0.0.1:0"]);
-    let mut client = Client::connect(&tinylb.address());
-    assert_eq!(client.backend, "a");
+    let addresses = tinylb.addresses(SERVICES);
+    let mut clients: Vec<_> = addresses.iter().map(|address| Client::connect(address)).collect();
+    // The thread that reads the configuration stays for 10 s. It is the only one that the sources
+    // find, and they all look for one at once.
+    tinylb.signal(Signal::HUP);
+    tinylb.line("configuration read again");
     let before = tinylb.deny_threads();
-    file.replace(&format!("{head}source = {{ file = \"b.toml\" }}\n"));
-    assert!(tinylb.line("source of backends lost").says("no thread"));
-    assert!(client.is_served());
+    file.replace(&services("source = { file = \"b.toml\" }"));
+    let lost = tinylb.line("source of backends lost");
+    assert!(lost.says("no thread"), "{lost:?}");
     tinylb.limit_memory(before);
-    tinylb.line("source of backends is back");
-    assert_eq!(client.end(), End::Reset);
-    assert_eq!(Client::connect(&tinylb.address()).backend, "b");
-    let services = get(&tinylb.admin(), "/services").json();
-    assert_eq!(services["s"]["source_restarts"], 0, "it was a loss, and no panic");
+    for client in &mut clients {
+        assert_eq!(client.end(), End::Reset, "its backend has left at last");
+    }
+    for address in &addresses {
+        assert_eq!(Client::connect(address).backend, "b");
+    }
+    let service = &get(&tinylb.admin(), "/services").json()[lost.field("service")];
+    assert_eq!(service["source_restarts"], 0, "it was a loss, and no panic");
     tinylb.stop();
 }
+
+/// More than one thread can serve at once.
+const SERVICES: usize = 20;
 
 #[test]
 fn a_backend_that_is_mentioned_no_more_is_kept_for_as_long_as_that_is_set() {

@@ -97,7 +97,8 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
     };
     // While it is read, a hangup or a change waits: the file may be another than the one being read.
     let mut reading = Fuse::terminated();
-    let mut try_again = false;
+    // Why the last read failed, if the next may succeed though the file stays as it is.
+    let mut failed = None;
     let mut result = Ok(());
     loop {
         tokio::select! {
@@ -122,14 +123,15 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
                 return result;
             }
             () = program.watch_sets() => {}
-            read = &mut reading => try_again = reload(&program, read),
+            read = &mut reading => failed = reload(&program, read, failed.take()),
             _ = hangup.recv(), if reading.is_terminated() => {
+                failed = None;
                 reading = start_reading(path.as_ref(), Reading::AsItIs);
             }
             Some(()) = changes.recv(), if reading.is_terminated() => {
                 reading = start_reading(path.as_ref(), Reading::Settled);
             }
-            () = sleep(READ_PAUSE), if try_again && reading.is_terminated() => {
+            () = sleep(READ_PAUSE), if failed.is_some() && reading.is_terminated() => {
                 reading = start_reading(path.as_ref(), Reading::AsItIs);
             }
         }
@@ -166,23 +168,22 @@ fn load(path: &Path, reading: Reading) -> Option<Loaded> {
     is_settled.then_some(Loaded { config, was_there: before.is_some() })
 }
 
-/// Does as the file says. A file that can't be used changes nothing. Returns whether it is worth
-/// another try though the file stays as it is.
-fn reload(program: &Arc<Program>, read: Read) -> bool {
-    let Loaded { config, was_there } = match read {
-        Ok(Some(loaded)) => loaded,
-        Ok(None) => return false,
-        Err(error) => {
-            error!("configuration not taken, nothing changed: {error}");
-            return true;
+/// Does as the file says. A file that can't be used changes nothing; the log says why unless that is
+/// how the read before `failed`. Returns why if the next read may succeed though the file stays as it
+/// is.
+fn reload(program: &Arc<Program>, read: Read, failed: Option<String>) -> Option<String> {
+    let (applied, may_pass) = match read {
+        Ok(Some(Loaded { config, was_there })) => {
+            // A file that is gone or is somebody else's tells when that changes; a lack of
+            // descriptors does not.
+            let may_pass = matches!(&config, Err(LoadError::Io { source, .. })
+                if source.raw_os_error().is_some() && was_there);
+            let config = config.map_err(|error| error.to_string());
+            (config.and_then(|config| program.apply(config)), may_pass)
         }
+        Ok(None) => return None,
+        Err(error) => (Err(error.to_string()), true),
     };
-    // A file that is gone or is somebody else's tells when that changes; a lack of descriptors
-    // does not.
-    let is_passing = matches!(&config, Err(LoadError::Io { source, .. })
-        if source.raw_os_error().is_some() && was_there);
-    let applied =
-        config.map_err(|error| error.to_string()).and_then(|config| program.apply(config));
     match applied {
         Ok(Applied::Whole) => info!("configuration read again"),
         Ok(Applied::ToTheRest { reached, passed_over }) => info!(
@@ -192,10 +193,13 @@ fn reload(program: &Arc<Program>, read: Read) -> bool {
              their backends and settings, nothing else was started or changed"
         ),
         Err(error) => {
-            for line in error.lines() {
-                error!("configuration not taken, nothing changed: {line}");
+            if failed.as_ref() != Some(&error) {
+                for line in error.lines() {
+                    error!("configuration not taken, nothing changed: {line}");
+                }
             }
+            return may_pass.then_some(error);
         }
     }
-    is_passing
+    None
 }
