@@ -6,8 +6,8 @@ use std::{
 use slab::Slab;
 
 use crate::{
-    BackendKey, BackendSet, Change, Cycle, EndReason, Generation, Load, Removal, SessionId, Target,
-    Totals,
+    Admission, BackendKey, BackendSet, Change, Cycle, EndReason, Generation, Load, Pick, Refusal,
+    Removal, SessionId, Target, Totals,
     pool::{Pool, Taken},
 };
 
@@ -24,6 +24,29 @@ use crate::{
 /// - `accepted = live + ended`.
 ///
 /// Sessions the balancer doesn't know (any more) are never an error: the step does nothing.
+///
+/// # What a driver does
+/// It calls [`admit`](Self::admit) for each client, and [`finish`](Self::finish) once for each, at
+/// its end, however that comes about. In between:
+///
+/// ```text
+/// admit ─▶ waiting ──first set──▶ dialling ──connected: true──▶ connected ─▶ finish
+///             │                   ▲      │                          │           ▲
+///             └─ refused ─┐ retry │      │ failed                   │ taken out │
+///                         │       ├──────┘                          ▼           │
+///                         │       └──────────── taken out ──▶      out ─────────┤
+///                         └─────────────────────────────────────────────────────┘
+/// ```
+///
+/// - A dial that has succeeded asks [`connected`](Self::connected) before the first byte. `false`
+///   means that the attempt was taken out meanwhile.
+/// - A dial that has failed, or was taken out, may go on with [`retry`](Self::retry).
+/// - [`replace`](Self::replace), [`drain_expired`](Self::drain_expired) and
+///   [`abort_all`](Self::abort_all) take attempts out and return their kill handles: the driver has
+///   each of them let go of its connections.
+/// - What `retry` or `finish` then returns as [`Owed`] goes to [`acknowledge`](Self::acknowledge),
+///   once the attempt has let go. When all has been acknowledged, the replacement
+///   [`is_applied`](Self::is_applied).
 pub struct Balancer<T, K> {
     cycle: Cycle<T>,
     /// Whether there has been a set, perhaps an empty one.
@@ -62,43 +85,19 @@ enum Phase<K> {
     Out,
 }
 
-/// A backend whose turn it was.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pick<T> {
-    /// The backend's key.
-    pub key: BackendKey,
-    /// Its target at that moment.
-    pub target: T,
-}
-
-/// What [`Balancer::admit`] says of a client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Admission<T> {
-    /// Dial this backend; the attempt is in the pool already.
-    Dial(Pick<T>),
-    /// There has been no set yet: wait for the first.
-    Wait,
-    /// Nothing can be done for it.
-    Refused(Refusal),
-}
-
-/// Why a session gets no backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Refusal {
-    /// The set is empty.
-    NoBackends,
-    /// As many sessions as allowed wait for the first set.
-    WaitingFull,
-    /// The balancer has been closed by [`Balancer::abort_all`].
-    Closed,
-}
-
-/// The promise that a replacement waits for, owed by an attempt that it took out. To be given to
-/// [`Balancer::acknowledge`] once the attempt has let go of its connections.
+/// The acknowledgement that a replacement waits for, owed by an attempt that it took out. Give it to
+/// [`Balancer::acknowledge`] once the attempt has let go of its connections. One that is dropped
+/// instead would leave the replacement waiting for ever: with debug assertions, the drop panics.
 #[derive(Debug)]
 #[must_use = "a replacement waits until this is acknowledged"]
 pub struct Owed(Generation);
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        // A panic may drop it on its way, and then the panic is what counts.
+        debug_assert!(std::thread::panicking(), "{} waits for this for ever", self.0);
+    }
+}
 
 /// What one replacement has done.
 #[must_use = "the sessions in it have to be told"]
@@ -119,8 +118,9 @@ pub struct Replaced<T, K> {
     pub revoked: Vec<K>,
     /// How many sessions began to drain.
     pub draining: usize,
-    /// The sessions that waited for a set and now dial, in the order of their acceptance.
-    pub admitted: Vec<(SessionId, Pick<T>)>,
+    /// The sessions that waited for a set and are now to dial their pick, in the order of their
+    /// acceptance. The balancer keeps a clone of the kill handle: it is the attempt's from now on.
+    pub admitted: Vec<(SessionId, Pick<T>, K)>,
     /// The sessions that waited for a set and got an empty one: to be ended.
     pub refused: Vec<K>,
     /// The set before, to be dropped where it disturbs nobody.
@@ -271,7 +271,10 @@ impl<T: Target, K> Balancer<T, K> {
         &mut self,
         mut change: Change<T>,
         removal: Removal,
-    ) -> Result<Replaced<T, K>, Change<T>> {
+    ) -> Result<Replaced<T, K>, Change<T>>
+    where
+        K: Clone,
+    {
         let is_current = match &change.base {
             Some(base) => self.has_set && base.is_same(self.cycle.set()),
             None => !self.has_set,
@@ -324,31 +327,31 @@ impl<T: Target, K> Balancer<T, K> {
     pub fn abort_all(&mut self) -> Vec<K> {
         self.is_closed = true;
         self.waiting.clear();
-        let (mut kills, mut members) = (Vec::new(), Vec::new());
+        let (mut kills, mut taken) = (Vec::new(), Vec::new());
         for (_, session) in &mut self.sessions {
             match mem::replace(&mut session.phase, Phase::Out) {
                 Phase::Waiting(kill) => kills.push(kill),
                 Phase::Pooled(member) => {
-                    session.owed = Some(self.generation);
-                    members.push(member);
+                    taken.push(Taken { owner: session.id, kill: self.pool.remove(member) });
                 }
                 Phase::Out => {}
             }
         }
-        if !members.is_empty() {
-            *self.outstanding.entry(self.generation).or_default() += members.len();
-        }
-        kills.extend(members.into_iter().map(|member| self.pool.remove(member)));
+        kills.extend(self.take_out(taken, self.generation));
         kills
     }
 
     /// An attempt that a replacement took out has let go of its connections.
     pub fn acknowledge(&mut self, owed: Owed) {
-        if let Some(count) = self.outstanding.get_mut(&owed.0) {
+        let generation = owed.0;
+        mem::forget(owed);
+        if let Some(count) = self.outstanding.get_mut(&generation) {
             *count -= 1;
             if *count == 0 {
-                self.outstanding.remove(&owed.0);
+                self.outstanding.remove(&generation);
             }
+        } else {
+            debug_assert!(false, "{generation} waits for nothing: another balancer's debt");
         }
     }
 
@@ -449,7 +452,9 @@ impl<T: Target, K> Balancer<T, K> {
         if is_untried(&turn) {
             return self.cycle.turn().ok_or(Refusal::NoBackends);
         }
-        (turn + 1..set.len()).chain(0..turn).find(is_untried).ok_or(Refusal::NoBackends)
+        let untried = (turn + 1..set.len()).chain(0..turn).find(is_untried);
+        debug_assert!(untried.is_some(), "not all targets have been tried");
+        untried.ok_or(Refusal::NoBackends)
     }
 
     fn take_out(&mut self, taken: Vec<Taken<K>>, generation: Generation) -> Vec<K> {
@@ -468,12 +473,21 @@ impl<T: Target, K> Balancer<T, K> {
     }
 
     /// The first set has come: those who wait for it are served in the order of acceptance.
-    fn serve_waiting(&mut self, replaced: &mut Replaced<T, K>) {
+    fn serve_waiting(&mut self, replaced: &mut Replaced<T, K>)
+    where
+        K: Clone,
+    {
         for id in mem::take(&mut self.waiting) {
             let phase = mem::replace(&mut self.sessions[id.slot as usize].phase, Phase::Out);
-            let Phase::Waiting(kill) = phase else { continue };
+            let Phase::Waiting(kill) = phase else {
+                debug_assert!(false, "{id} waits, and is neither pooled nor out");
+                continue;
+            };
             match self.cycle.turn() {
-                Some(place) => replaced.admitted.push((id, self.enter(id, place, kill))),
+                Some(place) => {
+                    let pick = self.enter(id, place, kill.clone());
+                    replaced.admitted.push((id, pick, kill));
+                }
                 None => replaced.refused.push(kill),
             }
         }

@@ -27,6 +27,9 @@ pub trait Conn: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Ready once the other end has cut the connection (TCP: reset), without reading from it; an
     /// end of stream doesn't count. By default never, which costs promptness only: a client that
     /// goes away during a dial is noticed after it.
+    ///
+    /// Pending means that the waker of the latest call is woken at a cut. The balancer has no read
+    /// and no write of this connection pending meanwhile.
     fn poll_cut(&mut self, _cx: &mut Context<'_>) -> Poll<io::Error> {
         Poll::Pending
     }

@@ -3,13 +3,49 @@
 //! A client connects, the next backend of the cycle is dialled, bytes flow both ways. When the set
 //! of backends is replaced, every connection to a target that left the set is closed at once.
 //!
-//! - Decisions: [`Balancer`] is plain state with plain methods. [`BackendSet`] is what it chooses
-//!   from, [`Cycle`] how it chooses, [`Change`] the difference between two sets.
-//! - The driver: [`Server`] accepts, dials and relays as the balancer says. Its [`Handle`] replaces
-//!   the set and shuts it down. [`Event`]s tell what happens.
-//! - The traits that an adapter implements: [`Listener`], [`Dialer`], [`Conn`] and [`Runtime`];
-//!   [`Relay`] if [`CopyRelay`] won't do. `tinylb-tokio` is one for production, and
-//!   `examples/smol.rs` a complete one in about a hundred lines.
+//! The decisions, without a connection (`tinylb-tokio` begins with an example of the whole):
+//!
+//! ```
+//! use tinylb_core::{Admission, BackendSet, Balancer, Change, EndReason, Removal};
+//!
+//! let mut balancer = Balancer::new(0, 100);
+//! let both = BackendSet::new([("a", "10.0.0.1:80"), ("b", "10.0.0.2:80")])?;
+//! let first = balancer.replace(Change::between(None, both), Removal::Abort);
+//! assert!(first.is_ok_and(|first| first.is_change));
+//!
+//! let (session, admission) = balancer.admit("kill handle of the first client");
+//! assert!(matches!(admission, Admission::Dial(pick) if pick.target == "10.0.0.1:80"));
+//! assert!(balancer.connected(session), "the dial has succeeded: bytes may flow");
+//!
+//! // The first backend leaves: the session is to be cut.
+//! let one = BackendSet::new([("b", "10.0.0.2:80")])?;
+//! let change = Change::between(balancer.set().cloned(), one);
+//! let Ok(replaced) = balancer.replace(change, Removal::Abort) else { unreachable!() };
+//! assert_eq!(replaced.cut, ["kill handle of the first client"]);
+//!
+//! // The replacement is applied once the session has let go of its connections.
+//! assert!(!balancer.is_applied(replaced.generation));
+//! let owed = balancer.finish(session, EndReason::BackendRemoved);
+//! owed.into_iter().for_each(|owed| balancer.acknowledge(owed));
+//! assert!(balancer.is_applied(replaced.generation));
+//! # Ok::<(), tinylb_core::SetError>(())
+//! ```
+//!
+//! # The strata
+//! Each knows those above it only.
+//!
+//! - **Decisions**, plain state with plain methods: [`Balancer`], with [`BackendSet`], which it
+//!   chooses from, [`Cycle`], how it chooses, [`Change`], the difference between two sets, and
+//!   [`Budget`], which several balancers share. What they say: [`Admission`], [`Pick`],
+//!   [`Refusal`], [`Replaced`], [`Owed`], [`EndReason`], [`Load`], [`Totals`].
+//! - **Sources of sets**: a stream of [`Update`]s, or a [`publisher`]; [`SourceSettings`] say which
+//!   of its sets are taken.
+//! - **What an adapter implements**: [`Listener`], [`Dialer`], [`Conn`] and [`Runtime`]; [`Relay`]
+//!   if [`CopyRelay`] won't do. `tinylb-tokio` is one for production, and `examples/smol.rs` a
+//!   complete one in about a hundred lines.
+//! - **The driver**: [`Server`] accepts, dials and relays as the balancer says. Its [`Handle`]
+//!   replaces the set, follows a source, changes [`Settings`], shuts the server down, and takes a
+//!   [`Snapshot`]. An observer sees each [`Event`].
 //!
 //! Nothing in this crate reads a clock, a random number or the order of a hash map; nothing in it
 //! names a runtime or a socket.
@@ -17,6 +53,7 @@
 #![deny(missing_docs)]
 
 mod absence;
+mod admission;
 mod balancer;
 mod budget;
 mod change;
@@ -41,29 +78,45 @@ mod source;
 mod source_settings;
 mod sync;
 
+// Decisions.
 pub use self::{
-    absence::Absent,
-    balancer::{Admission, Balancer, Owed, Pick, Refusal, Replaced},
+    admission::{Admission, Pick, Refusal},
+    balancer::{Balancer, Owed, Replaced},
     budget::{Budget, MemberId},
     change::Change,
-    conn::Conn,
-    copy::CopyRelay,
     cycle::Cycle,
-    dialer::Dialer,
-    error::{ListenerError, SetError, SettingsError},
-    event::{DialFailure, Event, Limit, Report, Side},
+    error::SetError,
     ids::{BackendKey, Generation, ListenerId, SessionId},
-    listener::{AcceptFailure, Listener},
     pool::Load,
     reason::{EndReason, Totals},
+    set::{BackendSet, Target},
+    settings::Removal,
+};
+
+// Sources of sets.
+pub use self::{
+    absence::Absent,
+    source::{BadEntry, Publisher, Subscription, Update, publisher},
+    source_settings::{BadEntries, Floor, Held, SourceSettings},
+};
+
+// What an adapter implements.
+pub use self::{
+    conn::Conn,
+    copy::CopyRelay,
+    dialer::Dialer,
+    listener::{AcceptFailure, Listener},
     relay::{Direction, Progress, Relay, RelayError},
     runtime::Runtime,
+};
+
+// The driver.
+pub use self::{
+    error::{ListenerError, SettingsError},
+    event::{DialFailure, Event, Limit, Report, Side},
     server::{
         Following, Handle, ListenerHandle, Replacement, Server, SharedBudget, Shutdown, StopHandle,
     },
-    set::{BackendSet, Target},
-    settings::{Removal, Settings},
+    settings::Settings,
     snapshot::Snapshot,
-    source::{BadEntry, Publisher, Subscription, Update, publisher},
-    source_settings::{BadEntries, Floor, Held, SourceSettings},
 };

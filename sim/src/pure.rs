@@ -168,7 +168,7 @@ impl Policy for Rotation {
             admitted: replaced
                 .admitted
                 .iter()
-                .map(|(id, pick)| (id.serial() as u32, key_number(&pick.key), pick.target))
+                .map(|(id, pick, _)| (id.serial() as u32, key_number(&pick.key), pick.target))
                 .collect(),
             refused: replaced.refused,
         }

@@ -69,7 +69,7 @@ impl<L: Listener, D: Dialer, R: Relay<L::Conn, D::Conn>> AcceptLoop<L, D, R> {
     async fn accept(&mut self) -> io::Result<L::Conn> {
         let mut accepting = self.listener.accept();
         poll_fn(|cx| {
-            if !self.parking.has_room() {
+            if !self.parking.find_room() {
                 return Poll::Pending;
             }
             let accepted = accepting.poll_unpin(cx);
@@ -86,8 +86,8 @@ impl<L: Listener, D: Dialer, R: Relay<L::Conn, D::Conn>> AcceptLoop<L, D, R> {
     async fn begin(&mut self, mut client: L::Conn) {
         let signal = Arc::new(Signal::default());
         let admitted = poll_fn(|cx| {
-            // Nudged when there is room, and told when the server shuts down.
-            let _ = self.stop.poll(None, cx);
+            // Nudged when there is room. A server that shuts down admits nobody, at once.
+            self.stop.register(cx);
             let admitted = self.link.shared.admit(self.id, &mut client, &signal);
             self.parking.poll(admitted)
         });
@@ -95,8 +95,7 @@ impl<L: Listener, D: Dialer, R: Relay<L::Conn, D::Conn>> AcceptLoop<L, D, R> {
         let session = Session::new(id, signal, client, Arc::clone(&self.link));
         match admission {
             Admission::Refused(refusal) => session.refuse(refusal),
-            Admission::Dial(_) => self.link.runtime.spawn(Box::pin(session.run(false))),
-            Admission::Wait => self.link.runtime.spawn(Box::pin(session.run(true))),
+            admission => self.link.runtime.spawn(Box::pin(session.run(&admission))),
         }
     }
 }

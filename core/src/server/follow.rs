@@ -14,7 +14,8 @@ use super::{
     signal::{Signal, Word},
 };
 use crate::{
-    BackendSet, BadEntries, BadEntry, Event, SetError, SourceSettings, Target, Update,
+    BackendSet, BadEntries, BadEntry, Event, Held, SetError, SourceSettings, Target, Update,
+    absence::Absentees,
     intake::{Decision, Intake},
 };
 
@@ -32,8 +33,21 @@ impl Following {
     }
 }
 
-/// Follows one source: does what its intake decides. What the server's state says of the source is
-/// gone with it, unless it ended by itself.
+/// What the server reports of its source, besides events.
+#[derive(Default)]
+pub(super) struct SourceStatus {
+    /// Why it is lost, if it is.
+    pub(super) lost: Option<Arc<str>>,
+    /// The set that is held back.
+    pub(super) held: Option<Held>,
+    /// Entries that are no backends.
+    pub(super) left_out: Arc<[BadEntry]>,
+    /// Backends in force that it no longer names.
+    pub(super) absent: Absentees,
+}
+
+/// Follows one source: does what its intake decides. When the source is no longer followed, the
+/// server forgets its status, unless it ended by itself.
 pub(super) struct Follower<T: Target> {
     shared: Arc<Shared<T>>,
     intake: Intake<T>,
@@ -150,34 +164,35 @@ impl<T: Target> Follower<T> {
         let shared = &self.shared;
         match decision {
             Decision::Take(set, absent) => {
-                shared.swap(set, |state| {
-                    state.source_lost = None;
-                    state.set_held = None;
-                    state.absent = absent.clone();
+                shared.replace_valid(set, |state| {
+                    state.source.lost = None;
+                    state.source.held = None;
+                    state.source.absent = absent;
                 });
             }
             Decision::Hold(held) => shared.step(|state| {
-                state.set_held = Some(held);
+                state.source.held = Some(held);
                 state.outbox.event(|| Event::SetHeld(held));
             }),
             Decision::Lose { reason, is_news } => shared.step(|state| {
-                state.source_lost = Some(Arc::clone(&reason));
-                state.set_held = None;
+                state.source.lost = Some(Arc::clone(&reason));
+                state.source.held = None;
                 if is_news {
                     state.outbox.event(|| Event::SourceLost { reason });
                 }
             }),
             Decision::Recover(lost_for) => shared.step(|state| {
-                state.source_lost = None;
+                state.source.lost = None;
                 state.outbox.event(|| Event::SourceBack { lost_for });
             }),
             Decision::LeaveOut(entries) => shared.step(|state| {
-                state.left_out = Arc::clone(&entries);
+                state.source.left_out = Arc::clone(&entries);
                 state.outbox.event(|| Event::EntriesLeftOut(entries));
             }),
             Decision::Expire(reason) => {
                 shared.step(|state| state.outbox.event(|| Event::SourceStale { reason }));
-                shared.swap(BackendSet::empty(), |state| state.absent = Default::default());
+                let empty = BackendSet::empty();
+                shared.replace_valid(empty, |state| state.source.absent = Absentees::default());
             }
         }
     }
@@ -186,13 +201,9 @@ impl<T: Target> Follower<T> {
 impl<T: Target> Drop for Follower<T> {
     fn drop(&mut self) {
         let has_ended = self.has_ended;
-        self.shared.step(|state| {
-            state.set_held = None;
-            if !has_ended {
-                state.source_lost = None;
-                state.left_out = Arc::default();
-                state.absent = Default::default();
-            }
+        self.shared.step(|state| match has_ended {
+            true => state.source.held = None,
+            false => state.source = SourceStatus::default(),
         });
     }
 }

@@ -32,8 +32,9 @@ impl<T: Target> Parking<T> {
         Self { shared, state: Parked::No }
     }
 
-    /// Whether another connection may be accepted; if not, the loop is nudged once it may.
-    pub(super) fn has_room(&mut self) -> bool {
+    /// Whether another connection may be accepted. If not, the loop waits for room: it is nudged
+    /// once there is some.
+    pub(super) fn find_room(&mut self) -> bool {
         let room = self.shared.step(State::room);
         self.poll(room).is_ready()
     }

@@ -265,7 +265,7 @@ impl<T: Target> Handle<T> {
 #[must_use = "the replacement has taken effect; await this to know that it is applied"]
 pub struct Replacement<T: Target> {
     shared: Arc<Shared<T>>,
-    report: Report,
+    report: Arc<Report>,
 }
 
 impl<T: Target> Replacement<T> {
@@ -276,11 +276,11 @@ impl<T: Target> Replacement<T> {
 }
 
 impl<T: Target> Future for Replacement<T> {
-    type Output = Report;
+    type Output = Arc<Report>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Report> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Arc<Report>> {
         match self.shared.poll_applied(self.report.generation, cx.waker()) {
-            true => Poll::Ready(self.report.clone()),
+            true => Poll::Ready(Arc::clone(&self.report)),
             false => Poll::Pending,
         }
     }

@@ -18,7 +18,7 @@ use super::{
     signal::{Signal, Word},
 };
 use crate::{
-    Conn, DialFailure, Dialer, Direction, EndReason, Progress, Refusal, Relay, Runtime, SessionId,
+    Admission, Conn, DialFailure, Dialer, Direction, EndReason, Progress, Refusal, Relay, Runtime, SessionId,
     Settings, Side, Target,
 };
 
@@ -85,11 +85,16 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
         self.record.reason = refusal.into();
     }
 
-    /// Serves the client to the end; first of all, it may have to wait for a set.
-    #[expect(clippy::manual_async_fn, reason = "which would hold the session twice")]
-    pub(super) fn run(mut self, is_waiting: bool) -> impl Future<Output = ()> + Send {
+    /// Serves the client to the end. An admission that says what to dial isn't kept: the balancer
+    /// has the pick, and here it would enlarge the session's task for all its life.
+    pub(super) fn run(
+        mut self,
+        admission: &Admission<D::Target>,
+    ) -> impl Future<Output = ()> + Send + use<C, D, R> {
+        let must_wait = matches!(admission, Admission::Wait);
+        // An `async fn` would hold the session twice.
         async move {
-            let served = AssertUnwindSafe(self.serve(is_waiting)).catch_unwind().await;
+            let served = AssertUnwindSafe(self.serve(must_wait)).catch_unwind().await;
             self.end(served.unwrap_or(EndReason::Panicked));
         }
     }
@@ -103,10 +108,10 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
     }
 
     #[expect(clippy::manual_async_fn, reason = "which would hold the reference twice")]
-    fn serve(&mut self, is_waiting: bool) -> impl Future<Output = EndReason> + Send {
+    fn serve(&mut self, must_wait: bool) -> impl Future<Output = EndReason> + Send {
         async move {
             // To wait and to dial take more memory than the rest of a session's life.
-            if is_waiting && let Err(reason) = Box::pin(self.wait()).await {
+            if must_wait && let Err(reason) = Box::pin(self.wait()).await {
                 return reason;
             }
             match Box::pin(self.dial()).await {
@@ -239,7 +244,10 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
         let moved = {
             let Self { ends, record, link, signal } = &mut *self;
             let (record, link, limits) = (&*record, &*link, &mut limits);
-            let Some(backend) = &mut ends.backend else { return EndReason::BackendFailed };
+            let Some(backend) = &mut ends.backend else {
+                debug_assert!(false, "a session relays once its dial has succeeded");
+                return EndReason::BackendFailed;
+            };
             let mut relay = link.relay.relay(&mut ends.client, backend, &record.progress);
             poll_fn(move |cx| {
                 if let Poll::Ready(word) = signal.poll(Some(Word::Admitted), cx) {
@@ -425,7 +433,11 @@ impl From<Word> for EndReason {
     fn from(word: Word) -> Self {
         match word {
             Word::Refused => Self::NoBackends,
-            Word::Admitted | Word::Revoked | Word::Removed => Self::BackendRemoved,
+            Word::Admitted | Word::Revoked => {
+                debug_assert!(false, "{word:?} ends no session: it dials, or dials again");
+                Self::BackendRemoved
+            }
+            Word::Removed => Self::BackendRemoved,
             Word::Expired => Self::DrainExpired,
             Word::Closed => Self::Shutdown,
         }

@@ -7,9 +7,8 @@ use std::{
 };
 
 use super::{
-    drain::Drain,
     signal::{Signal, Word, until_told},
-    state::{Item, Phase, State, Task},
+    state::{Item, Phase, State, Task, Wakes},
 };
 use crate::{
     Admission, BackendSet, Change, Conn, DialFailure, Direction, EndReason, Event, Generation,
@@ -34,6 +33,13 @@ pub(crate) struct Shared<T> {
     observer: Option<Observer<T>>,
     validate: Validate<T>,
     pub(super) runtime: Arc<dyn Runtime>,
+}
+
+/// What a step leaves to be done once the lock is free.
+#[must_use = "tasks wait to be woken, and events to be delivered"]
+struct Aftermath {
+    wakes: Wakes,
+    has_items: bool,
 }
 
 /// What a background task is known by; gives its place back when it ends.
@@ -106,6 +112,7 @@ impl<T: Target> Shared<T> {
     /// Registers the next attempt.
     pub(super) fn retry(&self, id: SessionId, signal: &Arc<Signal>) -> Result<(), Refusal> {
         self.step(|state| {
+            debug_assert!(state.balancer.pick(id).is_some(), "{id} has dialled before");
             let (next, owed) = state.balancer.retry(id, Arc::clone(signal));
             state.acknowledge(owed);
             next.map(|pick| state.outbox.event(|| Event::Admitted { id, pick }))
@@ -149,50 +156,34 @@ impl<T: Target> Shared<T> {
 
     // Sets.
 
-    /// Swaps the set and signals every kill. What is dear is done outside the state's lock.
-    pub(super) fn replace(self: &Arc<Self>, set: BackendSet<T>) -> Result<Report, SetError> {
+    /// Replaces the set by one that the caller brings, whatever a source has said.
+    pub(super) fn replace(self: &Arc<Self>, set: BackendSet<T>) -> Result<Arc<Report>, SetError> {
         self.validate(&set)?;
-        Ok(self.swap(set, |state| state.source_lost = None))
+        Ok(self.replace_valid(set, |state| state.source.lost = None))
     }
 
-    /// The same with a set that has been validated, and what becomes true with it.
-    pub(super) fn swap(
+    /// Replaces the set by one that has been validated, and does `with` in the same step. The costly
+    /// part is done outside the state's lock.
+    pub(super) fn replace_valid(
         self: &Arc<Self>,
         set: BackendSet<T>,
-        with: impl Fn(&mut State<T>),
-    ) -> Report {
+        with: impl FnOnce(&mut State<T>),
+    ) -> Arc<Report> {
         let replacing = self.replacing.lock().unwrap_or_else(|poison| poison.into_inner());
-        let mut change = Change::between(self.set(), set);
-        let (report, before, drains, wakes) = loop {
-            let now = self.runtime.now();
-            let mut state = self.lock();
-            state.set_at = Some(now);
-            with(&mut state);
-            match state.replace(change) {
-                Ok((report, before)) => {
-                    let drains = report.sessions_draining > 0;
-                    if drains {
-                        state.drains.insert(report.generation, Drain::new(now));
-                    }
-                    state.settle();
-                    break (report, before, drains, mem::take(&mut state.wakes));
-                }
-                // Only whoever holds `replacing` replaces the set, but nothing depends on that.
-                Err(stale) => {
-                    let base = state.balancer.set().cloned();
-                    drop(state);
-                    change = Change::between(base, stale.next);
-                }
-            }
-        };
+        let change = Change::between(self.set(), set);
+        let now = self.runtime.now();
+        let ((report, before), aftermath) = self.step_only(|state| {
+            with(state);
+            state.replace(change, now)
+        });
+        // Before the events are delivered, since an observer may replace the set again.
         drop(replacing);
-        wakes.wake();
-        self.deliver();
+        self.finish_step(aftermath);
         drop(before);
-        if drains {
+        if report.sessions_draining > 0 {
             self.end_drain(report.generation);
         }
-        Report::clone(&report)
+        report
     }
 
     /// The current set.
@@ -374,17 +365,23 @@ impl<T: Target> Shared<T> {
 
     /// One step under the lock; what it leaves behind is done before this returns.
     pub(super) fn step<R>(&self, step: impl FnOnce(&mut State<T>) -> R) -> R {
+        let (result, aftermath) = self.step_only(step);
+        self.finish_step(aftermath);
+        result
+    }
+
+    /// One step under the lock, whose aftermath is the caller's to do.
+    fn step_only<R>(&self, step: impl FnOnce(&mut State<T>) -> R) -> (R, Aftermath) {
         let mut state = self.lock();
         let result = step(&mut state);
-        state.settle();
-        let wakes = mem::take(&mut state.wakes);
-        let has_items = !state.outbox.items.is_empty();
-        drop(state);
-        wakes.wake();
-        if has_items {
+        (result, Aftermath::of(&mut state))
+    }
+
+    fn finish_step(&self, aftermath: Aftermath) {
+        aftermath.wakes.wake();
+        if aftermath.has_items {
             self.deliver();
         }
-        result
     }
 
     /// Hands the events to the observer, in order, unless another call is at it (which then does
@@ -416,10 +413,19 @@ impl<T: Target> Shared<T> {
             state = self.lock();
         }
         state.outbox.is_delivering = false;
+        let aftermath = Aftermath::of(&mut state);
+        drop(state);
+        debug_assert!(!aftermath.has_items, "to settle makes no events");
+        aftermath.wakes.wake();
+    }
+}
+
+impl Aftermath {
+    /// Taken at the end of a step.
+    fn of<T: Target>(state: &mut State<T>) -> Self {
         state.settle();
         let wakes = mem::take(&mut state.wakes);
-        drop(state);
-        wakes.wake();
+        Self { wakes, has_items: !state.outbox.items.is_empty() }
     }
 }
 

@@ -49,6 +49,11 @@ impl Signal {
         self.waker.wake();
     }
 
+    /// Has the task woken at the next word or nudge, whatever has been said so far.
+    pub(crate) fn register(&self, cx: &Context<'_>) {
+        self.waker.register(cx.waker());
+    }
+
     /// The strongest word so far.
     pub(crate) fn word(&self) -> Option<Word> {
         match self.value.load(Ordering::Acquire) {
@@ -59,7 +64,7 @@ impl Signal {
 
     /// Ready once a word stronger than `than` has been told. One task may wait at a time.
     pub(crate) fn poll(&self, than: Option<Word>, cx: &mut Context<'_>) -> Poll<Word> {
-        self.waker.register(cx.waker());
+        self.register(cx);
         match self.word() {
             Some(word) if than.is_none_or(|than| word as u8 > than as u8) => Poll::Ready(word),
             _ => Poll::Pending,

@@ -4,12 +4,13 @@ use slab::Slab;
 
 use super::{
     drain::Drain,
+    follow::SourceStatus,
     member::{Membership, Nudge},
     signal::{Signal, Word},
 };
 use crate::{
-    BackendSet, BadEntry, Balancer, Change, Event, Generation, Held, Limit, Owed, Report, Settings,
-    Snapshot, Target,
+    BackendSet, Balancer, Change, Event, Generation, Limit, Owed, Report, Settings, Snapshot,
+    Target,
 };
 
 /// What is under the lock. Its steps leave behind whom to wake and what to tell.
@@ -38,10 +39,7 @@ pub(super) struct State<T> {
     /// The shutdowns whose futures wait.
     pub(super) shutdowns: Slab<Option<Waker>>,
     pub(super) set_at: Option<Duration>,
-    pub(super) source_lost: Option<Arc<str>>,
-    pub(super) set_held: Option<Held>,
-    pub(super) left_out: Arc<[BadEntry]>,
-    pub(super) absent: crate::absence::Absentees,
+    pub(super) source: SourceStatus,
     pub(super) bytes_to_backends: u64,
     pub(super) bytes_to_clients: u64,
 }
@@ -103,10 +101,7 @@ impl<T: Target> State<T> {
             drains: BTreeMap::new(),
             shutdowns: Slab::new(),
             set_at: None,
-            source_lost: None,
-            set_held: None,
-            left_out: Arc::default(),
-            absent: Default::default(),
+            source: SourceStatus::default(),
             bytes_to_backends: 0,
             bytes_to_clients: 0,
         }
@@ -118,9 +113,9 @@ impl<T: Target> State<T> {
             set: self.balancer.set().cloned(),
             generation: self.balancer.generation(),
             set_age: self.set_at.map(|at| now.saturating_sub(at)),
-            source_lost: self.source_lost.clone(),
-            set_held: self.set_held,
-            left_out: Arc::clone(&self.left_out),
+            source_lost: self.source.lost.clone(),
+            set_held: self.source.held,
+            left_out: Arc::clone(&self.source.left_out),
             loads: self.balancer.loads().collect(),
             waiting: self.balancer.waiting(),
             accepted: self.balancer.accepted(),
@@ -132,7 +127,7 @@ impl<T: Target> State<T> {
             listeners: self.listeners,
             is_shutting_down: self.phase != Phase::Running,
             settings: Arc::clone(&self.settings),
-            absent: self.absent.at(now),
+            absent: self.source.absent.at(now),
         }
     }
 
@@ -176,13 +171,17 @@ impl<T: Target> State<T> {
         self.phase != Phase::Running && self.listeners == 0 && self.balancer.live() == 0
     }
 
-    /// A replacement, its report, and what to drop.
-    #[expect(clippy::result_large_err, reason = "the change is handed back, not boxed up")]
+    /// Replaces the set, by a change from the current one. Returns the report, and what to drop
+    /// outside the lock.
     pub(super) fn replace(
         &mut self,
         change: Change<T>,
-    ) -> Result<(Arc<Report>, impl Sized + use<T>), Change<T>> {
-        let replaced = self.balancer.replace(change, self.settings.removal)?;
+        now: Duration,
+    ) -> (Arc<Report>, impl Sized + use<T>) {
+        let Ok(replaced) = self.balancer.replace(change, self.settings.removal) else {
+            unreachable!("whoever replaces the set holds the lock of replacements")
+        };
+        self.set_at = Some(now);
         let report = Arc::new(Report {
             generation: replaced.generation,
             is_change: replaced.is_change,
@@ -200,12 +199,14 @@ impl<T: Target> State<T> {
         self.wakes.tell(replaced.cut, Word::Removed);
         self.wakes.tell(replaced.revoked, Word::Revoked);
         self.wakes.tell(replaced.refused, Word::Refused);
-        for (id, pick) in replaced.admitted {
-            let signal = self.balancer.kill_handle(id).cloned();
-            self.wakes.tell(signal, Word::Admitted);
+        for (id, pick, signal) in replaced.admitted {
+            self.wakes.tell([signal], Word::Admitted);
             self.outbox.event(|| Event::Admitted { id, pick });
         }
-        Ok((report, (replaced.before, replaced.spent)))
+        if report.sessions_draining > 0 {
+            self.drains.insert(report.generation, Drain::new(now));
+        }
+        (report, (replaced.before, replaced.spent))
     }
 
     /// What an attempt owes is paid once the events so far have been delivered.

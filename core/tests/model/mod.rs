@@ -341,7 +341,9 @@ impl World {
         if expected.is_change {
             self.turns.set(next);
         }
-        for (_, pick) in &replaced.admitted {
+        for (id, pick, kill) in &replaced.admitted {
+            let held = self.real.kill_handle(*id).copied();
+            same("kill handle of the admitted", Some(*kill), held)?;
             self.turns.turn(plain(pick).0)?;
         }
         let sorted = |mut kills: Vec<u32>| {
@@ -360,7 +362,7 @@ impl World {
             admitted: replaced
                 .admitted
                 .iter()
-                .map(|(id, pick)| (id.serial(), plain(pick).0, plain(pick).1))
+                .map(|(id, pick, _)| (id.serial(), plain(pick).0, plain(pick).1))
                 .collect(),
             refused: replaced.refused,
         };

@@ -1,6 +1,6 @@
 //! A server with the adapter on both its sides: what clients and backends see through it.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use futures::{
     AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt,
@@ -8,7 +8,9 @@ use futures::{
     future::{join, join4},
     io::{AsyncRead, AsyncWrite},
 };
-use tinylb_core::{BackendSet, Dialer, EndReason, Event, Listener, Server, Settings};
+use tinylb_core::{
+    BackendSet, Dialer, EndReason, Event, Listener, Removal, Server, Settings,
+};
 
 use super::{
     Accepted, Adapter, Capabilities, Dialled, Sight, TargetOf,
@@ -342,4 +344,30 @@ pub async fn an_accept_that_fails_costs_no_client<A: Adapter>(a: &A) {
             return ping(&mut client, &mut backend).await;
         }
     }
+}
+
+/// The server spawns and sleeps by its runtime from whichever thread calls its handle.
+pub async fn a_thread_outside_every_runtime_steers_the_server<A: Adapter>(a: &A) {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let mut bench = Bench::new(a, 2).await;
+    let (mut client, mut backend) = bench.connect(0).await;
+    let handle = bench.server.handle();
+    let next = BackendSet::new([("1".to_string(), bench.backends[1].1.clone())]).expect("a set");
+    let steer = move || {
+        let settings = Settings { removal: Removal::Drain(HOUR), ..Settings::default() };
+        handle.configure(settings).expect("valid settings");
+        let replacement = handle.replace(next).expect("a valid set");
+        (replacement.report().sessions_draining, handle.shutdown(HOUR), handle)
+    };
+    let (draining, shutdown, handle) = thread::spawn(steer).join().expect("no panic");
+    assert_eq!(draining, 1);
+    ping(&mut client, &mut backend).await;
+
+    // The second one ends what the first has let finish.
+    thread::spawn(move || drop(handle.shutdown(HOUR))).join().expect("no panic");
+    shutdown.await;
+    assert_eq!(bench.ended().await, EndReason::Shutdown);
+    let seen = a.capabilities().abort;
+    expect_over(&mut client, seen).await;
+    expect_over(&mut backend, seen).await;
 }

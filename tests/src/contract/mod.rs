@@ -179,6 +179,7 @@ macro_rules! contract_tests {
                     a_removal_does_not_wait_for_a_peer_that_stalls
                     a_backend_that_refuses_costs_no_client
                     an_accept_that_fails_costs_no_client
+                    a_thread_outside_every_runtime_steers_the_server
                 }
             }
         }

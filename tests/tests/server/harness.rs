@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -119,7 +120,7 @@ impl World {
     }
 
     /// Replaces the set and waits until that is applied.
-    pub async fn apply(&self, backends: &[(&str, &str)]) -> Report {
+    pub async fn apply(&self, backends: &[(&str, &str)]) -> Arc<Report> {
         within(self.replace(backends)).await
     }
 
