@@ -1,7 +1,4 @@
-//! What every adapter of tinylb must do, as tests that run against any of them: [`contract`]; and
-//! an adapter in memory to test with: [`pipe`].
+//! End-to-end tests of tinylb, its driver and its program, and benchmarks beside other balancers. See
+//! `tests/` and `benches/` of this package; the contract that any adapter can be tested against is
+//! `tinylb-contract`.
 #![forbid(unsafe_code)]
-#![deny(missing_docs)]
-
-pub mod contract;
-pub mod pipe;

@@ -1,32 +1,19 @@
 //! The contract, run on every adapter there is.
 
 use std::{
-    future::{Future, pending},
+    future::Future,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    pin::pin,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    task::{Context, Poll},
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, SystemTime},
 };
 
-use futures::{
-    FutureExt, StreamExt,
-    channel::mpsc,
-    future::BoxFuture,
-    stream::FuturesUnordered,
-    task::{ArcWake, waker},
+use tinylb_contract::{
+    Adapter, Capabilities, Sight, VirtualTime, contract_tests,
+    pipe::{PipeDialer, PipeListener, PipeNetwork, PipeTarget},
 };
 use tinylb_core::{Relay, Runtime};
 use tinylb_sim::{Network, NetworkOptions, TurmoilDialer, TurmoilListener, TurmoilRuntime};
-use tinylb_tests::{
-    contract::{Adapter, Capabilities, Sight},
-    contract_tests,
-    pipe::{PipeDialer, PipeListener, PipeNetwork, PipeTarget},
-};
 use tinylb_tokio::{
     SocketRelay, Splice, TcpConn, TcpDialer, TcpListener, TcpOptions, TcpTarget, TokioRuntime,
     UnixConn, UnixDialer, UnixListener, UnixTarget,
@@ -66,13 +53,12 @@ const NOBODY: SocketAddr = SocketAddr::new(LOOPBACK.ip(), 1);
 
 // In memory.
 
-/// Pipes, on a runtime of a few lines: one thread, and a case that can't go on fails at once.
+/// Pipes, on one thread: a case that can't go on fails at once.
 struct Pipe {
     network: PipeNetwork,
     listeners: AtomicUsize,
     capacity: usize,
-    spawner: mpsc::UnboundedSender<BoxFuture<'static, ()>>,
-    spawned: Mutex<mpsc::UnboundedReceiver<BoxFuture<'static, ()>>>,
+    time: VirtualTime,
 }
 
 impl Pipe {
@@ -80,9 +66,7 @@ impl Pipe {
         let network = PipeNetwork::new();
         network.set_capacity(capacity);
         network.set_chunk_max(chunk_max);
-        let (spawner, spawned) = mpsc::unbounded();
-        let spawned = Mutex::new(spawned);
-        Self { network, listeners: AtomicUsize::new(0), capacity, spawner, spawned }
+        Self { network, listeners: AtomicUsize::new(0), capacity, time: VirtualTime::new() }
     }
 }
 
@@ -111,7 +95,7 @@ impl Adapter for Pipe {
     }
 
     fn runtime(&self) -> impl Runtime {
-        Stepper(self.spawner.clone())
+        self.time.clone()
     }
 
     fn fail_accept(&self, target: &PipeTarget) -> bool {
@@ -120,47 +104,7 @@ impl Adapter for Pipe {
     }
 
     fn run(&self, case: impl Future<Output = ()>) {
-        let mut case = pin!(case);
-        let mut spawned = self.spawned.lock().expect("run once");
-        let mut tasks = FuturesUnordered::new();
-        let woken = Arc::new(Woken(AtomicBool::new(true)));
-        let waker = waker(Arc::clone(&woken));
-        let mut cx = Context::from_waker(&waker);
-        while woken.0.swap(false, Ordering::AcqRel) {
-            if case.poll_unpin(&mut cx).is_ready() {
-                return;
-            }
-            while let Poll::Ready(Some(task)) = spawned.poll_next_unpin(&mut cx) {
-                tasks.push(task);
-            }
-            while let Poll::Ready(Some(())) = tasks.poll_next_unpin(&mut cx) {}
-        }
-        panic!("nothing is left that could go on: the case would wait for ever");
-    }
-}
-
-struct Woken(AtomicBool);
-
-impl ArcWake for Woken {
-    fn wake_by_ref(woken: &Arc<Self>) {
-        woken.0.store(true, Ordering::Release);
-    }
-}
-
-/// A runtime whose time stands still.
-struct Stepper(mpsc::UnboundedSender<BoxFuture<'static, ()>>);
-
-impl Runtime for Stepper {
-    fn spawn(&self, task: BoxFuture<'static, ()>) {
-        let _ = self.0.unbounded_send(task);
-    }
-
-    fn sleep(&self, _duration: Duration) -> BoxFuture<'static, ()> {
-        Box::pin(pending())
-    }
-
-    fn now(&self) -> Duration {
-        Duration::ZERO
+        self.time.run(case);
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use tinylb_core::Event;
-use tinylb_tests::pipe::{DialScript, Gate};
+use tinylb_contract::pipe::{DialScript, Gate};
 
 use super::harness::*;
 

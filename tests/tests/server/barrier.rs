@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use futures::FutureExt;
 use tinylb_core::{EndReason, Event};
-use tinylb_tests::pipe::{DialScript, PipeNetwork};
+use tinylb_contract::pipe::{DialScript, PipeNetwork};
 
 use super::harness::*;
 

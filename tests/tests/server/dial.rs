@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use tinylb_core::Conn;
-use tinylb_tests::pipe::{DialScript, Gate};
+use tinylb_contract::pipe::{DialScript, Gate};
 
 use super::harness::*;
 

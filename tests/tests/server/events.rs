@@ -7,7 +7,7 @@ use std::sync::{
 
 use futures::FutureExt;
 use tinylb_core::{CopyRelay, EndReason, Event, Replacement, Server, Shutdown};
-use tinylb_tests::pipe::{PipeNetwork, PipeTarget};
+use tinylb_contract::pipe::{PipeNetwork, PipeTarget};
 
 use super::harness::*;
 
@@ -171,7 +171,7 @@ async fn a_shutdown_is_not_over_before_every_end_has_been_told() {
 #[tokio::test(start_paused = true)]
 async fn the_loads_of_all_targets_can_be_seen_in_order() {
     let world = World::new(settings(|_| {}), ["A", "B"]);
-    world.net.script("C", tinylb_tests::pipe::DialScript::Hang);
+    world.net.script("C", tinylb_contract::pipe::DialScript::Hang);
     world.apply(&[("1", "C"), ("2", "A"), ("3", "B"), ("4", "A")]).await;
     let _clients: Vec<_> = (0..4).map(|_| world.client()).collect();
     settle().await;

@@ -17,7 +17,7 @@ use tinylb_core::{
     BackendSet, Conn, CopyRelay, EndReason, Event, Handle, ListenerHandle, Replacement, Report,
     Server, Settings, Snapshot, SourceSettings,
 };
-use tinylb_tests::pipe::{Pipe, PipeDialer, PipeListener, PipeNetwork, PipeStats, PipeTarget};
+use tinylb_contract::pipe::{Pipe, PipeDialer, PipeListener, PipeNetwork, PipeStats, PipeTarget};
 use tokio::time::Instant;
 
 pub use self::{log::Log, runtime::TestRuntime};

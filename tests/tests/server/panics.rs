@@ -11,7 +11,7 @@ use futures::io::{AsyncRead, AsyncWrite};
 use tinylb_core::{
     Conn, CopyRelay, EndReason, Listener, ListenerError, Progress, Relay, RelayError,
 };
-use tinylb_tests::pipe::{DialScript, Pipe, PipeListener};
+use tinylb_contract::pipe::{DialScript, Pipe, PipeListener};
 
 use super::harness::*;
 

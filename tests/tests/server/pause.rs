@@ -2,7 +2,7 @@
 //! what arrived meanwhile is reported a moment later.
 
 use tinylb_core::{Floor, publisher};
-use tinylb_tests::pipe::{DialScript, Gate};
+use tinylb_contract::pipe::{DialScript, Gate};
 use tokio::time::advance;
 
 use super::harness::*;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tinylb_core::Handle;
-use tinylb_tests::pipe::{DialScript, Gate, PipeTarget};
+use tinylb_contract::pipe::{DialScript, Gate, PipeTarget};
 
 use super::harness::*;
 

@@ -11,7 +11,7 @@ use std::{
 
 use futures::FutureExt;
 use tinylb_core::{CopyRelay, EndReason, Handle, Listener, ListenerError};
-use tinylb_tests::pipe::{DialScript, Pipe, PipeTarget};
+use tinylb_contract::pipe::{DialScript, Pipe, PipeTarget};
 use tinylb_tokio::TokioRuntime;
 
 use super::harness::*;

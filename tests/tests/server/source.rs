@@ -2,7 +2,7 @@
 
 use futures::{StreamExt, stream};
 use tinylb_core::{BadEntries, BadEntry, Floor, Server, SetError, Update, publisher};
-use tinylb_tests::pipe::DialScript;
+use tinylb_contract::pipe::DialScript;
 
 use super::harness::*;
 

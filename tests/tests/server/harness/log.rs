@@ -9,7 +9,7 @@ use std::{
 };
 
 use tinylb_core::{Event, Handle, Snapshot};
-use tinylb_tests::pipe::PipeTarget;
+use tinylb_contract::pipe::PipeTarget;
 use tokio::time::Instant;
 
 /// One event, as text.

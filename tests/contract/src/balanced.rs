@@ -18,6 +18,7 @@ use super::{
         ANSWER, QUESTION, abort, dial, expect_over, fill, ping, receive, receive_all,
         receive_until_over, send, send_all,
     },
+    waiting::waiting,
 };
 
 /// What the relay may hold of one direction, beyond what the two connections do.
@@ -61,12 +62,14 @@ impl<A: Adapter> Bench<A> {
     async fn set(&self, backends: impl IntoIterator<Item = usize>) -> usize {
         let backends = backends.into_iter().map(|b| (b.to_string(), self.backends[b].1.clone()));
         let set = BackendSet::new(backends).expect("a set");
-        self.server.handle().replace(set).expect("a valid set").await.sessions_cut
+        let applied = self.server.handle().replace(set).expect("a valid set");
+        waiting(|| "a replacement to be applied".into(), applied).await.sessions_cut
     }
 
     /// A client, and the connection that reaches the backend whose turn it is.
     async fn connect(&mut self, backend: usize) -> (Dialled<A>, Accepted<A>) {
-        let accept = self.backends[backend].0.accept();
+        let what = || format!("a connection to the backend {backend}");
+        let accept = waiting(what, self.backends[backend].0.accept());
         let (client, backend) = join(dial::<A>(&self.dialer, &self.front), accept).await;
         (client, backend.expect("an accepted connection"))
     }
@@ -78,7 +81,8 @@ impl<A: Adapter> Bench<A> {
 
     /// The bytes that it passed on.
     async fn ended_with(&mut self) -> Ended {
-        self.ended.next().await.expect("the server is there")
+        let ended = waiting(|| "the end of a session".into(), self.ended.next());
+        ended.await.expect("the server is there")
     }
 }
 

@@ -1,6 +1,8 @@
-//! The contract of an adapter: what the balancer relies on and the traits alone can't say.
+//! The contract of an adapter of [`tinylb_core`], as tests that run against any of them; and an adapter
+//! in memory with a runtime on virtual time, to test what you build on the core.
 //!
-//! To run it on an adapter of your own, depend on this crate, write one [`Adapter`] and one line:
+//! # Test your adapter
+//! Depend on this crate, write one [`Adapter`] and one line:
 //!
 //! ```text
 //! struct Mine;
@@ -19,24 +21,75 @@
 //!     fn run(&self, case: impl Future<Output = ()> + 'static) { .. }
 //! }
 //!
-//! contract_tests!(mine, Mine);
+//! tinylb_contract::contract_tests!(mine, Mine);
 //! ```
 //!
-//! The cases: [`stream`] is about bytes and their end, [`cut`] about connections that are given
-//! up, [`connect`] about dialling and accepting, and [`balanced`] puts a
+//! Each case becomes a `#[test]`. [`stream`] is about bytes and their end, [`cut`] about connections
+//! that are given up, [`connect`] about dialling and accepting, and [`balanced`] puts a
 //! [`Server`](tinylb_core::Server) with the adapter on both its sides between client and backend.
+//! What an adapter says that it can't do isn't skipped: the cases assert what it does instead.
+//!
 //! No case measures time, and none waits for any: an adapter that loses a wake-up hangs, and
-//! [`Adapter::run`] is to end that after a generous while.
+//! [`Adapter::run`] is to end that after a generous while. A case that fails then prints what it was
+//! waiting for.
+//!
+//! # Test your dialer, your source, or what you build around a server
+//! [`pipe`] has listeners, a dialer and connections in memory, and [`VirtualTime`] is a runtime whose
+//! time passes only when nothing else is left to do: so a test with time limits of an hour takes no
+//! time, and does the same each time.
+//!
+//! ```
+//! use std::time::Duration;
+//! use futures::{AsyncReadExt, AsyncWriteExt};
+//! use tinylb_contract::{VirtualTime, pipe::PipeNetwork};
+//! use tinylb_core::{BackendSet, CopyRelay, Dialer, Listener, Removal, Server, Settings};
+//!
+//! let (time, network) = (VirtualTime::new(), PipeNetwork::new());
+//! let hour = Duration::from_secs(3600);
+//! let settings = Settings { removal: Removal::Drain(hour), ..Settings::default() };
+//! let server = Server::new(network.dialer(), time.clone(), settings)?;
+//! server.listen(network.listen("front"), CopyRelay::default(), time.clone());
+//! let mut backend = network.listen("backend");
+//! let set = BackendSet::new([("a", backend.target())])?;
+//! drop(server.handle().replace(set)?);
+//!
+//! time.run(async {
+//!     let mut client = network.dialer().dial(&"front".into(), hour).await.unwrap();
+//!     let mut session = backend.accept().await.unwrap();
+//!     drop(server.handle().replace(BackendSet::empty()).unwrap());
+//!
+//!     // The backend has left, and its session drains for an hour, and no longer.
+//!     client.write_all(b"?").await.unwrap();
+//!     session.read_exact(&mut [0]).await.unwrap();
+//!     assert!(client.read(&mut [0]).await.is_err());
+//!     assert_eq!(time.elapsed(), hour);
+//! });
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A dialer of yours that wraps another can wrap [`pipe::PipeDialer`]; [`pipe::PipeNetwork::script`]
+//! has its dials fail, hang or wait. A source is a stream: give it to
+//! [`Handle::follow`](tinylb_core::Handle::follow) and look at
+//! [`Handle::snapshot`](tinylb_core::Handle::snapshot).
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
 
 pub mod balanced;
 pub mod connect;
 pub mod cut;
 mod drive;
+pub mod pipe;
 pub mod stream;
+mod virtual_time;
+mod waiting;
 
 use std::io;
 
 use tinylb_core::{CopyRelay, Dialer, Listener, Relay, Runtime};
+
+pub use self::virtual_time::VirtualTime;
+#[doc(hidden)]
+pub use self::waiting::Report;
 
 /// An adapter, set up for one case.
 #[allow(async_fn_in_trait)] // `run` drives a case where it stands; nothing is sent to a thread.
@@ -190,8 +243,9 @@ macro_rules! contract_tests {
             fn $case() {
                 let adapter = ::std::rc::Rc::new($adapter);
                 let shared = ::std::rc::Rc::clone(&adapter);
-                let case = async move { $crate::contract::$group::$case(&*shared).await };
-                $crate::contract::Adapter::run(&*adapter, case);
+                let case = async move { $crate::$group::$case(&*shared).await };
+                let _report = $crate::Report::default();
+                $crate::Adapter::run(&*adapter, case);
             }
         )*)*
     };
@@ -201,7 +255,7 @@ macro_rules! contract_tests {
 mod tests {
     #[test]
     fn every_case_that_is_written_is_run() {
-        let listed = include_str!("mod.rs");
+        let listed = include_str!("lib.rs");
         let files = [
             include_str!("stream.rs"),
             include_str!("cut.rs"),

@@ -10,7 +10,7 @@ use futures::{
 };
 use tinylb_core::{Conn, Dialer, Listener};
 
-use super::{Accepted, Adapter, Dialled, Sight, TargetOf};
+use super::{Accepted, Adapter, Dialled, Sight, TargetOf, waiting::waiting};
 
 /// Far longer than any dial of a test takes; the cases themselves never wait for it.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -25,13 +25,15 @@ const PATIENCE: usize = 200;
 /// A connection: the end that dialled, and the end that was accepted.
 pub(super) async fn pair<A: Adapter>(a: &A) -> (Dialled<A>, Accepted<A>) {
     let (mut listener, target) = a.listen().await.expect("a listener");
-    let (dialled, accepted) = join(dial::<A>(&a.dialer(), &target), listener.accept()).await;
+    let accept = waiting(|| "an accept".into(), listener.accept());
+    let (dialled, accepted) = join(dial::<A>(&a.dialer(), &target), accept).await;
     (dialled, accepted.expect("an accepted connection"))
 }
 
 /// Dials what must succeed.
 pub(super) async fn dial<A: Adapter>(dialer: &A::Dialer, target: &TargetOf<A>) -> Dialled<A> {
-    dialer.dial(target, WITHIN).await.expect("a dialled connection")
+    let dial = waiting(|| format!("a dial of {target}"), dialer.dial(target, WITHIN));
+    dial.await.expect("a dialled connection")
 }
 
 /// Dials and gives up after so many polls; a dial that had come to its end by then is aborted.
@@ -93,16 +95,18 @@ pub(super) async fn send(conn: &mut (impl AsyncWrite + Unpin), payload: Payload,
     let mut at = part.start;
     while at < part.end {
         let to = part.end.min(at + sizes.next());
-        conn.write_all(&payload.take(at..to)).await.expect("a write");
+        let piece = payload.take(at..to);
+        let what = || format!("room for the bytes {at}..{to} of {}", part.end);
+        waiting(what, conn.write_all(&piece)).await.expect("a write");
         at = to;
     }
-    conn.flush().await.expect("a flush");
+    waiting(|| "a flush".into(), conn.flush()).await.expect("a flush");
 }
 
 /// Writes a payload from its beginning and ends the stream.
 pub(super) async fn send_all(conn: &mut (impl AsyncWrite + Unpin), payload: Payload, length: u64) {
     send(conn, payload, 0..length).await;
-    conn.close().await.expect("a close");
+    waiting(|| "a close".into(), conn.close()).await.expect("a close");
 }
 
 /// Reads this part of a payload, in pieces of odd sizes, and not a byte more.
@@ -115,7 +119,8 @@ pub(super) async fn receive(
     let mut at = part.start;
     while at < part.end {
         let mut buffer = vec![0; (part.end - at).min(sizes.next()) as usize];
-        let read = conn.read(&mut buffer).await.expect("a read");
+        let what = || format!("the byte at offset {at} of {}", part.end);
+        let read = waiting(what, conn.read(&mut buffer)).await.expect("a read");
         assert_ne!(read, 0, "the stream ended after {at} bytes of {}", part.end);
         payload.check(at, &buffer[..read]);
         at += read as u64;
@@ -135,7 +140,8 @@ pub(super) async fn receive_all(
 /// The stream is over now, in this way; an end of stream stays one.
 pub(super) async fn expect_over(conn: &mut (impl AsyncRead + Unpin), sight: Sight) {
     for _ in 0..2 {
-        let seen = match conn.read(&mut [0]).await {
+        let what = || format!("the stream to be over: {sight:?}");
+        let seen = match waiting(what, conn.read(&mut [0])).await {
             Ok(0) => Sight::End,
             Ok(_) => panic!("a byte came where the stream was to be over"),
             Err(_) => Sight::Cut,
@@ -157,7 +163,8 @@ pub(super) async fn receive_until_over(
     let mut buffer = vec![0; 40_000];
     let mut at = from;
     loop {
-        match conn.read(&mut buffer).await {
+        let what = || format!("the byte at offset {at}, or the stream to be over");
+        match waiting(what, conn.read(&mut buffer)).await {
             Ok(0) => return (at, Sight::End),
             Ok(read) => {
                 payload.check(at, &buffer[..read]);
