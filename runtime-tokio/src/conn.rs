@@ -149,25 +149,30 @@ impl Conn for AddressConn {
     }
 }
 
-/// A connection of this crate: a socket and what goes with it.
-pub trait Socket: Conn {
+/// A connection of this crate: what [`SocketRelay`](crate::SocketRelay) can relay. Sealed.
+pub trait Socket: Conn + HasStream {}
+
+impl<C: Conn + HasStream> Socket for C {}
+
+/// A connection that has a socket; not exported, so no other crate implements it.
+pub trait HasStream {
     /// The socket.
     fn stream(&mut self) -> &mut Stream;
 }
 
-impl Socket for TcpConn {
+impl HasStream for TcpConn {
     fn stream(&mut self) -> &mut Stream {
         &mut self.stream
     }
 }
 
-impl Socket for UnixConn {
+impl HasStream for UnixConn {
     fn stream(&mut self) -> &mut Stream {
         &mut self.stream
     }
 }
 
-impl Socket for AddressConn {
+impl HasStream for AddressConn {
     fn stream(&mut self) -> &mut Stream {
         match self {
             Self::Tcp(conn) => &mut conn.stream,

@@ -347,7 +347,7 @@ mod tests {
     use tinylb_core::{Conn, Listener};
 
     use super::*;
-    use crate::{TcpListener, conn::Socket};
+    use crate::{TcpListener, conn::HasStream};
 
     #[tokio::test]
     async fn a_name_that_leads_to_the_balancer_itself_is_not_dialled() {

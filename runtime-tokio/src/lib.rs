@@ -77,7 +77,7 @@ pub use self::source::{
 };
 pub use self::{
     blocking::run_blocking,
-    conn::{AddressConn, TcpConn, UnixConn},
+    conn::{AddressConn, Socket, TcpConn, UnixConn},
     dialer::{AddressDialer, TcpDialer, UnixDialer},
     disk::{read_file, remove_file, replace_file},
     error::AddressError,

@@ -178,7 +178,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        SocketRelay, Splice, TcpConn, TcpDialer, TcpListener, TcpOptions, TcpTarget, conn::Socket,
+        SocketRelay, Splice, TcpConn, TcpDialer, TcpListener, TcpOptions, TcpTarget, conn::HasStream,
     };
 
     const LONG: Duration = Duration::from_secs(30);
