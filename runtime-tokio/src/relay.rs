@@ -89,30 +89,30 @@ impl<C: Socket, B: Socket> Relay<C, B> for SocketRelay {
     where
         Self: 'f,
     {
-        Box::pin(Session::new(self, client.stream(), backend.stream(), progress))
+        Box::pin(Transfer::new(self, client.stream(), backend.stream(), progress))
     }
 }
 
-struct Session<'a> {
+struct Transfer<'a> {
     relay: &'a SocketRelay,
     progress: &'a Progress,
     client: &'a mut Stream,
     backend: &'a mut Stream,
-    to_backend: State,
-    to_client: State,
+    to_backend: FlowState,
+    to_client: FlowState,
     /// The failure of the side that has failed.
     error: Option<io::Error>,
 }
 
 /// How one direction stands.
-struct State {
-    held: Held,
+struct FlowState {
+    held: Carried,
     heat: u8,
     is_ended: bool,
 }
 
 /// What was read and isn't written yet.
-enum Held {
+enum Carried {
     Nothing,
     InMemory { bytes: Box<[u8]>, start: usize },
     InPipe { pipe: Pipe, length: usize },
@@ -125,10 +125,10 @@ struct Flow<'s> {
     direction: Direction,
     reader: &'s mut Stream,
     writer: &'s mut Stream,
-    state: &'s mut State,
+    state: &'s mut FlowState,
 }
 
-impl<'a> Session<'a> {
+impl<'a> Transfer<'a> {
     fn new(
         relay: &'a SocketRelay,
         client: &'a mut Stream,
@@ -137,7 +137,7 @@ impl<'a> Session<'a> {
     ) -> Self {
         let state = || {
             let heat = if relay.splice == Splice::Always { HOT } else { 0 };
-            State { held: Held::Nothing, heat, is_ended: false }
+            FlowState { held: Carried::Nothing, heat, is_ended: false }
         };
         let (to_backend, to_client) = (state(), state());
         Self { relay, progress, client, backend, to_backend, to_client, error: None }
@@ -153,7 +153,7 @@ impl<'a> Session<'a> {
     }
 }
 
-impl Session<'_> {
+impl Transfer<'_> {
     /// Ready when both ends have been passed on.
     fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
         let up = self.flow(Direction::ToBackend).poll(cx)?;
@@ -162,7 +162,7 @@ impl Session<'_> {
     }
 }
 
-impl Future for Session<'_> {
+impl Future for Transfer<'_> {
     type Output = Result<(), RelayError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
@@ -183,10 +183,10 @@ impl Future for Session<'_> {
     }
 }
 
-impl Drop for Session<'_> {
+impl Drop for Transfer<'_> {
     fn drop(&mut self) {
         for state in [&self.to_backend, &self.to_client] {
-            if let Held::InPipe { .. } = state.held {
+            if let Carried::InPipe { .. } = state.held {
                 self.relay.pipes.lost();
             }
         }
@@ -271,7 +271,7 @@ impl Flow<'_> {
             Poll::Pending => 0,
         };
         if written < length {
-            self.state.held = Held::InMemory { bytes: buffer[written..length].into(), start: 0 };
+            self.state.held = Carried::InMemory { bytes: buffer[written..length].into(), start: 0 };
         }
         if self.relay.splice == Splice::Hot {
             let is_hot = written == buffer.len();
@@ -285,7 +285,7 @@ impl Flow<'_> {
         let length = if pipe.may_wait { TURN } else { READ };
         let filled = pipe.poll_fill(self.reader, length, cx);
         if let Poll::Ready(Ok(length @ 1..)) = filled {
-            self.state.held = Held::InPipe { pipe, length };
+            self.state.held = Carried::InPipe { pipe, length };
             if self.relay.splice == Splice::Hot {
                 self.state.heat =
                     if length < SMALL { self.state.heat - 1 } else { self.state.heat + 1 };
@@ -313,9 +313,9 @@ impl Flow<'_> {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
         loop {
             let polled = match &self.state.held {
-                Held::Nothing => return Poll::Ready(Ok(())),
-                Held::InMemory { bytes, start } => self.writer.poll_write(cx, &bytes[*start..]),
-                Held::InPipe { pipe, length } => match pipe.poll_drain(self.writer, *length, cx) {
+                Carried::Nothing => return Poll::Ready(Ok(())),
+                Carried::InMemory { bytes, start } => self.writer.poll_write(cx, &bytes[*start..]),
+                Carried::InPipe { pipe, length } => match pipe.poll_drain(self.writer, *length, cx) {
                     // A write shows whether the socket or the pipe is at fault.
                     Poll::Ready(Err(_)) => {
                         self.unload()?;
@@ -330,22 +330,22 @@ impl Flow<'_> {
             };
             let written = self.wrote(written)?;
             match &mut self.state.held {
-                Held::InMemory { bytes, start } => {
+                Carried::InMemory { bytes, start } => {
                     *start += written;
                     if *start < bytes.len() {
                         continue;
                     }
                 }
-                Held::InPipe { length, .. } => {
+                Carried::InPipe { length, .. } => {
                     *length -= written;
                     if *length > 0 {
                         continue;
                     }
                 }
-                Held::Nothing => {}
+                Carried::Nothing => {}
             }
-            if let Held::InPipe { pipe, .. } =
-                std::mem::replace(&mut self.state.held, Held::Nothing)
+            if let Carried::InPipe { pipe, .. } =
+                std::mem::replace(&mut self.state.held, Carried::Nothing)
             {
                 self.relay.pipes.give_back(pipe);
             }
@@ -355,17 +355,17 @@ impl Flow<'_> {
     /// Gives a pipe back that may not wait for the writer; what it holds is held in memory instead.
     fn spare_pipe(&mut self) -> Result<(), RelayError> {
         match &self.state.held {
-            Held::InPipe { pipe, .. } if !pipe.may_wait => self.unload(),
+            Carried::InPipe { pipe, .. } if !pipe.may_wait => self.unload(),
             _ => Ok(()),
         }
     }
 
     /// Moves the contents of a pipe into memory, and returns the pipe.
     fn unload(&mut self) -> Result<(), RelayError> {
-        let Held::InPipe { pipe, length } = &self.state.held else { return Ok(()) };
+        let Carried::InPipe { pipe, length } = &self.state.held else { return Ok(()) };
         let bytes = pipe.read(*length).map_err(|error| self.reader_failed(error))?;
-        let before = std::mem::replace(&mut self.state.held, Held::InMemory { bytes, start: 0 });
-        if let Held::InPipe { pipe, .. } = before {
+        let before = std::mem::replace(&mut self.state.held, Carried::InMemory { bytes, start: 0 });
+        if let Carried::InPipe { pipe, .. } = before {
             self.relay.pipes.give_back(pipe);
         }
         Ok(())

@@ -3,8 +3,8 @@ mod keys;
 mod member;
 mod options;
 mod registration;
-mod rounds;
-mod session;
+mod turns;
+mod watcher;
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use futures::{Stream, stream};
 use tinylb_core::Update;
 use tokio::time::sleep;
 
-use self::{keys::Keys, rounds::Rounds, session::Session};
+use self::{keys::Keys, turns::Turns, watcher::Watcher};
 pub use self::{
     options::{EtcdOptions, EtcdOptionsError, EtcdTls},
     registration::{EtcdRegistration, EtcdRegistrationEvent},
@@ -86,34 +86,34 @@ impl EtcdSource {
 /// What goes from one update to the next.
 struct Follower {
     options: EtcdOptions,
-    rounds: Rounds,
+    turns: Turns,
     keys: Keys,
-    session: Option<Session>,
+    watcher: Option<Watcher>,
 }
 
 impl Follower {
     fn new(source: EtcdSource) -> Self {
         let EtcdSource { options, urls } = source;
         let keys = Keys::new(options.prefix.clone());
-        Self { options, rounds: Rounds::new(urls, Duration::MAX), keys, session: None }
+        Self { options, turns: Turns::new(urls, Duration::MAX), keys, watcher: None }
     }
 
     async fn next(&mut self) -> Update<Address> {
         loop {
-            if let Some(session) = &mut self.session {
-                match session.next(&mut self.keys).await {
+            if let Some(watcher) = &mut self.watcher {
+                match watcher.next(&mut self.keys).await {
                     Ok(update) => return update,
                     // Why it ended matters only if no member is better, and then they say why.
                     Err(_) => {
-                        self.rounds.ended(session.age());
-                        self.session = None;
+                        self.turns.ended(watcher.age());
+                        self.watcher = None;
                         if let Some(update) = self.keys.tell() {
                             return update;
                         }
                     }
                 }
             }
-            sleep(self.rounds.pause()).await;
+            sleep(self.turns.pause()).await;
             if let Err(reason) = self.open().await {
                 self.keys.lost();
                 return Update::Lost(reason);
@@ -121,18 +121,18 @@ impl Follower {
         }
     }
 
-    /// Opens a session with the first member that can, or says why none does.
+    /// Opens a connection to the first member that can, or says why none does.
     async fn open(&mut self) -> Result<(), Arc<str>> {
-        self.rounds.begin();
-        while let Some(url) = self.rounds.next() {
-            match Session::open(url, &self.options, &mut self.keys).await {
-                Ok(session) => {
-                    self.session = Some(session);
+        self.turns.begin();
+        while let Some(url) = self.turns.next() {
+            match Watcher::open(url, &self.options, &mut self.keys).await {
+                Ok(watcher) => {
+                    self.watcher = Some(watcher);
                     return Ok(());
                 }
-                Err(failure) => self.rounds.failed(&failure),
+                Err(failure) => self.turns.failed(&failure),
             }
         }
-        Err(self.rounds.lost())
+        Err(self.turns.lost())
     }
 }

@@ -62,7 +62,7 @@ pub(super) struct Put {
 
 /// What a watch tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum KeyChange {
     /// A key was set.
     Put(Put),
     /// A key was deleted.
@@ -176,21 +176,21 @@ impl Keys {
 
     /// These have changed. A revision's changes must come together. What is known already changes
     /// nothing.
-    pub(super) fn apply(&mut self, changes: Vec<Change>) {
+    pub(super) fn apply(&mut self, changes: Vec<KeyChange>) {
         let Some(known) = self.known else { return };
         let mut newest = known.revision;
         for change in changes {
             let revision = match &change {
-                Change::Put(put) => put.revision,
-                Change::Delete { revision, .. } => *revision,
+                KeyChange::Put(put) => put.revision,
+                KeyChange::Delete { revision, .. } => *revision,
             };
             if revision <= known.revision {
                 continue;
             }
             newest = newest.max(revision);
             match change {
-                Change::Put(put) => self.put(put),
-                Change::Delete { key, .. } => {
+                KeyChange::Put(put) => self.put(put),
+                KeyChange::Delete { key, .. } => {
                     if self.entries.remove(self.name(&key)).is_some() {
                         self.is_told = false;
                         self.is_deleted = self.entries.is_empty();

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::{
     failure::Failure,
-    keys::{Change, Listing, Position, Put},
+    keys::{KeyChange, Listing, Position, Put},
     options::{EtcdOptions, EtcdTls},
 };
 use crate::{read_file, run_blocking};
@@ -223,7 +223,7 @@ impl Watch {
     ///
     /// # Errors
     /// The watch is over.
-    pub(super) async fn next(&mut self) -> Result<Vec<Change>, Failure> {
+    pub(super) async fn next(&mut self) -> Result<Vec<KeyChange>, Failure> {
         changes(self.stream.message().await?)
     }
 }
@@ -250,7 +250,7 @@ fn listing(mut response: GetResponse) -> Result<Listing, Failure> {
     Ok(Listing { at, count, puts: response.take_kvs().into_iter().map(put).collect() })
 }
 
-fn changes(response: Option<WatchResponse>) -> Result<Vec<Change>, Failure> {
+fn changes(response: Option<WatchResponse>) -> Result<Vec<KeyChange>, Failure> {
     let response = response.ok_or(Failure::Ended)?;
     // Before all else: a response may say that a watch is created and canceled.
     if response.canceled() {
@@ -264,15 +264,15 @@ fn changes(response: Option<WatchResponse>) -> Result<Vec<Change>, Failure> {
 }
 
 /// The change that an event reports, if it is about a key.
-fn change(event: &Event) -> Option<Result<Change, Failure>> {
+fn change(event: &Event) -> Option<Result<KeyChange, Failure>> {
     let kv = event.kv()?;
     let (key, revision) = (kv.key().to_vec(), kv.mod_revision());
     Some(match event.0.r#type {
         PUT => {
             let (value, lease) = (kv.value().to_vec(), kv.lease());
-            Ok(Change::Put(Put { key, value, revision, lease }))
+            Ok(KeyChange::Put(Put { key, value, revision, lease }))
         }
-        DELETE => Ok(Change::Delete { key, revision }),
+        DELETE => Ok(KeyChange::Delete { key, revision }),
         // All keys are then listed again.
         other => Err(Failure::UnknownEvent(other)),
     })
@@ -320,8 +320,8 @@ mod tests {
             let kv = PbKeyValue { key: "/lb/a".into(), mod_revision: 7, ..PbKeyValue::default() };
             change(&Event(PbEvent { r#type, kv: Some(kv), prev_kv: None })).unwrap()
         };
-        assert!(matches!(change(0), Ok(Change::Put(put)) if put.revision == 7));
-        assert!(matches!(change(1), Ok(Change::Delete { revision: 7, .. })));
+        assert!(matches!(change(0), Ok(KeyChange::Put(put)) if put.revision == 7));
+        assert!(matches!(change(1), Ok(KeyChange::Delete { revision: 7, .. })));
         let failure = change(2).err().unwrap().to_string();
         assert!(failure.contains("an event of type 2"), "{failure}");
     }

@@ -4,10 +4,10 @@ use tokio::time::{Instant, error::Elapsed, sleep_until, timeout, timeout_at};
 
 use super::{
     failure::Failure,
-    keys::Change,
+    keys::KeyChange,
     member::{Member, Watch},
     options::{EtcdOptions, EtcdOptionsError},
-    rounds::Rounds,
+    turns::Turns,
 };
 use crate::{Address, Host, TcpTarget, source::backoff::random};
 
@@ -47,9 +47,9 @@ use crate::{Address, Host, TcpTarget, source::backoff::random};
 /// ```
 pub struct EtcdRegistration {
     options: EtcdOptions,
-    rounds: Rounds,
+    turns: Turns,
     claim: Claim,
-    session: Option<Session>,
+    keeper: Option<Keeper>,
     /// When the next round of attempts begins.
     round_at: Option<Instant>,
     /// The last thing that was told of the state, and the lease then.
@@ -69,7 +69,7 @@ pub enum EtcdRegistrationEvent {
     Lost(Arc<str>),
 }
 
-/// What shall be in etcd, and what of that is there as far as is known. It outlives each session.
+/// What shall be in etcd, and what of that is there as far as is known. It outlives each connection.
 struct Claim {
     key: String,
     value: String,
@@ -81,7 +81,7 @@ struct Claim {
 }
 
 /// One connection to a member, through which the lease is renewed and the key is watched.
-struct Session {
+struct Keeper {
     member: Member,
     watch: Watch,
     began: Instant,
@@ -125,7 +125,7 @@ impl EtcdRegistration {
         options.timeout = options.timeout.min(ttl / PARTS);
         Ok(Self {
             // No longer than until a renewal is due.
-            rounds: Rounds::new(options.urls()?, ttl / PARTS),
+            turns: Turns::new(options.urls()?, ttl / PARTS),
             claim: Claim {
                 key: format!("{}{key}", options.prefix),
                 value: address.to_string(),
@@ -134,7 +134,7 @@ impl EtcdRegistration {
                 was_taken: false,
             },
             options,
-            session: None,
+            keeper: None,
             round_at: None,
             told: None,
         })
@@ -148,8 +148,8 @@ impl EtcdRegistration {
     /// times a second may never reach one.
     pub async fn next(&mut self) -> EtcdRegistrationEvent {
         loop {
-            if self.session.is_none() {
-                let begin = Instant::now() + self.rounds.pause();
+            if self.keeper.is_none() {
+                let begin = Instant::now() + self.turns.pause();
                 sleep_until(*self.round_at.get_or_insert(begin)).await;
                 let opened = self.open().await;
                 self.round_at = None;
@@ -158,21 +158,21 @@ impl EtcdRegistration {
                     return EtcdRegistrationEvent::Lost(reason);
                 }
             }
-            let Some(session) = &mut self.session else { continue };
-            let now = session.event(&self.claim).zip(self.claim.lease);
+            let Some(keeper) = &mut self.keeper else { continue };
+            let now = keeper.event(&self.claim).zip(self.claim.lease);
             if now != self.told {
                 self.told.clone_from(&now);
                 if let Some((event, _)) = now {
                     return event;
                 }
             }
-            if let Err(failure) = session.step(&self.claim).await {
+            if let Err(failure) = keeper.step(&self.claim).await {
                 if let Failure::NoLease = failure {
                     // Not left to the next renewal: etcd before 3.4.38 may renew what it revoked.
                     self.claim.lease = None;
                 }
-                self.rounds.ended(session.began.elapsed());
-                self.session = None;
+                self.turns.ended(keeper.began.elapsed());
+                self.keeper = None;
             }
         }
     }
@@ -195,7 +195,7 @@ impl EtcdRegistration {
                 Ok(Ok(())) => self.claim.lease = None,
                 Ok(Err(lost)) => {
                     reason = lost;
-                    sleep_until(end.min(Instant::now() + self.rounds.pause())).await;
+                    sleep_until(end.min(Instant::now() + self.turns.pause())).await;
                 }
                 Err(_) => return Err(reason),
             }
@@ -207,39 +207,39 @@ impl EtcdRegistration {
     /// does.
     async fn revoke(&mut self, patience: Duration) -> Result<(), Arc<str>> {
         let Some(lease) = self.claim.lease else { return Ok(()) };
-        if let Some(session) = self.session.take()
-            && revoked(timeout(patience, session.member.revoke(lease)).await, patience).is_ok()
+        if let Some(keeper) = self.keeper.take()
+            && revoked(timeout(patience, keeper.member.revoke(lease)).await, patience).is_ok()
         {
             return Ok(());
         }
-        self.rounds.begin();
-        while let Some(url) = self.rounds.next() {
+        self.turns.begin();
+        while let Some(url) = self.turns.next() {
             let revoke = async { Member::connect(url, &self.options).await?.revoke(lease).await };
             match revoked(timeout(patience, revoke).await, patience) {
                 Ok(()) => return Ok(()),
-                Err(failure) => self.rounds.failed(&failure),
+                Err(failure) => self.turns.failed(&failure),
             }
         }
-        Err(self.rounds.lost())
+        Err(self.turns.lost())
     }
 
-    /// Opens a session with the first member that can, or says why none does.
+    /// Opens a connection to the first member that can, or says why none does.
     async fn open(&mut self) -> Result<(), Arc<str>> {
-        self.rounds.begin();
-        while let Some(url) = self.rounds.next() {
-            match Session::open(url, &self.options, &mut self.claim).await {
-                Ok(session) => {
-                    self.session = Some(session);
+        self.turns.begin();
+        while let Some(url) = self.turns.next() {
+            match Keeper::open(url, &self.options, &mut self.claim).await {
+                Ok(keeper) => {
+                    self.keeper = Some(keeper);
                     return Ok(());
                 }
-                Err(failure) => self.rounds.failed(&failure),
+                Err(failure) => self.turns.failed(&failure),
             }
         }
-        Err(self.rounds.lost())
+        Err(self.turns.lost())
     }
 }
 
-impl Session {
+impl Keeper {
     /// Connects, sees that there is a lease, and has the key set.
     ///
     /// # Errors
@@ -292,10 +292,10 @@ impl Session {
         Ok(())
     }
 
-    fn see(&mut self, change: &Change) {
+    fn see(&mut self, change: &KeyChange) {
         let (revision, key_on) = match change {
-            Change::Put(put) => (put.revision, Some(put.lease)),
-            Change::Delete { revision, .. } => (*revision, None),
+            KeyChange::Put(put) => (put.revision, Some(put.lease)),
+            KeyChange::Delete { revision, .. } => (*revision, None),
         };
         // A claim has shown what was told after it already.
         if revision > self.revision {

@@ -8,7 +8,7 @@ use crate::source::backoff::{Backoff, random, spread};
 ///
 /// One that fails costs an attempt at the next at once. Between rounds, in which all have failed,
 /// pauses grow.
-pub(super) struct Rounds {
+pub(super) struct Turns {
     /// The endpoints, in the order in which they are tried.
     urls: Vec<String>,
     turn: usize,
@@ -21,10 +21,10 @@ pub(super) struct Rounds {
     pause_max: Duration,
 }
 
-/// A session that has lasted for so long is no sign of a member that ends each at once.
-const SESSION_LONG: Duration = Duration::from_secs(10);
+/// A connection that has lasted for this long is no sign of a member that ends each at once.
+const CONNECTION_LONG: Duration = Duration::from_secs(10);
 
-/// The pause before a new connection when such a session has ended: a member that dies ends those
+/// The pause before a new connection when such a connection has ended: a member that dies ends those
 /// of all balancers at once.
 const FIRST_PAUSE_MAX: Duration = Duration::from_millis(300);
 
@@ -32,7 +32,7 @@ const FIRST_PAUSE_MAX: Duration = Duration::from_millis(300);
 /// the double of this at most.
 const PASSING_PAUSE: Duration = Duration::from_secs(1);
 
-impl Rounds {
+impl Turns {
     /// These endpoints, in an order that is drawn: a thousand balancers spread over the members. No
     /// pause is longer than this one, nor than 10 s.
     pub(super) fn new(mut urls: Vec<String>, pause_max: Duration) -> Self {
@@ -84,10 +84,10 @@ impl Rounds {
         self.failures.join("; ").into()
     }
 
-    /// A session of this age has ended. The next one is with another member.
+    /// A connection of this age has ended. The next one is with another member.
     pub(super) fn ended(&mut self, age: Duration) {
         self.turn += 1;
-        if age >= SESSION_LONG {
+        if age >= CONNECTION_LONG {
             self.backoff.reset();
             self.pause = spread(FIRST_PAUSE_MAX);
         } else {
@@ -102,14 +102,14 @@ mod tests {
 
     /// The pauses after so many rounds that all failed in this way.
     fn pauses(pause_max: Duration, failure: &Failure) -> Vec<Duration> {
-        let mut rounds = Rounds::new(vec!["a".into(), "b".into()], pause_max);
+        let mut turns = Turns::new(vec!["a".into(), "b".into()], pause_max);
         let mut lost = || {
-            rounds.begin();
-            while rounds.next().is_some() {
-                rounds.failed(failure);
+            turns.begin();
+            while turns.next().is_some() {
+                turns.failed(failure);
             }
-            rounds.lost();
-            rounds.pause()
+            turns.lost();
+            turns.pause()
         };
         (0..50).map(|_| lost()).collect()
     }
@@ -131,17 +131,17 @@ mod tests {
 
     #[test]
     fn each_member_has_one_turn_in_a_round_and_the_reason_names_all() {
-        let mut rounds = Rounds::new(vec!["b".into(), "a".into()], Duration::MAX);
+        let mut turns = Turns::new(vec!["b".into(), "a".into()], Duration::MAX);
         let mut turns = Vec::new();
-        rounds.begin();
-        while let Some(url) = rounds.next() {
+        turns.begin();
+        while let Some(url) = turns.next() {
             turns.push(url.to_string());
-            rounds.failed(&Failure::Ended);
+            turns.failed(&Failure::Ended);
         }
         turns.sort();
         assert_eq!(turns, ["a", "b"]);
         assert_eq!(
-            &*rounds.lost(),
+            &*turns.lost(),
             "a: it has ended the connection; b: it has ended the connection"
         );
     }

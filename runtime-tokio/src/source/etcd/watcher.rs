@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     failure::Failure,
-    keys::{Change, Compared, Keys, Listing},
+    keys::{KeyChange, Compared, Keys, Listing},
     member::{Member, Watch},
     options::EtcdOptions,
 };
@@ -18,8 +18,8 @@ use crate::{Address, source::backoff::spread};
 /// One connection to a member, and the watch that runs on it.
 ///
 /// It ends with the first failure: who has it takes the next endpoint. Nothing is lost by that,
-/// since every session begins with a list.
-pub(super) struct Session {
+/// since every connection begins with a list.
+pub(super) struct Watcher {
     member: Member,
     watch: Watch,
     began: Instant,
@@ -45,7 +45,7 @@ enum Answer {
 }
 
 enum Happened {
-    Told(Result<Vec<Change>, Failure>),
+    Told(Result<Vec<KeyChange>, Failure>),
     Answered(Result<Answer, Failure>),
     /// It is time to ask something.
     Due,
@@ -67,7 +67,7 @@ const CHANGES_MAX: usize = 1000;
 /// that happens when the list crosses one on its way.
 const ANSWERS_TOO_OLD_MAX: u32 = 50;
 
-impl Session {
+impl Watcher {
     /// Connects, lists and watches. All is known then.
     ///
     /// # Errors
@@ -137,7 +137,7 @@ impl Session {
     }
 
     /// Takes changes, and others that have come in the meantime.
-    fn take(&mut self, changes: Vec<Change>, keys: &mut Keys) -> Result<(), Failure> {
+    fn take(&mut self, changes: Vec<KeyChange>, keys: &mut Keys) -> Result<(), Failure> {
         let mut taken = changes.len();
         keys.apply(changes);
         while taken < CHANGES_MAX
