@@ -71,18 +71,7 @@ impl<T: Target> Shared<T> {
         // An adapter's code, so neither under the lock nor trusted not to panic.
         let peer = || catch_unwind(AssertUnwindSafe(|| client.peer())).unwrap_or_default();
         let peer = self.observer.is_some().then(peer).unwrap_or_default();
-        self.step(|state| {
-            if state.phase != Phase::Running {
-                return Ok(None);
-            }
-            state.take_room()?;
-            let (id, admission) = state.balancer.admit(Arc::clone(signal));
-            state.outbox.event(|| Event::Accepted { id, listener, peer });
-            if let Admission::Dial(pick) = &admission {
-                state.outbox.event(|| Event::Admitted { id, pick: pick.clone() });
-            }
-            Ok(Some((id, admission)))
-        })
+        self.step(|state| state.admit(listener, peer, signal))
     }
 
     /// The backend to dial now; `None` if that was revoked.

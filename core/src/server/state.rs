@@ -9,8 +9,8 @@ use super::{
     signal::{Signal, Word},
 };
 use crate::{
-    BackendSet, Balancer, Change, Event, Generation, Limit, Owed, Report, Settings, Snapshot,
-    Target,
+    Admission, BackendSet, Balancer, Change, Event, Generation, Limit, ListenerId, Owed, Report,
+    SessionId, Settings, Snapshot, Target,
 };
 
 /// What is under the lock. Its steps leave behind whom to wake and what to tell.
@@ -145,8 +145,27 @@ impl<T: Target> State<T> {
         }
     }
 
+    /// Admits a client, if there is room, unless the server is shutting down.
+    pub(super) fn admit(
+        &mut self,
+        listener: ListenerId,
+        peer: String,
+        signal: &Arc<Signal>,
+    ) -> Result<Option<(SessionId, Admission<T>)>, Limit> {
+        if self.phase != Phase::Running {
+            return Ok(None);
+        }
+        self.take_room()?;
+        let (id, admission) = self.balancer.admit(Arc::clone(signal));
+        self.outbox.event(|| Event::Accepted { id, listener, peer });
+        if let Admission::Dial(pick) = &admission {
+            self.outbox.event(|| Event::Admitted { id, pick: pick.clone() });
+        }
+        Ok(Some((id, admission)))
+    }
+
     /// Counts another connection, if there is room for one.
-    pub(super) fn take_room(&mut self) -> Result<(), Limit> {
+    fn take_room(&mut self) -> Result<(), Limit> {
         self.room()?;
         let Some(member) = &self.member else { return Ok(()) };
         // Another server may have taken the last.
