@@ -100,7 +100,7 @@ impl Drop for Owed {
 }
 
 /// What one replacement has done.
-#[must_use = "the sessions in it have to be told"]
+#[must_use = "the sessions in it wait for a signal"]
 pub struct Replaced<T, K> {
     /// Its number.
     pub generation: Generation,
@@ -125,7 +125,7 @@ pub struct Replaced<T, K> {
     pub refused: Vec<K>,
     /// The set before, to be dropped where it disturbs nobody.
     pub before: BackendSet<T>,
-    /// Of the change, what the balancer has no use for any more: likewise.
+    /// Parts of the change that the balancer no longer needs: drop them in the same way.
     pub(crate) spent: [Vec<u32>; 2],
 }
 
@@ -351,7 +351,7 @@ impl<T: Target, K> Balancer<T, K> {
                 self.outstanding.remove(&generation);
             }
         } else {
-            debug_assert!(false, "{generation} waits for nothing: another balancer's debt");
+            debug_assert!(false, "{generation} waits for nothing: is it another balancer's?");
         }
     }
 
@@ -472,7 +472,7 @@ impl<T: Target, K> Balancer<T, K> {
             .collect()
     }
 
-    /// The first set has come: those who wait for it are served in the order of acceptance.
+    /// The first set has come: serves the sessions that wait for it, in the order of acceptance.
     fn serve_waiting(&mut self, replaced: &mut Replaced<T, K>)
     where
         K: Clone,

@@ -58,7 +58,7 @@ pub struct SettingsError {
 #[derive(Debug, ThisError)]
 #[non_exhaustive]
 pub enum ListenerError {
-    /// It said so: [`AcceptFailure::Fatal`](crate::AcceptFailure::Fatal).
+    /// It reported [`AcceptFailure::Fatal`](crate::AcceptFailure::Fatal).
     #[error("the listener is dead")]
     Dead(#[source] io::Error),
     /// Its code panicked: a bug in the adapter.

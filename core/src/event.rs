@@ -72,13 +72,13 @@ pub enum Event<T> {
     },
     /// The set was replaced by one that says something else.
     SetReplaced(Arc<Report>),
-    /// A source of sets has been lost, or said a set that can't be taken; the last set stays. Told
+    /// A source of sets has been lost, or gave a set that can't be taken; the last set stays. Reported
     /// once, until it is back.
     SourceLost {
         /// The source's reason, or what is wrong with the set.
         reason: Arc<str>,
     },
-    /// A source that was lost says sets again.
+    /// A source that was lost gives sets again.
     SourceBack {
         /// Time since it was lost.
         lost_for: Duration,
@@ -124,7 +124,7 @@ pub enum Limit {
 /// One of the two ends of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Who connected to the balancer.
+    /// The one that connected to the balancer.
     Client,
     /// Whom the balancer dialled.
     Backend,

@@ -9,13 +9,13 @@ use crate::{
 /// first of it is taken at once.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Which of a source's sets are taken, and when. Plain state, like the balancer: it is told what the
-/// source says, and asked what to do, both with the time.
+/// Which of a source's sets are taken, and when. Plain state, like the balancer: it gets the
+/// source's updates and decides what to do, both with the time from outside.
 pub(crate) struct Intake<T> {
     settings: SourceSettings,
     /// What is to be done first, in this order.
     decided: VecDeque<Decision<T>>,
-    /// The newest set that was said and isn't taken yet.
+    /// The source's newest set, while it isn't taken yet.
     next: Option<BackendSet<T>>,
     taken_at: Option<Duration>,
     held_since: Option<Duration>,
@@ -35,15 +35,15 @@ struct Lost {
 pub(crate) enum Decision<T> {
     /// Replace the set by this one. The source doesn't name these of its backends.
     Take(BackendSet<T>, Absentees),
-    /// To tell that a set is held.
+    /// Report that a set is held.
     Hold(Held),
-    /// To note that the source is lost; to tell it too, if it wasn't before.
+    /// Note that the source is lost, and report it if that is news.
     Lose { reason: Arc<str>, is_news: bool },
-    /// To tell that the source is back, and how long it was lost.
+    /// Report that the source is back, and how long it was lost.
     Recover(Duration),
-    /// To tell which entries the sets lack from now on: perhaps none.
+    /// Report the entries that sets lack from now on: perhaps none.
     LeaveOut(Arc<[BadEntry]>),
-    /// To replace the set by an empty one, and tell why.
+    /// Replace the set by an empty one, and report why.
     Expire(Arc<str>),
 }
 

@@ -12,7 +12,7 @@ use crate::Side;
 /// an adapter may bring one that knows its own types. One relay serves all sessions of a listener.
 #[async_trait]
 pub trait Relay<C, B>: Send + Sync + 'static {
-    /// Moves bytes both ways until both directions have ended, and tells `progress` of each byte
+    /// Moves bytes both ways until both directions have ended, and counts in `progress` each byte
     /// written and each end passed on. The end of one direction closes the write side it leads to,
     /// and the other direction goes on. It holds a bounded amount of data, waits for a reader that
     /// is slow, and has no timers: those are the caller's.
@@ -82,7 +82,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Tells that so many bytes were written.
+    /// Counts bytes that were written.
     pub fn add(&self, direction: Direction, bytes: usize) {
         let counter = &self.bytes[direction as usize];
         counter.store(counter.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
@@ -110,7 +110,7 @@ impl Progress {
         [Side::Client, Side::Backend].into_iter().find(has_failed)
     }
 
-    /// Tells that a direction's end was passed on.
+    /// Notes that a direction's end was passed on.
     pub fn end(&self, direction: Direction) {
         self.ended[direction as usize].store(true, Ordering::Relaxed);
     }

@@ -13,8 +13,8 @@ pub enum Removal {
     Drain(Duration),
 }
 
-/// What a server can be told. All of it can be changed while it runs
-/// ([`Handle::configure`](crate::Handle::configure)) but `start`; sessions keep the time limits
+/// The settings of a server. All of them but `start` can be changed while it runs
+/// ([`Handle::configure`](crate::Handle::configure)); sessions keep the time limits
 /// that were in force when they began to dial (for dialling) or to relay (for the rest). `removal`
 /// also applies to sessions that already drain: their time counts from their removal, and
 /// [`Removal::Abort`] ends it at once.

@@ -12,7 +12,7 @@ pub struct Snapshot<T> {
     pub set: Option<BackendSet<T>>,
     /// The newest replacement.
     pub generation: Generation,
-    /// Time since a source or a caller last said what the set is, also if it was the same set.
+    /// Time since a source or a caller last gave a set, even an equal one.
     pub set_age: Option<Duration>,
     /// Why the source of sets is lost, if it is.
     pub source_lost: Option<Arc<str>>,

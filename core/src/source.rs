@@ -24,8 +24,8 @@ pub enum Update<T> {
     /// These are the backends, but for some entries that can't be read: what becomes of the set,
     /// [`SourceSettings::bad_entries`](crate::SourceSettings::bad_entries) says.
     Partial(BackendSet<T>, Arc<[BadEntry]>),
-    /// What the backends are can't be told at present: the last set stays. With the reason; it may
-    /// be said again and again.
+    /// The source doesn't know the backends at present, for this reason: the last set stays. It may
+    /// be repeated as often as you like.
     Lost(Arc<str>),
 }
 
@@ -93,7 +93,7 @@ impl<T> Publisher<T> {
         });
     }
 
-    /// What the backends are can't be told until the next set.
+    /// The source doesn't know the backends until the next set.
     pub fn lose(&self, reason: impl Into<Arc<str>>) {
         self.change(|published| published.lost = Some((published.version, reason.into())));
     }

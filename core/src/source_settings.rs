@@ -38,13 +38,13 @@ pub enum BadEntries {
     LeaveOut,
 }
 
-/// Guards against a source that fails: that is likelier than that so many backends have left in one
+/// Guards against a source that fails: that is likelier than that this many backends have left in one
 /// moment.
 ///
-/// A source's first set is taken as it is. Another that removes more than its share of the targets in
-/// force is held: it takes effect when it,
-/// or others after it that remove too many as well, have been said for all of `hold`. One that
-/// removes less takes effect at once. If the source is lost meanwhile, what is held is dropped.
+/// A source's first set is taken as it is. A later one that removes more than this share of the targets
+/// in force is held. It takes effect once the source has given it, or others that remove too many as
+/// well, for all of `hold`. A set that removes less takes effect at once. If the source is lost
+/// meanwhile, the held set is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Floor {
     /// Percent of the targets that may go at once, 1 to 99.

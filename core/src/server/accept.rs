@@ -24,7 +24,7 @@ pub(super) struct AcceptLoop<L, D: Dialer, R> {
 }
 
 impl<L: Listener, D: Dialer, R: Relay<L::Conn, D::Conn>> AcceptLoop<L, D, R> {
-    /// Accepts until told to stop.
+    /// Accepts until the stop handle has a word.
     pub(super) async fn run(self) -> Result<(), ListenerError> {
         let accepting = AssertUnwindSafe(self.accept_all()).catch_unwind().await;
         accepting.unwrap_or(Err(ListenerError::Panicked))

@@ -68,7 +68,7 @@ impl<D: Dialer> Server<D> {
 
     /// Like [`Self::new`], and calls `observer` with each event and its number, in the order of
     /// the numbers, outside every lock. It may use the server's handle (and keeps the server's
-    /// state in memory if it holds one). It must not block: whoever delivers waits for it, and
+    /// state in memory if it holds one). It must not block: the session that delivers waits for it, and
     /// events that it is too slow for pile up. A panic of it is caught, and that event is lost.
     ///
     /// # Errors
@@ -161,11 +161,11 @@ impl<T> Clone for Handle<T> {
 
 impl<T: Target> Handle<T> {
     /// Replaces the set. When this returns, new clients go to the new set, and every session of a
-    /// target that left has been told to end. Awaiting what it returns waits until they have; it
+    /// target that left has been signalled to end. The returned future waits until they have; it
     /// may be dropped.
     ///
-    /// Calls from several threads take effect one after the other, and each is told what it did
-    /// itself. Takes time in proportion to the size of the sets, in which sessions go on.
+    /// Calls from several threads take effect one after the other, and each returns its own
+    /// report. Takes time in proportion to the size of the sets, in which sessions go on.
     ///
     /// # Errors
     /// What is wrong with the set. Nothing of it took effect.

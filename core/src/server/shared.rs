@@ -180,7 +180,7 @@ impl<T: Target> Shared<T> {
         self.lock().balancer.set().cloned()
     }
 
-    /// Whether a replacement is applied; if not, the waker is told when it is.
+    /// Whether a replacement is applied; if not, the waker is woken when it is.
     pub(super) fn poll_applied(&self, generation: Generation, waker: &Waker) -> bool {
         let waker = waker.clone();
         let (is_applied, _unused) = self.step(|state| {
@@ -292,7 +292,7 @@ impl<T: Target> Shared<T> {
         self.step(|state| state.balancer.reset_cycle());
     }
 
-    /// Stops accepting and lets sessions finish. `false`: that had been said before.
+    /// Stops accepting and lets sessions finish. `false`: it had begun before.
     pub(super) fn begin_shutdown(&self) -> bool {
         self.step(|state| {
             let is_first = state.phase == Phase::Running;
@@ -322,7 +322,7 @@ impl<T: Target> Shared<T> {
     }
 
     /// Whether nothing is left of the server, and its observer knows; if something is, the waker is
-    /// told when not.
+    /// woken when nothing is.
     pub(super) fn poll_shutdown(&self, place: usize, waker: &Waker) -> bool {
         let waker = waker.clone();
         let (is_done, _unused) = self.step(|state| {

@@ -8,7 +8,7 @@ use futures::{future::poll_fn, task::AtomicWaker};
 
 use crate::sync::AtomicU8;
 
-/// Tells one task something, from anywhere. The kill handle of each attempt is one, and so is the
+/// Signals one task, from anywhere. The kill handle of each attempt is one, and so is the
 /// stop handle of each background task.
 #[derive(Default)]
 pub(crate) struct Signal {
@@ -16,7 +16,7 @@ pub(crate) struct Signal {
     waker: AtomicWaker,
 }
 
-/// What a task is told. A later word only counts if it is the stronger one.
+/// What a signal asks its task to do. A weaker word never replaces a stronger one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum Word {
@@ -38,7 +38,7 @@ const WORDS: [Word; 6] =
     [Word::Admitted, Word::Refused, Word::Revoked, Word::Removed, Word::Expired, Word::Closed];
 
 impl Signal {
-    /// Tells the word and wakes the task. Never called under the lock.
+    /// Raises the word and wakes the task. Never called under the lock.
     pub(crate) fn raise(&self, word: Word) {
         self.value.fetch_max(word as u8, Ordering::AcqRel);
         self.waker.wake();
@@ -49,7 +49,7 @@ impl Signal {
         self.waker.wake();
     }
 
-    /// Has the task woken at the next word or nudge, whatever has been said so far.
+    /// Has the task woken at the next word or nudge, whatever the word so far.
     pub(crate) fn register(&self, cx: &Context<'_>) {
         self.waker.register(cx.waker());
     }
@@ -62,7 +62,7 @@ impl Signal {
         }
     }
 
-    /// Ready once a word stronger than `than` has been told. One task may wait at a time.
+    /// Ready once there is a word stronger than `than`. One task may wait at a time.
     pub(crate) fn poll(&self, than: Option<Word>, cx: &mut Context<'_>) -> Poll<Word> {
         self.register(cx);
         match self.word() {

@@ -13,7 +13,7 @@ use crate::{
     SessionId, Settings, Snapshot, Target,
 };
 
-/// What is under the lock. Its steps leave behind whom to wake and what to tell.
+/// What is under the lock. Its steps leave behind the tasks to wake and the events to deliver.
 pub(super) struct State<T> {
     pub(super) balancer: Balancer<T, Arc<Signal>>,
     pub(super) settings: Arc<Settings>,
@@ -198,7 +198,7 @@ impl<T: Target> State<T> {
         now: Duration,
     ) -> (Arc<Report>, impl Sized + use<T>) {
         let Ok(replaced) = self.balancer.replace(change, self.settings.removal) else {
-            unreachable!("whoever replaces the set holds the lock of replacements")
+            unreachable!("the holder of `replacing` has compared with the current set")
         };
         self.set_at = Some(now);
         let report = Arc::new(Report {
@@ -228,7 +228,7 @@ impl<T: Target> State<T> {
         (report, (replaced.before, replaced.spent))
     }
 
-    /// What an attempt owes is paid once the events so far have been delivered.
+    /// Acknowledges what an attempt owes, once the events so far have been delivered.
     pub(super) fn acknowledge(&mut self, owed: Option<Owed>) {
         match owed {
             Some(owed) if self.outbox.is_observed => self.outbox.items.push(Item::Owed(owed)),
