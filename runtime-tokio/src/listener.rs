@@ -57,8 +57,8 @@ impl TcpListener {
     }
 
     /// Sockets that all listen at one address, among which the system spreads connections (Linux:
-    /// `SO_REUSEPORT`, socket(7)); for a listener on each of several threads, or for who wants to
-    /// keep a socket and accept from a clone. At least one.
+    /// `SO_REUSEPORT`, socket(7)); for a listener on each of several threads, or to keep a
+    /// socket and accept from a clone. At least one.
     ///
     /// Each has a backlog of its own, and what waits there is lost when the last clone of that
     /// socket is closed: before a thread ends, let another accept from a clone of its socket.
@@ -130,8 +130,7 @@ impl UnixListener {
         Ok(listener)
     }
 
-    /// A socket that listens at a path already, for who wants to keep it and accept from a clone;
-    /// and its file, to be dropped after the last clone.
+    /// A socket that listens at a path already, to keep it and accept from a clone; and its file, to be dropped after the last clone.
     ///
     /// # Errors
     /// As for [`Self::bind`].

@@ -13,7 +13,7 @@ use crate::stream::Stream;
 /// (`/proc/sys/fs/pipe-max-size`).
 const SIZE: usize = 1 << 20;
 
-/// A pipe that holds less isn't worth its calls. Linux gives a user less who has many
+/// A pipe that holds less isn't worth its calls. A user who has many gets smaller ones
 /// (`/proc/sys/fs/pipe-user-pages-soft`).
 const SIZE_MIN: usize = 64 << 10;
 
@@ -45,13 +45,13 @@ pub(crate) struct Pipe {
 }
 
 impl Pipes {
-    /// At most so many pipes, of two descriptors each; made when they are needed.
+    /// At most `max` pipes, of two descriptors each; made when they are needed.
     pub(crate) fn new(max: usize) -> Self {
         Self { state: Mutex::new(State { spare: Vec::new(), made: 0, pause: 0 }), max }
     }
 
     /// An empty pipe, unless there are none to be had. Half of them may wait for slow readers, so
-    /// that there is always one for who needs it for a moment.
+    /// that there is always one for a short use.
     pub(crate) fn take(&self) -> Option<Pipe> {
         let mut state = self.lock();
         let lent = state.made - state.spare.len();

@@ -231,7 +231,7 @@ impl Flow<'_> {
             && let Some(pipe) = self.relay.pipes.take()
         {
             match self.poll_splice(pipe, cx) {
-                // It may be urgent data of which the reactor has not told yet: a read can tell.
+                // It may be urgent data that the reactor has not reported yet: a read finds out.
                 Poll::Ready(Ok(0)) => {}
                 polled => return polled,
             }

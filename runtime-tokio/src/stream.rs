@@ -202,8 +202,8 @@ impl Stream {
     }
 
     /// Whether a read that gives less than was asked for may leave something behind: it also stops
-    /// at urgent data (tcp(7)), of which the reactor has been told before a read can meet it or
-    /// will be told after, and at descriptors that were passed (unix(7)).
+    /// at urgent data (tcp(7)), which the reactor reports before a read can meet it or right after,
+    /// and at descriptors that were passed (unix(7)).
     pub(crate) fn may_stop_short(&self) -> bool {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if self.kind == Kind::Tcp {
@@ -222,7 +222,7 @@ impl Stream {
     ///   has reported that at the latest with the end, since a sender marks each segment up to the
     ///   urgent byte (RFC 9293, section 3.8.5).
     /// - A failure is reported as an error along with it: Linux sets that first, and epoll looks at
-    ///   it last. (Who takes it from the socket in between fails with it, and the session too.)
+    ///   it last. (A call that takes it from the socket in between fails with it, and the session too.)
     ///
     /// A failure that comes after the end changes nothing: the system still reads the end.
     fn ends_there(&self) -> bool {
@@ -350,8 +350,8 @@ impl Stream {
     }
 
     /// Ready once the peer has reset a TCP connection. Such a socket can be written to no more, and
-    /// the reactor says so to whoever waits to write. So it is when both directions have ended, but
-    /// then there is no error, of which the reactor would have told as well.
+    /// the reactor reports that to a task that waits to write. It does the same when both directions
+    /// have ended, but then there is no error, which the reactor would have reported as well.
     pub(crate) fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if !cfg!(any(target_os = "linux", target_os = "android")) {
             return Poll::Pending;

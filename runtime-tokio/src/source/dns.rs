@@ -275,7 +275,7 @@ impl Rounds {
     }
 }
 
-/// How long an answer stands whose records may be kept for so many seconds.
+/// How long an answer stands whose records may be kept for this many seconds.
 fn refresh(options: &DnsOptions, ttl: u32) -> Duration {
     // Records may say 0 (RFC 1035, section 3.2.1), and the options too.
     let longest = options.refresh_max.max(REFRESH_LEAST);

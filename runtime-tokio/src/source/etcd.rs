@@ -34,7 +34,7 @@ use crate::Address;
 /// back; only if the cluster insists for 10 s, or is another, which is a restored backup.
 ///
 /// It keeps to one member at a time. One that fails costs an attempt at the next at once; when all
-/// have failed, that is a loss, told with each endpoint and its cause: it can't be reached, or
+/// have failed, that is a loss, reported with each endpoint and its cause: it can't be reached, or
 /// doesn't answer, or is cut off from the other members and so without a leader, or it refuses the
 /// login. The next round follows after 100 ms to 10 s, longer and longer, and spread at random; but
 /// after 2 s at most while a member says that it has no leader or is slow, since that costs it little

@@ -128,7 +128,7 @@ pub async fn an_answer_passes_whole_after_the_end_of_the_question<A: Adapter>(a:
 
 /// If one side's stream is cut, so is the other's: neither takes it for finished. Where an abort
 /// looks like an end of stream, it is passed on as one, and the session ends when the other side
-/// writes to who is gone.
+/// writes to a peer that is gone.
 pub async fn an_abort_is_passed_on_to_the_other_side<A: Adapter>(a: &A) {
     async fn give_up(
         mut gives_up: impl tinylb_core::Conn,

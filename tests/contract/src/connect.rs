@@ -77,7 +77,7 @@ pub async fn a_dial_that_is_given_up_leaves_no_connection_behind<A: Adapter>(a: 
 }
 
 /// An accept whose future is dropped leaves the connection to the next accept: it came in while
-/// the future waited, and the future was told of it, or has begun to take it.
+/// the future waited, and the future was woken for it, or has begun to take it.
 pub async fn an_accept_that_is_given_up_loses_no_connection<A: Adapter>(a: &A) {
     let (mut listener, target) = a.listen().await.expect("a listener");
     let dialer = a.dialer();

@@ -140,7 +140,7 @@ pub async fn an_abort_wakes_a_stuck_writer<A: Adapter>(a: &A) {
 }
 
 /// `poll_cut` tells of a peer's abort, though bytes wait to be read, and also after the peer's end
-/// of stream, when no read tells of it any more; and it wakes who waits for it. An adapter that
+/// of stream, when no read reports it any more; and it wakes the task that waits for it. An adapter that
 /// doesn't notice says nothing at all, also when a read has failed.
 pub async fn a_cut_is_noticed_without_reading<A: Adapter>(a: &A) {
     async fn unread(mut gives_up: impl Conn, mut sees: impl Conn, can: Capabilities) {
@@ -159,7 +159,7 @@ pub async fn a_cut_is_noticed_without_reading<A: Adapter>(a: &A) {
             let mut gives_up = Some(gives_up);
             poll_fn(|cx| {
                 let cut = sees.poll_cut(cx);
-                // Aborted only once somebody waits, who has to be woken.
+                // Aborted only once a task waits, which has to be woken.
                 gives_up.take().into_iter().for_each(abort);
                 cut
             })

@@ -36,7 +36,7 @@ pub(super) async fn dial<A: Adapter>(dialer: &A::Dialer, target: &TargetOf<A>) -
     dial.await.expect("a dialled connection")
 }
 
-/// Dials and gives up after so many polls; a dial that had come to its end by then is aborted.
+/// Dials and gives up after this many polls; a dial that had succeeded by then is aborted.
 pub(super) async fn give_up_dial<A: Adapter>(
     dialer: &A::Dialer,
     target: &TargetOf<A>,

@@ -175,7 +175,7 @@ impl Default for Capabilities {
     }
 }
 
-/// How a stream is over, for who reads it.
+/// How a stream is over, for its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sight {
     /// A read fails.

@@ -18,7 +18,7 @@ const DNS_PORT: u16 = 53;
 /// The servers that the system asks.
 ///
 /// # Errors
-/// Why they can't be told.
+/// Why they aren't known.
 pub(super) async fn servers(within: Duration) -> Result<Vec<SocketAddr>, String> {
     // A file can hang as well as a server, and this thread carries connections.
     let read = run_blocking(|| read_file(Path::new(RESOLV_CONF), FILE_BYTES_MAX));

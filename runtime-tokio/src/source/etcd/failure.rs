@@ -6,7 +6,7 @@ use super::keys::Older;
 
 /// Why a member is of no use at present. Displayed in one line.
 pub(super) enum Failure {
-    /// It said so, or couldn't be reached.
+    /// It reported it, or couldn't be reached.
     Client(ClientError),
     /// It hasn't answered within this time.
     Late(Duration),
@@ -18,7 +18,7 @@ pub(super) enum Failure {
     Ended,
     /// What it lists is older than what is known.
     Older(Older),
-    /// It lists again and again what is older than what its own watch has told.
+    /// Its lists are older than what its own watch has reported, again and again.
     Behind,
     /// An answer lacks what every answer has.
     NoHeader,
@@ -40,7 +40,7 @@ impl Failure {
         is_late || self.is_no_leader()
     }
 
-    /// The words of the member, if it has said something.
+    /// The member's own text, if it sent one.
     fn said(&self) -> &str {
         match self {
             Self::Client(ClientError::GRpcStatus(status)) => status.message(),
@@ -62,7 +62,7 @@ impl fmt::Display for Failure {
             Self::Canceled(reason) => said(reason),
             Self::Ended => "it has ended the connection".into(),
             Self::Older(older) => older.to_string(),
-            Self::Behind => "its lists stay behind what it has told".into(),
+            Self::Behind => "its lists stay behind its own watch".into(),
             Self::NoLease => "the lease is over".into(),
             Self::UnknownEvent(number) => {
                 format!(
@@ -81,7 +81,7 @@ fn client(error: &ClientError) -> String {
             Some(cause) if cause.contains("certificate") || cause.contains("fatal alert") => {
                 format!("TLS failed: {cause}")
             }
-            // Who answers by HTTP/1.1 answers by bytes that are no frames.
+            // A server of HTTP/1.1 answers with bytes that are no frames.
             Some(cause) if cause.contains("frame with invalid size") => {
                 format!("it doesn't speak etcd's protocol: {cause}: is this etcd?")
             }
@@ -105,7 +105,7 @@ fn root(error: &dyn StdError) -> Option<String> {
     Some(cause.to_string())
 }
 
-/// What etcd says, with what that means for who reads it.
+/// What etcd says, and what that means for the reader.
 fn said(message: &str) -> String {
     // An error within an error, as the reason of a watch that is canceled is given.
     let message = message.rsplit_once("desc = ").map_or(message, |(_, message)| message);

@@ -6,11 +6,10 @@ use tokio::time::Instant;
 
 use crate::Address;
 
-/// What is under the prefix, as far as members have told. Plain state: it is given what they say,
-/// with the time, and asked what there is to tell.
+/// What is under the prefix, as far as members have reported. Plain state: it gets what they report,
+/// with the time, and returns what there is to pass on.
 ///
-/// Whatever order members and connections bring, it goes forward only: what is older than what is
-/// known changes nothing. And an empty list proves nothing: only a prefix whose keys have been
+/// It never moves backwards, even if a member returns an older list. And an empty list proves nothing: only a prefix whose keys have been
 /// deleted is reported as empty.
 pub(super) struct Keys {
     prefix: String,
@@ -20,11 +19,11 @@ pub(super) struct Keys {
     is_deleted: bool,
     /// `None`: nothing was ever listed.
     known: Option<Position>,
-    /// The revision up to which all is known, not only what a watch has told of.
+    /// The revision up to which all is known, not only what a watch has reported.
     compared: i64,
     /// That lists are older than what is known, if that is so.
     older: Option<Older>,
-    /// [`Self::tell`] has told what is known, and no loss since.
+    /// What is known has been passed on, and no loss since.
     is_told: bool,
 }
 
@@ -105,12 +104,12 @@ pub(super) enum Compared {
     Same,
     /// Something is missing, or is gone: all has to be listed.
     Differs,
-    /// It shows a state from before what the watch has told: ask again.
+    /// It shows a state older than what the watch has reported: ask again.
     TooOld,
 }
 
-/// After this time, and so many lists, what is older is taken: the cluster was restored from a
-/// backup. Before, it is a member's mistake.
+/// After this time, and this many lists, an older state is taken: the cluster was restored from a
+/// backup. Before that, it counts as a member's mistake.
 const OLDER_TIME: Duration = Duration::from_secs(10);
 const OLDER_LISTS: u32 = 3;
 
@@ -229,7 +228,7 @@ impl Keys {
         Compared::Same
     }
 
-    /// What is known, if it has changed since this was last called, or a loss was told since.
+    /// What is known, if it has changed since the last call, or a loss was reported since.
     pub(super) fn tell(&mut self) -> Option<Update<Address>> {
         if self.known.is_none() || self.is_told {
             return None;
@@ -238,7 +237,7 @@ impl Keys {
         Some(self.update())
     }
 
-    /// A loss was told: when it is over, what is known is told again.
+    /// A loss was reported: when it is over, what is known is passed on again.
     pub(super) fn lost(&mut self) {
         self.is_told = false;
     }
@@ -250,7 +249,7 @@ impl Keys {
     fn put(&mut self, put: Put) {
         let entry = Entry { revision: put.revision, backend: self.backend(&put) };
         let is_same = match self.entries.get(self.name(&put.key)) {
-            // A comparison may bring what a watch has told already.
+            // A comparison may bring what the watch has reported already.
             Some(old) if old.revision > entry.revision => return,
             Some(old) => old.backend == entry.backend,
             None => false,

@@ -15,10 +15,10 @@ use super::{
 };
 use crate::{read_file, run_blocking};
 
-/// A connection to one member. All that etcd is asked goes through here.
+/// A connection to one member. Every request to etcd goes through here.
 ///
-/// To one, since the client crate spreads its calls over several at random, the dead among them
-/// included; and who has a connection to each can name the one that fails.
+/// It is to one member, since the client crate spreads its calls over several at random, including
+/// dead ones. And with a connection for each, the one that fails can be named.
 #[derive(Clone)]
 pub(super) struct Member {
     kv: KvClient,
@@ -179,7 +179,7 @@ impl Member {
         within(self.timeout, self.lease.clone().revoke(lease)).await.map(drop)
     }
 
-    /// Sets a key on a lease, whoever may have it.
+    /// Sets a key on a lease, even if another holds it.
     ///
     /// # Errors
     /// As [`Self::renew`]; the key may have been set then.
@@ -256,7 +256,7 @@ fn changes(response: Option<WatchResponse>) -> Result<Vec<KeyChange>, Failure> {
     if response.canceled() {
         let reason = match response.compact_revision() {
             0 => response.cancel_reason(),
-            _ => "its changes are compacted before they are told",
+            _ => "its changes were compacted before they were sent",
         };
         return Err(Failure::Canceled(reason.into()));
     }

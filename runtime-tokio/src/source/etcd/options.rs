@@ -15,12 +15,13 @@ pub struct EtcdOptions {
     pub endpoints: Vec<String>,
     /// What the keys of the backends begin with; it ends in `/`. The rest of a key is the backend's.
     pub prefix: String,
-    /// A name and its password. Without: whoever the client certificate says, or nobody. `None`.
+    /// A name and its password. Without them, the user is the one of the client certificate, if any.
+    /// `None`.
     pub user: Option<(String, String)>,
-    /// Encrypts, and tells who is who. `None`.
+    /// Encrypts, and authenticates both ends. `None`.
     pub tls: Option<EtcdTls>,
     /// After this time, give or take a third at random, all that is known is compared with what is
-    /// there: etcd up to 3.4.35 and 3.5.17 may not tell of a key's end. Of a source only. 1 s to 1
+    /// there: etcd up to 3.4.35 and 3.5.17 may not report a key's end. Of a source only. 1 s to 1
     /// day. 45 s.
     pub resync: Duration,
     /// How long a member may take to answer, connecting included: 100 ms to 60 s. 3 s.

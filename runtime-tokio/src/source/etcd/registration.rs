@@ -12,14 +12,14 @@ use super::{
 use crate::{Address, Host, TcpTarget, source::backoff::random};
 
 /// A backend's key in etcd, kept there as long as this is asked to: for a backend that registers
-/// itself, or for who looks after it.
+/// itself, or for a keeper beside it.
 ///
-/// The key is on a lease, which is renewed each third of its time. Whoever dies without a word is
-/// gone once the lease has run out: after `ttl` and up to 1 s more, since etcd looks for those once
-/// or twice a second. While etcd has no leader no lease runs out, and a new leader lets each run
-/// anew.
+/// The key is on a lease, which is renewed each third of its time. A backend that crashes
+/// disappears when its lease expires: after `ttl` and up to 1 s more, since etcd looks for expired
+/// leases once or twice a second. While etcd has no leader no lease expires, and a new leader renews
+/// them all.
 ///
-/// When this begins, it takes the key, whoever may have it, so that a backend that was killed and
+/// When this begins, it takes the key, even from another holder, so that a backend that was killed and
 /// started again needn't wait. From then on, and after [`Self::withdraw`] too, it sets the key only
 /// when that is gone, and never fights another one that has taken it since: it stands by, and has the
 /// key again when the other one ends.
@@ -52,7 +52,7 @@ pub struct EtcdRegistration {
     keeper: Option<Keeper>,
     /// When the next round of attempts begins.
     round_at: Option<Instant>,
-    /// The last thing that was told of the state, and the lease then.
+    /// The event that was last reported, and the lease then.
     told: Option<(EtcdRegistrationEvent, i64)>,
 }
 
@@ -144,8 +144,8 @@ impl EtcdRegistration {
     /// again and again: between two calls nothing is renewed.
     ///
     /// # Cancellation
-    /// Nothing is lost, but an attempt to reach a member begins anew: whoever drops this several
-    /// times a second may never reach one.
+    /// Nothing is lost, but an attempt to reach a member begins anew: if you drop this several
+    /// times a second, it may never reach one.
     pub async fn next(&mut self) -> EtcdRegistrationEvent {
         loop {
             if self.keeper.is_none() {
@@ -177,7 +177,7 @@ impl EtcdRegistration {
         }
     }
 
-    /// Takes the key out of etcd, if it is this one's, and tries for so long. [`Self::next`] registers
+    /// Takes the key out of etcd, if it is this one's, and tries for this long. [`Self::next`] registers
     /// anew.
     ///
     /// # Errors
@@ -265,7 +265,7 @@ impl Keeper {
         })
     }
 
-    /// What is to be told of the state.
+    /// The event that describes the state.
     fn event(&self, claim: &Claim) -> Option<EtcdRegistrationEvent> {
         let is_own = self.key_on? == claim.lease?;
         Some(if is_own { EtcdRegistrationEvent::Registered } else { EtcdRegistrationEvent::Taken })
@@ -297,7 +297,7 @@ impl Keeper {
             KeyChange::Put(put) => (put.revision, Some(put.lease)),
             KeyChange::Delete { revision, .. } => (*revision, None),
         };
-        // A claim has shown what was told after it already.
+        // The claim has shown what the watch reports only now.
         if revision > self.revision {
             (self.revision, self.key_on) = (revision, key_on);
         }

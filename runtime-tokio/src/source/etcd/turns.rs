@@ -3,8 +3,8 @@ use std::{sync::Arc, time::Duration};
 use super::failure::Failure;
 use crate::source::backoff::{Backoff, random, spread};
 
-/// Whose turn it is among the members, and how long to wait. Plain state: it is told what became of
-/// each.
+/// Whose turn it is among the members, and how long to wait. Plain state: it gets the outcome
+/// of each attempt.
 ///
 /// One that fails costs an attempt at the next at once. Between rounds, in which all have failed,
 /// pauses grow.
@@ -79,7 +79,7 @@ impl Turns {
         if self.is_passing {
             self.pause = self.pause.min(PASSING_PAUSE + spread(PASSING_PAUSE));
         }
-        // The same failures give the same reason, whoever was tried first.
+        // The same failures give the same reason, in whatever order they came.
         self.failures.sort();
         self.failures.join("; ").into()
     }
@@ -100,7 +100,7 @@ impl Turns {
 mod tests {
     use super::*;
 
-    /// The pauses after so many rounds that all failed in this way.
+    /// The pauses after rounds that all failed in this way.
     fn pauses(pause_max: Duration, failure: &Failure) -> Vec<Duration> {
         let mut turns = Turns::new(vec!["a".into(), "b".into()], pause_max);
         let mut lost = || {

@@ -17,7 +17,7 @@ use crate::{Address, source::backoff::spread};
 
 /// One connection to a member, and the watch that runs on it.
 ///
-/// It ends with the first failure: who has it takes the next endpoint. Nothing is lost by that,
+/// It ends with the first failure, and its owner takes the next endpoint. Nothing is lost by that,
 /// since every connection begins with a list.
 pub(super) struct Watcher {
     member: Member,
@@ -30,7 +30,7 @@ pub(super) struct Watcher {
     resync_at: Instant,
     /// What the member is being asked: one thing at a time.
     asked: Option<BoxFuture<'static, Result<Answer, Failure>>>,
-    /// Answers in a row that were from before what the watch has told.
+    /// Answers in a row that were older than what the watch has reported.
     answers_too_old: u32,
 }
 
@@ -51,8 +51,8 @@ enum Happened {
     Due,
 }
 
-/// A watch that tells nothing for so long may be dead. So a member that hangs, or that can't be
-/// reached any more, is given up after 4.5 s.
+/// A watch that has been silent for this long may be dead: its member is asked, and given up after
+/// another [`PATIENCE`], which makes 4.5 s.
 ///
 /// It is asked by a call of its own, not by a request for the watch's progress: etcd from 3.4.38,
 /// 3.5.22 and 3.6.2 on leaves that unanswered until the first change, and its gRPC proxy always.
@@ -63,7 +63,7 @@ const PATIENCE: Duration = Duration::from_millis(2500);
 /// As many changes as are taken for one set, if they are there already.
 const CHANGES_MAX: usize = 1000;
 
-/// How often in a row a list may be from before what the watch has told. Under a hail of changes
+/// How often in a row a list may be older than what the watch has reported. Under a hail of changes
 /// that happens when the list crosses one on its way.
 const ANSWERS_TOO_OLD_MAX: u32 = 50;
 

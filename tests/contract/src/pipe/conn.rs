@@ -47,7 +47,7 @@ struct Wire {
     ends: [End; 2],
 }
 
-/// What one end is to see, and who waits there.
+/// What one end is to see, and the task that waits there.
 #[derive(Default)]
 struct End {
     /// Bytes that it hasn't read yet.

@@ -283,7 +283,7 @@ impl PipeNetwork {
         .await
     }
 
-    /// Changes the world and wakes who waits for that.
+    /// Changes the world and wakes the tasks that wait for that.
     fn change<R>(&self, change: impl FnOnce(&mut World) -> R) -> R {
         let mut world = lock(&self.0);
         let result = change(&mut world);
@@ -326,7 +326,7 @@ impl Listener for PipeListener {
                 Some(AcceptFault::Error(error)) => Some(Err(error)),
                 Some(AcceptFault::Panic) => {
                     drop(world);
-                    panic!("the listener panics, as told by a test");
+                    panic!("the listener panics, as its script says");
                 }
                 None => host.backlog.pop_front().map(Ok),
             };
@@ -373,7 +373,7 @@ impl Dialer for PipeDialer {
             DialScript::Fail(kind) => Err(kind.into()),
             DialScript::Hang => std::future::pending().await,
             DialScript::Panic | DialScript::PanicAtCheck => {
-                panic!("the dialer panics, as told by a test")
+                panic!("the dialer panics, as its script says")
             }
             DialScript::Gate(gate) => {
                 gate.wait().await;
@@ -391,7 +391,7 @@ impl Dialer for PipeDialer {
     fn validate(&self, target: &PipeTarget) -> Result<(), String> {
         match &lock(&self.network.0).host(&target.0).script {
             DialScript::Invalid(reason) => Err(reason.clone()),
-            DialScript::PanicAtCheck => panic!("the dialer panics at a check, as told by a test"),
+            DialScript::PanicAtCheck => panic!("the dialer panics at a check, as its script says"),
             _ => Ok(()),
         }
     }
