@@ -3,7 +3,7 @@ mod writer;
 
 use std::{
     collections::BTreeMap,
-    io::IsTerminal,
+    io::{self, IsTerminal},
     sync::{
         Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -36,7 +36,7 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether lines are text for people instead of JSON.
 pub(crate) fn is_human(log: &args::Log) -> bool {
-    let is_terminal = std::io::stderr().is_terminal();
+    let is_terminal = io::stderr().is_terminal();
     log.log_format.map_or(is_terminal, |format| format == args::LogFormat::Human)
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn start(log: &args::Log) -> Result<Guard, Failure> {
         let message = format!("{count} log lines were lost: nobody read them in time");
         if is_human { format!("{message}\n") } else { json_line(Level::WARN, &message) }
     };
-    let (writer, guard) = Lines::start(std::io::stderr(), lost).map_err(|error| {
+    let (writer, guard) = Lines::start(io::stderr(), lost).map_err(|error| {
         let remedy = "raise the limit on threads (`ulimit -u`, or pids.max of the cgroup)";
         Failure::Error(format!("can't start the thread that writes the log: {error}: {remedy}"))
     })?;
@@ -64,8 +64,7 @@ pub(crate) fn start(log: &args::Log) -> Result<Guard, Failure> {
     let shown = Targets::new().with_default(level).with_target(ALWAYS, Level::INFO);
     let lines = tracing_subscriber::fmt().with_writer(writer).with_max_level(Level::TRACE);
     if is_human {
-        let is_colourful =
-            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let is_colourful = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         lines.with_target(false).with_ansi(is_colourful).finish().with(shown).init();
     } else {
         lines.event_format(JsonLines).finish().with(shown).init();
@@ -244,22 +243,45 @@ impl EventLog {
         self.log_loss(&self.flapping, reason, log);
     }
 
-    /// Logs that a part of the source's lookups fails, with the reason, or that none does any more.
-    pub(crate) fn lookups_fail(&self, reason: Option<&str>) {
+    /// Logs that some of the source's lookups fail, with the reason.
+    pub(crate) fn lookups_fail(&self, reason: &str) {
         let service = self.service.clone();
-        let Some(reason) = reason else {
-            if lock(&self.partial).back() {
-                info!(service, "all lookups of the source are answered again");
-            }
-            return;
-        };
         self.log_loss(&self.partial, &reason.into(), move |line| {
             let flapping::Line { reason, spared } = line;
             warn!(
                 service,
-                spared, "a part of the source's lookups fails, what it last gave stays: {reason}"
+                spared,
+                "some lookups of the source fail, their last answers stay in use: {reason}"
             );
         });
+    }
+
+    /// Logs that none of the source's lookups fails any more.
+    pub(crate) fn lookups_succeed(&self) {
+        if lock(&self.partial).back() {
+            info!(service = self.service, "all lookups of the source are answered again");
+        }
+    }
+
+    /// Forgets which of the source's lookups failed, since it has been restarted and will report
+    /// them again. A failure in the log gets its end.
+    pub(crate) fn source_restarted(&self) {
+        if lock(&self.partial).back() {
+            info!(
+                service = self.service,
+                "the source starts over, its earlier lookup failures are forgotten"
+            );
+        }
+    }
+
+    /// Forgets the failures of a source that is no longer followed. A failure in the log gets its
+    /// end.
+    pub(crate) fn source_gone(&self) {
+        let was_lost = lock(&self.flapping).back();
+        let was_partial = lock(&self.partial).back();
+        if was_lost || was_partial {
+            info!(service = self.service, "the source that failed is no longer followed");
+        }
     }
 
     /// Logs a loss, now or once it has lasted.
@@ -341,8 +363,57 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// What is logged on this thread meanwhile.
+    pub(crate) fn logged(what: impl FnOnce()) -> String {
+        #[derive(Clone, Default)]
+        struct Written(Arc<Mutex<Vec<u8>>>);
+
+        impl io::Write for Written {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                lock(&self.0).extend(bytes);
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let written = Written::default();
+        let writer = written.clone();
+        let lines = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+        tracing::subscriber::with_default(lines.finish(), what);
+        String::from_utf8(lock(&written.0).clone()).unwrap()
+    }
+
+    #[test]
+    fn a_failure_in_the_log_has_its_end_there_whatever_becomes_of_the_source() {
+        type Do = fn(&EventLog);
+        let partial: Do = |events| events.lookups_fail("SERVFAIL");
+        let lost: Do = |events| events.source_lost(&"SERVFAIL".into());
+        let cases: [(Do, Do, &str); 4] = [
+            (partial, EventLog::lookups_succeed, "are answered again"),
+            (partial, EventLog::source_restarted, "starts over"),
+            (partial, EventLog::source_gone, "no longer followed"),
+            (lost, EventLog::source_gone, "no longer followed"),
+        ];
+        for (begin, end, text) in cases {
+            let events = EventLog::new("s");
+            assert_eq!(logged(|| end(&events)), "", "nothing has failed");
+            let log = logged(|| {
+                begin(&events);
+                end(&events);
+                end(&events);
+                events.lookups_succeed();
+            });
+            let lines: Vec<&str> = log.lines().collect();
+            assert_eq!(lines.len(), 2, "{log}");
+            assert!(lines[0].contains("SERVFAIL") && lines[1].contains(text), "{log}");
+        }
+    }
 
     #[test]
     fn a_flood_of_failures_makes_one_line_a_second() {

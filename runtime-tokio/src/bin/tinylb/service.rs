@@ -215,7 +215,7 @@ impl Service {
             }
             return Ok(());
         }
-        state.source = None;
+        self.drop_source(state);
         match &config.source {
             config::Source::Given(backends) => {
                 let replaced = self.handle.replace(backends.clone());
@@ -236,6 +236,13 @@ impl Service {
             }
         }
         Ok(())
+    }
+
+    /// Follows its source no longer, and forgets the source's failures.
+    fn drop_source(&self, state: &mut State) {
+        if state.source.take().is_some() {
+            self.events.source_gone();
+        }
     }
 
     /// Starts to keep the source's sets, unless the service leaves: the file may be another's by then.
@@ -357,7 +364,7 @@ impl Service {
             let mut state = self.lock();
             let Life::Leaving(departure) = state.life.clone() else { return Ends::default() };
             state.life = Life::Closing(departure.clone());
-            state.source = None;
+            self.drop_source(&mut state);
             departure
         };
         self.handle.shutdown(Duration::ZERO).await;

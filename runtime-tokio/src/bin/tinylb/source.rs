@@ -1,5 +1,5 @@
 use std::{
-    fmt, io,
+    fmt, io, mem,
     path::PathBuf,
     sync::{
         Arc,
@@ -95,18 +95,16 @@ fn updates(
     restarts: Arc<AtomicU64>,
     events: &Arc<EventLog>,
 ) -> Result<BoxStream<'static, Update<Address>>, String> {
-    let mut begun = false;
-    let mut count = move || {
-        if std::mem::replace(&mut begun, true) {
-            restarts.fetch_add(1, Ordering::Relaxed);
-        }
-    };
+    let mut count = restarts_counted(restarts, Arc::clone(events));
     Ok(match place {
         Place::Dns(name, options) => {
             let events = Arc::clone(events);
             let source = DnsSource::new(name.clone())
                 .with_options(options.clone())
-                .on_partial_failure(move |reason| events.lookups_fail(reason));
+                .on_partial_failure(move |reason| match reason {
+                    Some(reason) => events.lookups_fail(reason),
+                    None => events.lookups_succeed(),
+                });
             restarting(move || {
                 count();
                 source.clone().updates()
@@ -134,6 +132,17 @@ fn updates(
             .boxed()
         }
     })
+}
+
+/// What to call at each start of a source: all but the first are restarts.
+fn restarts_counted(restarts: Arc<AtomicU64>, events: Arc<EventLog>) -> impl FnMut() {
+    let mut has_begun = false;
+    move || {
+        if mem::replace(&mut has_begun, true) {
+            restarts.fetch_add(1, Ordering::Relaxed);
+            events.source_restarted();
+        }
+    }
 }
 
 impl Place {
@@ -263,10 +272,27 @@ mod tests {
     use tinylb_tokio::DnsOptions;
 
     use super::*;
+    use crate::log::tests::logged;
 
     fn set(backends: &[(&str, &str)]) -> BackendSet<Address> {
         let backends = backends.iter().map(|(key, target)| (*key, target.parse().unwrap()));
         BackendSet::new(backends).unwrap()
+    }
+
+    #[test]
+    fn lookups_that_failed_before_a_restart_have_their_end_in_the_log() {
+        let (restarts, events) = (Arc::default(), Arc::new(EventLog::new("s")));
+        let mut begin = restarts_counted(Arc::clone(&restarts), Arc::clone(&events));
+        let log = logged(|| {
+            begin();
+            events.lookups_fail("SERVFAIL");
+            begin();
+            events.lookups_succeed();
+        });
+        let lines: Vec<&str> = log.lines().collect();
+        assert_eq!(lines.len(), 2, "{log}");
+        assert!(lines[0].contains("SERVFAIL") && lines[1].contains("starts over"), "{log}");
+        assert_eq!(restarts.load(Ordering::Relaxed), 1);
     }
 
     #[test]
