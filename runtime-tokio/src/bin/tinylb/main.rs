@@ -8,6 +8,7 @@ mod config;
 mod demo;
 mod descriptors;
 mod flapping;
+mod last_known;
 mod life;
 mod log;
 mod metrics;

@@ -1,5 +1,5 @@
 use std::{
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -38,6 +38,26 @@ pub(crate) enum Place {
     Dns(DnsName, DnsOptions),
     Etcd(Etcd),
     File(PathBuf),
+}
+
+impl Place {
+    /// Whether this is what once was displayed as this text.
+    pub(crate) fn was(&self, text: &str) -> bool {
+        match self {
+            Self::Etcd(etcd) => text.strip_prefix("etcd ").is_some_and(|text| etcd.was(text)),
+            place => place.to_string() == text,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(name, _) => write!(f, "dns {name}"),
+            Self::Etcd(etcd) => write!(f, "etcd {etcd}"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+        }
+    }
 }
 
 /// Every key of a source. One of [`PLACES`] says where it is.

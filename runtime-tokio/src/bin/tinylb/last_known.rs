@@ -1,0 +1,160 @@
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use serde_json::{Map, Value, json};
+use tinylb_core::{BackendSet, Handle, Update};
+use tinylb_tokio::{Address, read_file, remove_file, replace_file, run_blocking};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
+use tracing::warn;
+
+use crate::config::{FILE_BYTES_MAX, Place};
+
+/// The file that keeps a source's last set, for a start while the source is away.
+pub(crate) struct LastKnown {
+    pub(crate) path: PathBuf,
+    /// Whose sets it keeps: those of another source are no use.
+    pub(crate) place: Place,
+}
+
+/// Pause before a file that could not be written is written again.
+const WRITE_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long reading a file may take. After that the source is asked in any case.
+const READ_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Puts the kept set in force, unless there is already a set. Returns the loss to report if it did:
+/// the source itself hasn't answered yet.
+pub(crate) async fn begin(
+    file: Arc<LastKnown>,
+    service: String,
+    handle: Handle<Address>,
+) -> Option<Update<Address>> {
+    if handle.snapshot().set.is_some() {
+        return None;
+    }
+    let reader = Arc::clone(&file);
+    let read = timeout(READ_TIME_MAX, run_blocking(move || reader.read())).await;
+    let read = read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).and_then(|read| read);
+    let path = file.path.display();
+    let set = match read {
+        Ok(set) => set,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            warn!(service, "the last known backends in {path} are no use: {error}");
+            return None;
+        }
+    };
+    // An empty set would serve no client, and clients may wait for the source's own set.
+    if set.is_empty() {
+        return None;
+    }
+    if let Err(error) = handle.replace(set) {
+        warn!(service, "the last known backends in {path} are no use: {error}");
+        return None;
+    }
+    let lost = format!("no answer yet; these are the backends last known, from {path}");
+    Some(Update::Lost(lost.into()))
+}
+
+/// Keeps each set that is taken, but for those of a time when the source is lost. If the set was
+/// given up then, nothing is kept: a start would serve it for as long again.
+pub(crate) async fn keep(
+    file: Arc<LastKnown>,
+    service: String,
+    handle: Handle<Address>,
+    replaced: Arc<Notify>,
+) {
+    loop {
+        replaced.notified().await;
+        let snapshot = handle.snapshot();
+        let Some(set) = snapshot.set else { continue };
+        let is_lost = snapshot.source_lost.is_some();
+        if is_lost && !set.is_empty() {
+            continue;
+        }
+        let (writer, path) = (Arc::clone(&file), file.path.display());
+        let keep = move || if is_lost { remove_file(&writer.path) } else { writer.write(&set) };
+        if let Err(error) = run_blocking(keep).await.and_then(|kept| kept) {
+            match is_lost {
+                true => warn!(service, "can't remove the backends given up, in {path}: {error}"),
+                false => warn!(service, "can't write the last known backends to {path}: {error}"),
+            }
+            sleep(WRITE_PAUSE).await;
+            replaced.notify_one();
+        }
+    }
+}
+
+impl LastKnown {
+    fn read(&self) -> io::Result<BackendSet<Address>> {
+        let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
+        let text: Value = serde_json::from_slice(&read_file(&self.path, FILE_BYTES_MAX)?)?;
+        if !text["source"].as_str().is_some_and(|source| self.place.was(source)) {
+            return Err(bad("they are of another source"));
+        }
+        let mut backends = Vec::new();
+        for (key, target) in text["backends"].as_object().ok_or_else(|| bad("there are none"))? {
+            let target = target.as_str().ok_or_else(|| bad("an address is no string"))?;
+            let target: Address = target.parse().map_err(io::Error::other)?;
+            backends.push((key.as_str(), target));
+        }
+        BackendSet::new(backends).map_err(io::Error::other)
+    }
+
+    fn write(&self, set: &BackendSet<Address>) -> io::Result<()> {
+        let backends = set.iter().map(|(key, target)| (key.to_string(), target.to_string().into()));
+        let backends: Map<String, Value> = backends.collect();
+        let text = json!({ "source": self.place.to_string(), "backends": backends });
+        replace_file(&self.path, format!("{text}\n").as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tinylb_tokio::DnsOptions;
+
+    use super::*;
+
+    fn set(backends: &[(&str, &str)]) -> BackendSet<Address> {
+        let backends = backends.iter().map(|(key, target)| (*key, target.parse().unwrap()));
+        BackendSet::new(backends).unwrap()
+    }
+
+    #[test]
+    fn what_was_kept_is_there_again_and_anything_else_is_no_use() {
+        let directory = std::env::temp_dir().join(format!("tinylb-known-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let file = |name: &str| {
+            let place = Place::Dns(name.parse().unwrap(), DnsOptions::default());
+            LastKnown { path: directory.join("known"), place }
+        };
+        let kept = file("a:1");
+        let missing = kept.read().unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        for backends in [&[("a", "10.0.0.1:1"), ("\"é", "unix:/a b")][..], &[]] {
+            kept.write(&set(backends)).unwrap();
+            assert_eq!(kept.read().unwrap(), set(backends));
+        }
+        for _ in 0..2 {
+            remove_file(&kept.path).unwrap();
+            assert_eq!(kept.read().unwrap_err().kind(), io::ErrorKind::NotFound);
+        }
+        kept.write(&set(&[])).unwrap();
+        let other = file("b:1").read().unwrap_err();
+        assert_eq!(other.to_string(), "they are of another source");
+        for damaged in ["", "{", "[]", r#"{"source":"dns a:1"}"#] {
+            fs::write(directory.join("known"), damaged).unwrap();
+            assert!(kept.read().is_err(), "{damaged}");
+        }
+        for target in ["5", r#""x""#] {
+            let damaged = format!(r#"{{"source":"dns a:1","backends":{{"a":{target}}}}}"#);
+            fs::write(directory.join("known"), damaged).unwrap();
+            assert!(kept.read().is_err(), "{target}");
+        }
+        fs::remove_dir_all(directory).unwrap();
+    }
+}
