@@ -1,10 +1,16 @@
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use serde_json::{Map, Value, json};
 use tinylb_core::{BackendSet, Handle, Update};
 use tinylb_tokio::{Address, read_file, remove_file, replace_file, run_blocking};
 use tokio::{
-    sync::Notify,
+    sync::{self, Notify},
     time::{sleep, timeout},
 };
 use tracing::warn;
@@ -13,10 +19,19 @@ use crate::config::{FILE_BYTES_MAX, Place};
 
 /// The file that keeps a source's last set, for a start while the source is away.
 pub(crate) struct LastKnown {
-    pub(crate) path: PathBuf,
+    path: PathBuf,
     /// Whose sets it keeps: those of another source are no use.
-    pub(crate) place: Place,
+    place: Place,
+    turn: Arc<Turn>,
 }
+
+/// Held by whoever changes the file, until the change is on disk. A change can't be called off once
+/// it has begun, so it may still go on when its service has left and another one has the file: with
+/// a slow disk, the older set could come last.
+type Turn = sync::Mutex<()>;
+
+/// The turns of the files that are in use.
+static TURNS: Mutex<BTreeMap<PathBuf, Weak<Turn>>> = Mutex::new(BTreeMap::new());
 
 /// Pause before a file that could not be written is written again.
 const WRITE_PAUSE: Duration = Duration::from_secs(10);
@@ -68,6 +83,8 @@ pub(crate) async fn keep(
 ) {
     loop {
         replaced.notified().await;
+        let turn = Arc::clone(&file.turn).lock_owned().await;
+        // Only now, so that the newest set is written.
         let snapshot = handle.snapshot();
         let Some(set) = snapshot.set else { continue };
         let is_lost = snapshot.source_lost.is_some();
@@ -75,7 +92,10 @@ pub(crate) async fn keep(
             continue;
         }
         let (writer, path) = (Arc::clone(&file), file.path.display());
-        let keep = move || if is_lost { remove_file(&writer.path) } else { writer.write(&set) };
+        let keep = move || {
+            let _turn = turn;
+            if is_lost { remove_file(&writer.path) } else { writer.write(&set) }
+        };
         if let Err(error) = run_blocking(keep).await.and_then(|kept| kept) {
             match is_lost {
                 true => warn!(service, "can't remove the backends given up, in {path}: {error}"),
@@ -88,6 +108,11 @@ pub(crate) async fn keep(
 }
 
 impl LastKnown {
+    pub(crate) fn new(path: PathBuf, place: Place) -> Self {
+        let turn = turn(&path);
+        Self { path, place, turn }
+    }
+
     fn read(&self) -> io::Result<BackendSet<Address>> {
         let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
         let text: Value = serde_json::from_slice(&read_file(&self.path, FILE_BYTES_MAX)?)?;
@@ -111,11 +136,24 @@ impl LastKnown {
     }
 }
 
+/// The turn of a file, shared by all that have this file.
+fn turn(path: &Path) -> Arc<Turn> {
+    let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(turn) = turns.get(path).and_then(Weak::upgrade) {
+        return turn;
+    }
+    turns.retain(|_, turn| turn.strong_count() > 0);
+    let turn = Arc::default();
+    turns.insert(path.into(), Arc::downgrade(&turn));
+    turn
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use tinylb_tokio::DnsOptions;
+    use tinylb_core::{Server, Settings};
+    use tinylb_tokio::{AddressDialer, DnsOptions, TokioRuntime};
 
     use super::*;
 
@@ -130,7 +168,7 @@ mod tests {
         fs::create_dir_all(&directory).unwrap();
         let file = |name: &str| {
             let place = Place::Dns(name.parse().unwrap(), DnsOptions::default());
-            LastKnown { path: directory.join("known"), place }
+            LastKnown::new(directory.join("known"), place)
         };
         let kept = file("a:1");
         let missing = kept.read().unwrap_err();
@@ -156,5 +194,47 @@ mod tests {
             assert!(kept.read().is_err(), "{target}");
         }
         fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_write_of_the_service_before_does_not_come_after_the_next_ones() {
+        let directory = std::env::temp_dir().join(format!("tinylb-turns-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("known");
+        let file = |name: &str| {
+            let place = Place::Dns(name.parse().unwrap(), DnsOptions::default());
+            Arc::new(LastKnown::new(path.clone(), place))
+        };
+        let (before, next) = (file("a:1"), file("b:1"));
+        // A write that goes on while its service is forgotten.
+        let writing = Arc::clone(&before.turn).lock_owned().await;
+        drop(before);
+        let runtime = TokioRuntime::current();
+        let server = Server::new(AddressDialer::default(), runtime, Settings::default()).unwrap();
+        drop(server.handle().replace(set(&[("b", "10.0.0.2:1")])).unwrap());
+        let replaced = Arc::new(Notify::new());
+        let kept = keep(Arc::clone(&next), "s".into(), server.handle(), Arc::clone(&replaced));
+        let keeping = tokio::spawn(kept);
+        replaced.notify_one();
+        sleep(Duration::from_millis(100)).await;
+        assert!(!path.exists(), "it would be overwritten");
+        fs::write(&path, "the set of the service before").unwrap();
+        drop(writing);
+        while next.read().is_err() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(next.read().unwrap(), set(&[("b", "10.0.0.2:1")]));
+        keeping.abort();
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_nobody_has_any_more_is_forgotten() {
+        let [one, other] = ["/one", "/other"].map(Path::new);
+        let first = turn(one);
+        assert!(Arc::ptr_eq(&first, &turn(one)));
+        drop(first);
+        let _other = turn(other);
+        assert!(!TURNS.lock().unwrap().contains_key(one));
     }
 }

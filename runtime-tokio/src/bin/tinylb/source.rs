@@ -47,7 +47,7 @@ impl Source {
         let updates = updates(&followed.place, Arc::clone(restarts), events)
             .map_err(|error| in_service(&error))?;
         let place = followed.place.clone();
-        let file = followed.last_known.clone().map(|path| Arc::new(LastKnown { path, place }));
+        let file = followed.last_known.clone().map(|path| Arc::new(LastKnown::new(path, place)));
         let known = file.clone().map(|file| begin(file, service.to_string(), handle.clone()));
         let known = stream::iter(known).then(|known| known).filter_map(ready);
         let following = handle
@@ -66,7 +66,8 @@ impl Source {
         }
     }
 
-    /// Writes that file no more.
+    /// Begins no further write of that file. (One that goes on is finished, before any by the next
+    /// service that has the file.)
     pub(crate) fn stop_keeping(&mut self) {
         if let Some(keeping) = self.keeping.take() {
             keeping.abort();
