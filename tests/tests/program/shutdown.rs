@@ -1,5 +1,7 @@
 //! The end of the program.
 
+use std::{fs, thread::sleep, time::Duration};
+
 use rustix::process::Signal;
 
 use crate::harness::{
@@ -287,4 +289,60 @@ fn a_shutdown_says_how_many_sessions_finished_and_how_many_it_cut() {
         assert_eq!(of("stopped", ""), [2, 3, 0, 1]);
     });
     assert!(staying.iter_mut().all(|client| client.end() == End::Reset));
+}
+
+/// A program that stops, while a client of `a` stays. Its file of the last known backends has `a` and
+/// `b`.
+fn stopping_with_a_source(a: &Backend) -> (ConfigFile, Tinylb, Client) {
+    let file = ConfigFile::new(&format!(
+        "[services.s]\nlisten = \"127.0.0.1:0\"\nstart = 0\n{PATIENT}\n\
+         source = {{ file = \"backends.toml\", last_known = \"known\" }}\n"
+    ));
+    let backends = format!("a = {:?}\nb = \"127.0.0.1:1\"\n", a.address);
+    fs::write(file.in_dir("backends.toml"), backends).unwrap();
+    let tinylb = file.run();
+    let client = Client::connect(&tinylb.address());
+    until("the file", || known(&file).contains("\"b\""));
+    tinylb.signal(Signal::TERM);
+    tinylb.line("shutting down");
+    (file, tinylb, client)
+}
+
+fn known(file: &ConfigFile) -> String {
+    fs::read_to_string(file.in_dir("known")).unwrap_or_default()
+}
+
+#[test]
+fn a_set_that_comes_during_shutdown_is_there_at_the_next_start() {
+    let a = Backend::echo("a");
+    let (file, tinylb, client) = stopping_with_a_source(&a);
+    fs::write(file.in_dir("backends.toml"), format!("a = {:?}\n", a.address)).unwrap();
+    until("the new set in the file", || !known(&file).contains("\"b\""));
+    assert_eq!(client.finish(), End::Clean);
+    tinylb.stop_after_signal();
+
+    fs::remove_file(file.in_dir("backends.toml")).unwrap();
+    let tinylb = file.run();
+    tinylb.line("source of backends lost");
+    assert!(Client::several(&tinylb.address(), 2).iter().all(|client| client.backend == "a"));
+    tinylb.stop();
+}
+
+#[test]
+fn during_shutdown_a_service_that_the_file_lacks_no_longer_writes_its_last_known() {
+    let a = Backend::echo("a");
+    let (file, tinylb, client) = stopping_with_a_source(&a);
+    let text = fs::read_to_string(file.path()).unwrap();
+    file.edit(&service("other", "127.0.0.1:0", [&a], ""));
+    tinylb.line("configuration read again while shutting down");
+    fs::write(file.in_dir("backends.toml"), format!("a = {:?}\n", a.address)).unwrap();
+    tinylb.line(r#""removed":["b"]"#);
+    for _ in 0..10 {
+        assert!(known(&file).contains("\"b\""), "it may be another service's");
+        sleep(Duration::from_millis(100));
+    }
+    file.edit(&text);
+    until("the new set in the file", || !known(&file).contains("\"b\""));
+    assert_eq!(client.finish(), End::Clean);
+    tinylb.stop_after_signal();
 }

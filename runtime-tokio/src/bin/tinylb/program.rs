@@ -119,6 +119,11 @@ impl Program {
         let plan = Plan::new(lives, names.iter().map(String::as_str), state.stopping.is_some());
         if state.stopping.is_some() {
             let (reached, passed_over) = (plan.steps.len(), plan.passed_over.len());
+            for (name, service) in &state.services {
+                if !plan.steps.contains_key(&**name) {
+                    service.stop_keeping();
+                }
+            }
             for (name, config) in config {
                 if plan.steps.contains_key(&*name) {
                     state.services[&name].adjust(config)?;
@@ -176,6 +181,7 @@ impl Program {
                 service = name,
                 sessions, "service removed, its sessions have {time:?} to finish"
             );
+            service.stop_keeping();
             self.see_off(&service, Why::Removed);
         }
         state.close_unused_sockets();

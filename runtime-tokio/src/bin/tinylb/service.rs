@@ -208,9 +208,8 @@ impl Service {
             Step::Change | Step::Adjust => false,
         };
         if !is_said_anew && state.config.source == config.source {
-            self.keep(state, step);
-            if step == Step::Return {
-                // The file may be of another service by now.
+            if self.keep(state) {
+                // The file may have been another service's meanwhile.
                 self.replaced.notify_one();
             }
             return Ok(());
@@ -232,7 +231,7 @@ impl Service {
                     &self.events,
                 );
                 state.source = Some(source?);
-                self.keep(state, step);
+                self.keep(state);
             }
         }
         Ok(())
@@ -245,12 +244,18 @@ impl Service {
         }
     }
 
-    /// Starts to keep the source's sets, unless the service leaves: the file may be another's by then.
-    fn keep(&self, state: &mut State, step: Step) {
-        if step != Step::Adjust
-            && let Some(source) = &mut state.source
-        {
-            source.keep(&self.name, &self.handle, &self.replaced);
+    /// Keeps the source's sets from now on: a configuration names this service, so the file of the
+    /// last known backends is its own. Returns whether that is new.
+    fn keep(&self, state: &mut State) -> bool {
+        let source = state.source.as_mut();
+        source.is_some_and(|source| source.keep(&self.name, &self.handle, &self.replaced))
+    }
+
+    /// Keeps the source's sets no longer: the configuration lacks this service, and another may have
+    /// its file of the last known backends.
+    pub(crate) fn stop_keeping(&self) {
+        if let Some(source) = &mut self.lock().source {
+            source.stop_keeping();
         }
     }
 
@@ -305,8 +310,8 @@ impl Service {
         self.lock().config.shutdown_timeout
     }
 
-    /// Stops accepting, and writing the file of the last known backends; sessions go on. If it is
-    /// already leaving, only the reason changes, and not its time.
+    /// Stops accepting; sessions go on. If it is already leaving, only the reason changes, and not
+    /// its time.
     pub(crate) fn leave(&self, why: Why) {
         let mut state = self.lock();
         if let Life::Leaving(departure) | Life::Closing(departure) = &mut state.life {
@@ -317,9 +322,6 @@ impl Service {
         state.life = Life::Leaving(departure);
         self.leaving.is_watched.store(true, Ordering::Relaxed);
         std::mem::take(&mut state.listeners).values().for_each(StopHandle::stop);
-        if let Some(source) = &mut state.source {
-            source.stop_keeping();
-        }
         // Clients no longer come here, so these addresses may now be another listener's, and
         // backends here.
         self.server.dialer().set_own(Vec::new());

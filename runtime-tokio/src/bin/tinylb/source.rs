@@ -58,12 +58,20 @@ impl Source {
         Ok(Self { following, file, keeping: None })
     }
 
-    /// Keeps its sets in the file of the last known backends, if it has one.
-    pub(crate) fn keep(&mut self, service: &str, handle: &Handle<Address>, replaced: &Arc<Notify>) {
-        let keep = |file| keep(file, service.to_string(), handle.clone(), Arc::clone(replaced));
-        if self.keeping.is_none() {
-            self.keeping = self.file.clone().map(|file| tokio::spawn(keep(file)));
+    /// Keeps its sets in the file of the last known backends, if it has one. Returns whether it
+    /// didn't before.
+    pub(crate) fn keep(
+        &mut self,
+        service: &str,
+        handle: &Handle<Address>,
+        replaced: &Arc<Notify>,
+    ) -> bool {
+        if self.keeping.is_some() {
+            return false;
         }
+        let keep = |file| keep(file, service.to_string(), handle.clone(), Arc::clone(replaced));
+        self.keeping = self.file.clone().map(|file| tokio::spawn(keep(file)));
+        self.keeping.is_some()
     }
 
     /// Begins no further write of that file. (One that goes on is finished, before any by the next
