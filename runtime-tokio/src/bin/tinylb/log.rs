@@ -5,13 +5,13 @@ use std::{
     collections::BTreeMap,
     io::{self, IsTerminal},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use tinylb_core::{BackendKey, DialFailure, Event, Handle, Limit, Report, SessionId};
+use tinylb_core::{BackendKey, DialFailure, Event, Limit, Report, SessionId};
 use tinylb_tokio::{Address, AddressChange, AddressFailure};
 use tokio::{runtime, time::sleep};
 use tracing::{Level, debug, enabled, info, warn};
@@ -75,8 +75,6 @@ pub(crate) fn start(log: &args::Log) -> Result<Guard, Failure> {
 /// Makes log lines and counts of one service's events.
 pub(crate) struct EventLog {
     service: String,
-    /// Knows what no event tells. Weak, since the server holds this log.
-    handle: OnceLock<Weak<Handle<Address>>>,
     pub(crate) dial_failures: AtomicU64,
     pub(crate) accept_failures: AtomicU64,
     pub(crate) address_failures: AtomicU64,
@@ -101,7 +99,6 @@ impl EventLog {
     pub(crate) fn new(service: &str) -> Self {
         Self {
             service: service.into(),
-            handle: OnceLock::new(),
             dial_failures: AtomicU64::new(0),
             accept_failures: AtomicU64::new(0),
             address_failures: AtomicU64::new(0),
@@ -111,11 +108,6 @@ impl EventLog {
             runtime: runtime::Handle::try_current().ok(),
             clients: Mutex::default(),
         }
-    }
-
-    /// Asks the server by this handle, as long as there is one.
-    pub(crate) fn ask(&self, handle: &Arc<Handle<Address>>) {
-        let _ = self.handle.set(Arc::downgrade(handle));
     }
 
     pub(crate) fn observe(&self, event: &Event<Address>) {
@@ -139,7 +131,7 @@ impl EventLog {
                 });
             }
             Event::SetReplaced(report) => self.replaced(report),
-            Event::SourceLost { reason } => self.source_lost(reason),
+            Event::SourceLost { reason, set_age } => self.source_lost(reason, *set_age),
             Event::SourceBack { lost_for } => self.source_back(*lost_for),
             Event::SourceStale { reason } => {
                 warn!(
@@ -226,12 +218,10 @@ impl EventLog {
     }
 
     /// Logs the loss of the source, now or once it has lasted.
-    fn source_lost(&self, reason: &Arc<str>) {
-        let (service, handle) = (self.service.clone(), self.handle.get().cloned());
+    fn source_lost(&self, reason: &Arc<str>, set_age: Option<Duration>) {
+        let (service, lost) = (self.service.clone(), Instant::now());
         let log = move |line: flapping::Line| {
-            let handle = handle.as_ref().and_then(Weak::upgrade);
-            let set_age = handle.and_then(|handle| handle.snapshot().set_age);
-            let set_age_seconds = set_age.map(|age| age.as_secs_f64());
+            let set_age_seconds = set_age.map(|age| (age + lost.elapsed()).as_secs_f64());
             let flapping::Line { reason, spared } = line;
             warn!(
                 service,
@@ -393,7 +383,7 @@ pub(crate) mod tests {
     fn a_failure_in_the_log_has_its_end_there_whatever_becomes_of_the_source() {
         type Do = fn(&EventLog);
         let partial: Do = |events| events.lookups_fail("SERVFAIL");
-        let lost: Do = |events| events.source_lost(&"SERVFAIL".into());
+        let lost: Do = |events| events.source_lost(&"SERVFAIL".into(), None);
         let cases: [(Do, Do, &str); 4] = [
             (partial, EventLog::lookups_succeed, "are answered again"),
             (partial, EventLog::source_restarted, "starts over"),

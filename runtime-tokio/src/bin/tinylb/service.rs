@@ -29,7 +29,7 @@ pub(crate) struct Service {
     pub(crate) name: String,
     pub(crate) events: Arc<EventLog>,
     server: Server<AddressDialer>,
-    handle: Arc<Handle<Address>>,
+    handle: Handle<Address>,
     relay: SocketRelay,
     state: Mutex<State>,
     /// Where a dead listener is reported.
@@ -103,8 +103,7 @@ impl Service {
         let settings = config.settings.clone();
         let server = Server::with_observer(dialer, TokioRuntime::current(), settings, observer)
             .map_err(|error| format!("service {name}: {error}"))?;
-        let handle = Arc::new(server.handle());
-        events.ask(&handle);
+        let handle = server.handle();
         let state = State {
             life: Life::Serving,
             own: Vec::new(),
@@ -130,7 +129,7 @@ impl Service {
     }
 
     pub(crate) fn handle(&self) -> Handle<Address> {
-        Handle::clone(&self.handle)
+        self.handle.clone()
     }
 
     /// Where the backends come from, if that is a source.
