@@ -106,20 +106,15 @@ impl Listener {
 
     /// Accepts the next connection. Dropping this loses none.
     async fn accept(&self) -> io::Result<Box<dyn Stream>> {
-        match self {
-            Self::Tcp(listener) => {
-                let stream = listener.accept().await?.0;
-                let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES);
-                // The end of an answer is still delivered after the connection is closed.
-                let _ = SockRef::from(&stream).set_linger(None);
-                Ok(Box::new(stream))
-            }
-            Self::Unix(listener) => {
-                let stream = listener.accept().await?.0;
-                let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES);
-                Ok(Box::new(stream))
-            }
-        }
+        let stream: Box<dyn Stream> = match self {
+            Self::Tcp(listener) => Box::new(listener.accept().await?.0),
+            Self::Unix(listener) => Box::new(listener.accept().await?.0),
+        };
+        let socket = SockRef::from(&stream);
+        let _ = socket.set_send_buffer_size(SEND_BUFFER_BYTES);
+        // The end of an answer is still delivered after the connection is closed. (Only TCP lingers.)
+        let _ = socket.set_linger(None);
+        Ok(stream)
     }
 }
 
