@@ -81,6 +81,13 @@ impl Service {
         }
     }
 
+    /// What its TCP connections are set to.
+    pub(crate) fn tcp_options(&self) -> TcpOptions {
+        let mut options = TcpOptions::default();
+        options.peer_timeout = self.peer_timeout;
+        options
+    }
+
     /// Checks the range of every setting; the first that is out of it.
     pub(crate) fn check_ranges(&self) -> Result<(), SettingsError> {
         self.settings.validate()?;

@@ -7,10 +7,7 @@ use std::{
 
 use tinylb_core::{BackendSet, SharedBudget, Totals};
 use tinylb_tokio::{Address, SocketRelay, Splice};
-use tokio::{
-    runtime::Handle,
-    sync::{Notify, mpsc},
-};
+use tokio::sync::{Notify, mpsc};
 use tracing::{info, warn};
 
 use crate::{
@@ -19,8 +16,8 @@ use crate::{
     descriptors,
     life::{Ends, Life, Plan, Step, Why},
     log,
-    service::{Service, tcp_options},
-    socket::{Acceptor, Share, Socket, remedy},
+    service::Service,
+    socket::{Socket, SocketKey, bind_new, open, socket_key},
     workers::Workers,
 };
 
@@ -71,9 +68,6 @@ pub(crate) enum Applied {
     /// were passed over: they had ended, or never begun.
     ToTheRest { reached: usize, passed_over: usize },
 }
-
-/// An address as configured. Where it takes any port, each service has a socket of its own.
-type SocketKey = (Option<String>, Address);
 
 impl Program {
     /// A program without services. `fatal` is told of a listener or a worker that died.
@@ -137,7 +131,8 @@ impl Program {
         for (name, service) in config {
             let step = plan.steps[&*name];
             let lives = state.services.get(&name).filter(|_| step != Step::Start);
-            let opened = open(&state, lives, &bound, &name, &service, &workers)?;
+            let has = lives.map(|service| service.shares()).unwrap_or_default();
+            let opened = open([&bound, &state.sockets], &has, &name, &service, &workers)?;
             let lives = match lives {
                 Some(lives) => Arc::clone(lives),
                 None => {
@@ -150,7 +145,7 @@ impl Program {
         for (running, service, ..) in &changes {
             for address in &service.listen {
                 if let Some(socket) = state.sockets.get(&socket_key(&running.name, address)) {
-                    let set = socket.set_options(&tcp_options(service));
+                    let set = socket.set_options(&service.tcp_options());
                     set.map_err(|error| format!("can't set the options of {address}: {error}"))?;
                 }
             }
@@ -406,98 +401,6 @@ impl State {
     }
 }
 
-/// Listens at the addresses that nothing listens at yet.
-fn bind_new(
-    sockets: &BTreeMap<SocketKey, Socket>,
-    admin: Option<&Address>,
-    config: &BTreeMap<String, config::Service>,
-    workers: usize,
-) -> Result<BTreeMap<SocketKey, Socket>, String> {
-    let mut bound = BTreeMap::new();
-    for (name, service) in config {
-        for address in &service.listen {
-            let key = socket_key(name, address);
-            if !sockets.contains_key(&key) && !bound.contains_key(&key) {
-                let socket = Socket::bind(address, &tcp_options(service), workers);
-                let own = sockets.keys().chain(bound.keys()).map(|(_, own)| own);
-                let socket =
-                    socket.map_err(|error| in_the_way(own, admin, address).unwrap_or(error));
-                bound.insert(key, socket?);
-            }
-        }
-    }
-    Ok(bound)
-}
-
-/// What a service needs in order to listen where it is to.
-pub(crate) struct Opened {
-    /// Where it will listen, with the ports that were taken.
-    pub(crate) own: Vec<Address>,
-    /// Who will accept from which sockets of which address, as configured.
-    pub(crate) shares: Vec<(Address, Share)>,
-    /// For those of them that are new to it.
-    pub(crate) acceptors: Vec<((Address, Share), Acceptor)>,
-}
-
-/// Prepares all that can fail when a service does as it is configured.
-fn open(
-    state: &State,
-    lives: Option<&Arc<Service>>,
-    bound: &BTreeMap<SocketKey, Socket>,
-    name: &str,
-    service: &config::Service,
-    workers: &[Handle],
-) -> Result<Opened, String> {
-    let has = lives.map(|service| service.shares()).unwrap_or_default();
-    let mut opened = Opened { own: Vec::new(), shares: Vec::new(), acceptors: Vec::new() };
-    for address in &service.listen {
-        let key = socket_key(name, address);
-        let Some(socket) = bound.get(&key).or_else(|| state.sockets.get(&key)) else { continue };
-        let failed = |error| format!("can't listen at {address}: {}", remedy(&error));
-        opened.own.push(socket.local_address().map_err(failed)?);
-        for share in socket.shares(workers.len()) {
-            let share = (address.clone(), share);
-            if !has.contains(&share) {
-                let acceptor = socket.acceptor(share.1, workers).map_err(failed)?;
-                opened.acceptors.push((share.clone(), acceptor));
-            }
-            opened.shares.push(share);
-        }
-    }
-    // The file could not be checked against a port that was not taken yet.
-    if let config::Source::Given(backends) = &service.source {
-        for (key, target) in backends.iter() {
-            target.validate_target(&opened.own).map_err(|reason| {
-                format!("service {name}: the target {target} of {key} is invalid: {reason}")
-            })?;
-        }
-    }
-    Ok(opened)
-}
-
-/// Why nothing can listen at an address, if a socket of this program is in its way.
-fn in_the_way<'a>(
-    mut own: impl Iterator<Item = &'a Address>,
-    admin: Option<&Address>,
-    wanted: &Address,
-) -> Option<String> {
-    let is_in_the_way = |own: &Address| own.takes_in(wanted) || wanted.takes_in(own);
-    if admin.is_some_and(is_in_the_way) {
-        let cause = "this is the admin address (--admin): choose another address";
-        return Some(format!("can't listen at {wanted}: {cause}"));
-    }
-    // The same change may close it, but only once the new one listens.
-    let own = own.find(|own| is_in_the_way(own))?;
-    let cause =
-        format!("tinylb itself listens at {own}: remove that listener first, in a separate change");
-    Some(format!("can't listen at {wanted}: {cause}"))
-}
-
 fn cores() -> usize {
     thread::available_parallelism().map_or(1, |cores| cores.get())
-}
-
-fn socket_key(service: &str, address: &Address) -> SocketKey {
-    let takes_any_port = matches!(address, Address::Tcp(target) if target.port == 0);
-    (takes_any_port.then(|| service.to_string()), address.clone())
 }

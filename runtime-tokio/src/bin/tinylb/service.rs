@@ -8,7 +8,7 @@ use std::{
 };
 
 use tinylb_core::{BackendSet, Event, Handle, ListenerHandle, Server, StopHandle};
-use tinylb_tokio::{Address, AddressDialer, SocketRelay, TcpOptions, TokioRuntime};
+use tinylb_tokio::{Address, AddressDialer, SocketRelay, TokioRuntime};
 use tokio::{
     sync::{Notify, mpsc},
     task::AbortHandle,
@@ -19,8 +19,7 @@ use crate::{
     config,
     life::{Departure, Ends, Life, Step, Why},
     log::EventLog,
-    program::Opened,
-    socket::Share,
+    socket::{Opened, Share},
     source::Source,
 };
 
@@ -77,7 +76,7 @@ impl Service {
     ) -> Result<Self, String> {
         let events = Arc::new(EventLog::new(name));
         let [failed, changed] = [(); 2].map(|()| Arc::clone(&events));
-        let dialer = AddressDialer::new(tcp_options(&config))
+        let dialer = AddressDialer::new(config.tcp_options())
             .on_address_failure(move |failure| failed.address_failed(&failure))
             .on_address_change(move |change| changed.addresses_changed(&change));
         let (replaced, leaving) = (Arc::new(Notify::new()), Arc::new(Leaving::default()));
@@ -195,7 +194,7 @@ impl Service {
     /// Applies the parts of a configuration that a leaving service needs too.
     fn take(&self, state: &mut State, config: &config::Service, step: Step) -> Result<(), String> {
         let in_service = |error: String| format!("service {}: {error}", self.name);
-        self.server.dialer().set_options(tcp_options(config));
+        self.server.dialer().set_options(config.tcp_options());
         self.server.dialer().set_dial_from(config.dial_from.clone());
         self.handle.configure(config.settings.clone()).map_err(|e| in_service(e.to_string()))?;
         let is_given = matches!(config.source, config::Source::Given(_));
@@ -399,11 +398,4 @@ impl Leaving {
             self.changed.notify_one();
         }
     }
-}
-
-/// The socket options that a service is configured to have.
-pub(crate) fn tcp_options(config: &config::Service) -> TcpOptions {
-    let mut options = TcpOptions::default();
-    options.peer_timeout = config.peer_timeout;
-    options
 }
