@@ -4,10 +4,12 @@ mod document;
 mod etcd;
 mod fields;
 mod problem;
+mod reader;
 mod source;
 mod syntax;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use std::{
     collections::BTreeMap,
@@ -23,9 +25,9 @@ use tinylb_tokio::{Address, TcpOptions, read_file};
 pub(crate) use etcd::Etcd;
 #[cfg(not(feature = "etcd"))]
 pub(crate) use etcd::WITHOUT_ETCD;
-pub(crate) use fields::duration;
 pub(crate) use problem::Problem;
 pub(crate) use source::{Followed, Place, Source};
+pub(crate) use values::duration;
 
 /// The largest file that is read, in bytes: room for ten million backends. It keeps a device or
 /// a log given by mistake from filling the memory.

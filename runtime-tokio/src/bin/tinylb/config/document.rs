@@ -1,26 +1,22 @@
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     mem,
-    path::{Component, Path, PathBuf},
+    path::{Component, Path},
 };
 
 use tinylb_core::{BackendSet, SetError};
 use tinylb_tokio::{Address, AddressError, Host, TcpTarget};
-use toml::{
-    Spanned,
-    de::{DeString, DeTable, DeValue},
-};
+use toml::de::{DeTable, DeValue};
 
 use crate::circle::{Fronts, Ways};
 
 use super::{
     Config, Service, Source, WORKERS_MAX, fields,
     problem::{self, Problem},
+    reader::{Key, Reader, Value, nearest},
     syntax::Syntax,
+    values::{count, kind},
 };
-
-pub(super) type Key<'i> = Spanned<DeString<'i>>;
-pub(super) type Value<'i> = Spanned<DeValue<'i>>;
 
 /// What a text says, or all that is wrong with it.
 pub(super) fn read(text: &str) -> Result<Config, Vec<Problem>> {
@@ -47,30 +43,7 @@ pub(super) fn read(text: &str) -> Result<Config, Vec<Problem>> {
     }
 }
 
-/// Reads a tree from its root, and collects what is wrong with it.
-pub(super) struct Reader<'t> {
-    text: &'t str,
-    syntax: Syntax,
-    /// Offset in bytes, and message.
-    found: Vec<(usize, String)>,
-    /// Offset in bytes, service, and address, of all services.
-    listens: Vec<(usize, String, Address)>,
-    /// The same of each `last_known`, with its path.
-    kept: Vec<(usize, String, PathBuf)>,
-}
-
 impl Reader<'_> {
-    pub(super) fn wrong(&mut self, at: &Spanned<impl Sized>, message: impl Into<String>) {
-        self.found.push((at.span().start, message.into()));
-    }
-
-    /// Something isn't there. After an error of syntax, it may have been there unread.
-    pub(super) fn missing(&mut self, at: usize, message: impl Into<String>) {
-        if self.syntax.errors.is_empty() {
-            self.found.push((at, message.into()));
-        }
-    }
-
     fn root(&mut self, root: &DeTable<'_>) -> BTreeMap<String, Service> {
         let mut services = BTreeMap::new();
         let is_known = |key: &str| key == "services" || key == "workers";
@@ -97,7 +70,7 @@ impl Reader<'_> {
                 }
             }
             Some((value, other)) if !other.is_table() => {
-                let kind = fields::kind(other);
+                let kind = kind(other);
                 self.wrong(
                     value,
                     format!("`services` must be tables [services.NAME]; this is {kind}"),
@@ -116,7 +89,7 @@ impl Reader<'_> {
 
     fn workers(&mut self, root: &DeTable<'_>) -> Option<usize> {
         let value = root.get("workers")?;
-        match fields::count(value) {
+        match count(value) {
             Ok(count) if (1..=WORKERS_MAX as usize).contains(&count) => return Some(count),
             Ok(count) => {
                 self.wrong(value, format!("`workers` is {count}; it must be 1 to {WORKERS_MAX}"));
@@ -130,7 +103,7 @@ impl Reader<'_> {
         let mut service = Service::new(Vec::new(), Source::Given(BackendSet::empty()));
         self.check_name(name);
         let DeValue::Table(table) = value.get_ref() else {
-            let (name_text, kind) = (name.get_ref(), fields::kind(value.get_ref()));
+            let (name_text, kind) = (name.get_ref(), kind(value.get_ref()));
             let message =
                 format!("a service must be one table, [services.{name_text}]; this is {kind}");
             self.wrong(value, message);
@@ -207,7 +180,7 @@ impl Reader<'_> {
             return Some(name);
         }
         let known = fields::known();
-        if value.get_ref().is_table() && fields::nearest(key.get_ref(), &known).is_none() {
+        if value.get_ref().is_table() && nearest(key.get_ref(), &known).is_none() {
             let (service, key_text) = (service.get_ref(), key.get_ref());
             let message = format!(
                 "unknown table `{key_text}` in `{service}`: if the dot is part of the service's \
@@ -217,25 +190,6 @@ impl Reader<'_> {
             return None;
         }
         self.unknown(key, &format!("in `{}`", service.get_ref()), &known)
-    }
-
-    /// Tells of an unknown key, and returns the known one that it seems to stand for.
-    pub(super) fn unknown(
-        &mut self,
-        key: &Key<'_>,
-        place: &str,
-        known: &[&'static str],
-    ) -> Option<&'static str> {
-        let (given, nearest) = (key.get_ref(), fields::nearest(key.get_ref(), known));
-        let message = match nearest {
-            Some(nearest) => format!("unknown key `{given}`: did you mean `{nearest}`?"),
-            None => {
-                let list: Vec<_> = known.iter().map(|known| format!("`{known}`")).collect();
-                format!("unknown key `{given}` {place}: expected {}", list.join(", "))
-            }
-        };
-        self.wrong(key, message);
-        nearest
     }
 
     fn listen(&mut self, service: &Key<'_>, value: &Value<'_>) -> Vec<Address> {
@@ -380,7 +334,7 @@ impl Reader<'_> {
         service: &Service,
     ) -> BackendSet<Address> {
         let DeValue::Table(table) = value.get_ref() else {
-            let kind = fields::kind(value.get_ref());
+            let kind = kind(value.get_ref());
             let message = format!(
                 "`backends` must be a table, such as {{ a = \"127.0.0.1:9001\" }}; this is {kind}"
             );
@@ -424,7 +378,7 @@ impl Reader<'_> {
 
     fn address(&mut self, what: &str, value: &Value<'_>) -> Option<Address> {
         let DeValue::String(text) = value.get_ref() else {
-            let kind = fields::kind(value.get_ref());
+            let kind = kind(value.get_ref());
             let message = format!(
                 "{what} must be a string, \"HOST:PORT\", \"[IPV6]:PORT\" or \"unix:/PATH\"; this \
                  is {kind}"

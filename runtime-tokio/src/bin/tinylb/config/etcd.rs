@@ -10,9 +10,8 @@ use toml::de::DeValue;
 
 use super::{
     LoadError,
-    document::{Reader, Value},
-    fields::{kind, time},
-    source::{list, text},
+    reader::{Reader, Value},
+    values::{kind, list, text, time},
 };
 use crate::Failure;
 

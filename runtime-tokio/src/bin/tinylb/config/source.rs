@@ -10,9 +10,9 @@ use tinylb_tokio::{Address, DnsFamily, DnsName, DnsOptions};
 use toml::de::DeValue;
 
 use super::{
-    document::{Key, Reader, Value},
     etcd::Etcd,
-    fields::{count, kind, time, time_or_off},
+    reader::{Key, Reader, Value},
+    values::{count, kind, list, text, time, time_or_off},
 };
 
 /// Where a service's backends come from.
@@ -250,14 +250,6 @@ impl Reader<'_> {
     }
 }
 
-pub(super) fn text<'v>(value: &'v Value<'_>) -> Result<&'v str, String> {
-    match value.get_ref().as_str() {
-        Some("") => Err("is empty: give one, or leave it out".into()),
-        Some(text) => Ok(text),
-        None => Err(format!("must be a string; this is {}", kind(value.get_ref()))),
-    }
-}
-
 fn refresh(value: &Value<'_>) -> Result<Duration, String> {
     within(value, Duration::from_millis(100), Duration::from_secs(24 * 60 * 60), "100ms to 24h")
 }
@@ -305,16 +297,4 @@ fn servers(value: &Value<'_>) -> Result<Vec<SocketAddr>, String> {
             )
         })
     })
-}
-
-/// One value, or a list of at least one.
-pub(super) fn list<T>(
-    value: &Value<'_>,
-    read: impl Fn(&Value<'_>) -> Result<T, String>,
-) -> Result<Vec<T>, String> {
-    match value.get_ref() {
-        DeValue::Array(array) if array.is_empty() => Err("is empty: give one at least".into()),
-        DeValue::Array(array) => array.iter().map(read).collect(),
-        _ => Ok(vec![read(value)?]),
-    }
 }

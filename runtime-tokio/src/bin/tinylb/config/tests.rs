@@ -940,7 +940,7 @@ fn without_etcd_a_file_that_wants_it_is_refused_with_what_to_build() {
 
 #[test]
 fn a_length_of_time_has_units_that_nobody_can_mistake() {
-    let ms = |text| super::fields::duration(text).map(|time| time.as_millis()).ok();
+    let ms = |text| duration(text).map(|time| time.as_millis()).ok();
     for (text, expected) in [
         ("5ms", 5),
         ("3s", 3_000),
