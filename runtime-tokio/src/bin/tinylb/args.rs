@@ -6,7 +6,7 @@ use tinylb_tokio::{Address, DnsName, DnsOptions, Host, Splice, TcpTarget};
 
 use crate::{
     Failure,
-    config::{Etcd, Followed, Place, Source, WORKERS_MAX, duration},
+    config::{Backends, Etcd, Followed, Place, WORKERS_MAX, duration},
 };
 
 /// A round-robin load balancer of connections. When a backend is removed, its connections are
@@ -198,11 +198,11 @@ impl Run {
         Err(Failure::Usage(missing.into()))
     }
 
-    /// Where the backends come from by the arguments.
+    /// Where the backends come from, according to the arguments.
     ///
     /// # Errors
     /// They are wrong, or a file that they name can't be read.
-    pub(crate) fn source(&self) -> Result<Source, Failure> {
+    pub(crate) fn backends(&self) -> Result<Backends, Failure> {
         for (place, address) in self.listen.iter().enumerate() {
             if self.listen[..place].contains(address) {
                 let message = format!("--listen {address} is there twice: once is enough");
@@ -222,17 +222,17 @@ impl Run {
             (None, Some(etcd)) => Place::Etcd(etcd),
             (None, None) => return self.given().map_err(Failure::Usage),
         };
-        Ok(Source::Followed(Box::new(Followed::new(place))))
+        Ok(Backends::Followed(Box::new(Followed::new(place))))
     }
 
-    fn given(&self) -> Result<Source, String> {
+    fn given(&self) -> Result<Backends, String> {
         for (key, address) in &self.backend {
             address
                 .validate_target(&self.listen)
                 .map_err(|reason| format!("the target {address} of {key} is invalid: {reason}"))?;
         }
         let backends = self.backend.iter().map(|(key, address)| (key.as_str(), address.clone()));
-        BackendSet::new(backends).map(Source::Given).map_err(|error| error.to_string())
+        BackendSet::new(backends).map(Backends::Given).map_err(|error| error.to_string())
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) use etcd::Etcd;
 #[cfg(not(feature = "etcd"))]
 pub(crate) use etcd::WITHOUT_ETCD;
 pub(crate) use problem::Problem;
-pub(crate) use source::{Followed, Place, Source};
+pub(crate) use source::{Backends, Followed, Place};
 pub(crate) use values::duration;
 
 /// The largest file that is read, in bytes: room for ten million backends. It keeps a device or
@@ -44,16 +44,16 @@ pub(crate) struct Config {
     /// How many workers there are, 1 to [`WORKERS_MAX`]. `None`: the program chooses.
     pub(crate) workers: Option<usize>,
     /// By name; at least one.
-    pub(crate) services: BTreeMap<String, Service>,
+    pub(crate) services: BTreeMap<String, ServiceConfig>,
 }
 
-/// One balancer: where it listens, its backends, and its settings.
+/// What the file says of one service: where it listens, its backends, and its settings.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Service {
+pub(crate) struct ServiceConfig {
     /// Where it listens: IP addresses and Unix sockets, at least one, in the order of the file.
     pub(crate) listen: Vec<Address>,
-    pub(crate) source: Source,
-    /// What the core is told; `max_connections` and `start` are in it too if they were given.
+    pub(crate) backends: Backends,
+    /// The core's settings; `max_connections` and `start` are in it too if they were given.
     pub(crate) settings: Settings,
     /// `None`: the program derives it from the limit of descriptors.
     pub(crate) max_connections: Option<usize>,
@@ -68,12 +68,12 @@ pub(crate) struct Service {
     pub(crate) shutdown_timeout: Duration,
 }
 
-impl Service {
+impl ServiceConfig {
     /// A service with the default settings.
-    pub(crate) fn new(listen: Vec<Address>, source: Source) -> Self {
+    pub(crate) fn new(listen: Vec<Address>, backends: Backends) -> Self {
         Self {
             listen,
-            source,
+            backends,
             settings: Settings::default(),
             max_connections: None,
             start: None,
@@ -158,7 +158,7 @@ pub(crate) fn load(path: &Path) -> Result<Config, LoadError> {
     let mut config = parse_bytes(&bytes)
         .map_err(|problems| LoadError::Problems { path: path.to_path_buf(), problems })?;
     for service in config.services.values_mut() {
-        if let Source::Followed(followed) = &mut service.source {
+        if let Backends::Followed(followed) = &mut service.backends {
             let directory = path.parent().unwrap_or(Path::new(""));
             followed
                 .resolve_paths(directory)

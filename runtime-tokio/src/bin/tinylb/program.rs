@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::{
     circle::{Fronts, Ways},
-    config::{self, Config},
+    config::{Config, ServiceConfig},
     descriptors,
     life::{Ends, Life, Plan, Step, Why},
     log,
@@ -308,7 +308,7 @@ impl Program {
     }
 
     /// Fills in what the configuration leaves to the program.
-    fn complete(&self, config: Config, connections: usize) -> BTreeMap<String, config::Service> {
+    fn complete(&self, config: Config, connections: usize) -> BTreeMap<String, ServiceConfig> {
         let mut services = config.services;
         for service in services.values_mut() {
             // Without a limit of its own, a service has that of the descriptors, and says so.

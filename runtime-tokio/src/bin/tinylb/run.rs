@@ -18,7 +18,7 @@ use crate::{
     Failure, admin, allocator,
     args::Run,
     block_on,
-    config::{self, Config, LoadError},
+    config::{self, Config, LoadError, ServiceConfig},
     descriptors,
     life::Ends,
     log,
@@ -51,7 +51,7 @@ fn configuration(args: &Run) -> Result<Config, Failure> {
             config::load(path).map_err(|error| Failure::Error(error.to_string()))
         }
         None => {
-            let service = config::Service::new(args.listen.clone(), args.source()?);
+            let service = ServiceConfig::new(args.listen.clone(), args.backends()?);
             Ok(Config { services: BTreeMap::from([("default".into(), service)]), workers: None })
         }
     }
@@ -61,7 +61,7 @@ fn configuration(args: &Run) -> Result<Config, Failure> {
 fn check_admin(args: &Run, config: &Config) -> Result<(), Failure> {
     let Some(admin) = &args.admin else { return Ok(()) };
     let takes_any_port = matches!(admin, Address::Tcp(target) if target.port == 0);
-    let has_it = |service: &config::Service| service.listen.contains(admin) && !takes_any_port;
+    let has_it = |service: &ServiceConfig| service.listen.contains(admin) && !takes_any_port;
     match config.services.iter().find(|(_, service)| has_it(service)) {
         Some((name, _)) => Err(Failure::Usage(format!(
             "--admin {admin} is where the service {name} listens: choose another address for one of \

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    config,
+    config::{Backends, ServiceConfig},
     life::{Departure, Ends, Life, Step, Why},
     log::EventLog,
     socket::{Opened, Share},
@@ -55,7 +55,7 @@ struct State {
     own: Vec<Address>,
     /// The task that waits for the end of a leaving service.
     seeing_off: Option<AbortHandle>,
-    config: config::Service,
+    config: ServiceConfig,
     /// What is followed, unless the configuration gives the backends.
     source: Option<Source>,
     /// By the address as it is configured, and who accepts there.
@@ -69,7 +69,7 @@ impl Service {
     /// A setting is out of its range.
     pub(crate) fn new(
         name: &str,
-        config: config::Service,
+        config: ServiceConfig,
         relay: SocketRelay,
         fatal: mpsc::UnboundedSender<String>,
         sets: &Arc<Notify>,
@@ -133,9 +133,9 @@ impl Service {
 
     /// Where the backends come from, if that is a source.
     pub(crate) fn source(&self) -> Option<String> {
-        match &self.lock().config.source {
-            config::Source::Given(_) => None,
-            config::Source::Followed(followed) => Some(followed.place.to_string()),
+        match &self.lock().config.backends {
+            Backends::Given(_) => None,
+            Backends::Followed(followed) => Some(followed.place.to_string()),
         }
     }
 
@@ -146,7 +146,7 @@ impl Service {
     /// Cause and remedy in one line.
     pub(crate) fn apply(
         &self,
-        config: config::Service,
+        config: ServiceConfig,
         opened: Opened,
         step: Step,
     ) -> Result<(), String> {
@@ -182,7 +182,7 @@ impl Service {
     ///
     /// # Errors
     /// Cause and remedy in one line.
-    pub(crate) fn adjust(&self, config: config::Service) -> Result<(), String> {
+    pub(crate) fn adjust(&self, config: ServiceConfig) -> Result<(), String> {
         let mut state = self.lock();
         self.take(&mut state, &config, Step::Adjust)?;
         state.config = config;
@@ -192,12 +192,12 @@ impl Service {
     }
 
     /// Applies the parts of a configuration that a leaving service needs too.
-    fn take(&self, state: &mut State, config: &config::Service, step: Step) -> Result<(), String> {
+    fn take(&self, state: &mut State, config: &ServiceConfig, step: Step) -> Result<(), String> {
         let in_service = |error: String| format!("service {}: {error}", self.name);
         self.server.dialer().set_options(config.tcp_options());
         self.server.dialer().set_dial_from(config.dial_from.clone());
         self.handle.configure(config.settings.clone()).map_err(|e| in_service(e.to_string()))?;
-        let is_given = matches!(config.source, config::Source::Given(_));
+        let is_given = matches!(config.backends, Backends::Given(_));
         let is_said_anew = match step {
             Step::Start => true,
             // The file had stopped giving backends, so a set that was put since then is outdated as
@@ -205,7 +205,7 @@ impl Service {
             Step::Return => is_given,
             Step::Change | Step::Adjust => false,
         };
-        if !is_said_anew && state.config.source == config.source {
+        if !is_said_anew && state.config.backends == config.backends {
             if self.keep(state) {
                 // The file may have been another service's meanwhile.
                 self.replaced.notify_one();
@@ -213,12 +213,12 @@ impl Service {
             return Ok(());
         }
         self.drop_source(state);
-        match &config.source {
-            config::Source::Given(backends) => {
+        match &config.backends {
+            Backends::Given(backends) => {
                 let replaced = self.handle.replace(backends.clone());
                 drop(replaced.map_err(|e| in_service(e.to_string()))?);
             }
-            config::Source::Followed(followed) => {
+            Backends::Followed(followed) => {
                 let restarts = &self.source_restarts;
                 let source = Source::follow(
                     &self.name,

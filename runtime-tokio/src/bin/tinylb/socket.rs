@@ -8,7 +8,7 @@ use tinylb_tokio::{
 };
 use tokio::runtime::Handle;
 
-use crate::config;
+use crate::config::{Backends, ServiceConfig};
 
 /// What listens at one address. Services accept from clones of its sockets, so that an address
 /// that moves from one service to another, or from one worker to another, never stops listening,
@@ -140,7 +140,7 @@ pub(crate) struct Opened {
 pub(crate) fn bind_new(
     sockets: &BTreeMap<SocketKey, Socket>,
     admin: Option<&Address>,
-    config: &BTreeMap<String, config::Service>,
+    config: &BTreeMap<String, ServiceConfig>,
     workers: usize,
 ) -> Result<BTreeMap<SocketKey, Socket>, String> {
     let mut bound = BTreeMap::new();
@@ -165,7 +165,7 @@ pub(crate) fn open(
     sockets: [&BTreeMap<SocketKey, Socket>; 2],
     has: &[(Address, Share)],
     name: &str,
-    service: &config::Service,
+    service: &ServiceConfig,
     workers: &[Handle],
 ) -> Result<Opened, String> {
     let mut opened = Opened { own: Vec::new(), shares: Vec::new(), acceptors: Vec::new() };
@@ -184,7 +184,7 @@ pub(crate) fn open(
         }
     }
     // The file could not be checked against a port that was not taken yet.
-    if let config::Source::Given(backends) = &service.source {
+    if let Backends::Given(backends) = &service.backends {
         for (key, target) in backends.iter() {
             target.validate_target(&opened.own).map_err(|reason| {
                 format!("service {name}: the target {target} of {key} is invalid: {reason}")

@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use crate::circle::{Fronts, Ways};
 
 use super::{
-    Config, Service, Source, WORKERS_MAX, fields,
+    Backends, Config, ServiceConfig, WORKERS_MAX, fields,
     problem::{self, Problem},
     reader::{Key, Reader, Value, nearest},
     syntax::Syntax,
@@ -44,7 +44,7 @@ pub(super) fn read(text: &str) -> Result<Config, Vec<Problem>> {
 }
 
 impl Reader<'_> {
-    fn root(&mut self, root: &DeTable<'_>) -> BTreeMap<String, Service> {
+    fn root(&mut self, root: &DeTable<'_>) -> BTreeMap<String, ServiceConfig> {
         let mut services = BTreeMap::new();
         let is_known = |key: &str| key == "services" || key == "workers";
         for (key, _) in root.iter().filter(|(key, _)| !is_known(key.get_ref())) {
@@ -99,8 +99,8 @@ impl Reader<'_> {
         None
     }
 
-    fn service(&mut self, name: &Key<'_>, value: &Value<'_>) -> Service {
-        let mut service = Service::new(Vec::new(), Source::Given(BackendSet::empty()));
+    fn service(&mut self, name: &Key<'_>, value: &Value<'_>) -> ServiceConfig {
+        let mut service = ServiceConfig::new(Vec::new(), Backends::Given(BackendSet::empty()));
         self.check_name(name);
         let DeValue::Table(table) = value.get_ref() else {
             let (name_text, kind) = (name.get_ref(), kind(value.get_ref()));
@@ -120,13 +120,13 @@ impl Reader<'_> {
         }
         // The backends come last: they are checked against the rest.
         if let Some((key, value)) = table.get_key_value("backends") {
-            service.source = Source::Given(self.backends(key, value, &service));
+            service.backends = Backends::Given(self.backends(key, value, &service));
         }
         if let Some((key, value)) = table.get_key_value("source") {
             if table.contains_key("backends") {
                 self.wrong(key, "there are `backends` and a `source`: keep one of them");
             }
-            service.source = self.source(key, value).unwrap_or(service.source);
+            service.backends = self.source(key, value).unwrap_or(service.backends);
             if let DeValue::Table(source) = value.get_ref()
                 && let Some(value) = source.get("last_known")
                 && let Some(path) = value.get_ref().as_str()
@@ -267,7 +267,7 @@ impl Reader<'_> {
 
     /// Finds services whose backends lead to each other in a circle. A connection would go round
     /// until the descriptors run out.
-    fn check_circles(&mut self, tree: &DeTable<'_>, services: &BTreeMap<String, Service>) {
+    fn check_circles(&mut self, tree: &DeTable<'_>, services: &BTreeMap<String, ServiceConfig>) {
         // A port that isn't bound yet is unknown.
         let has_port = |own: &Address| !matches!(own, Address::Tcp(TcpTarget { port: 0, .. }));
         let own = services.iter().flat_map(|(name, service)| {
@@ -276,12 +276,12 @@ impl Reader<'_> {
         });
         let (fronts, mut ways) = (Fronts::new(own), Ways::default());
         for (name, service) in services {
-            if let Source::Given(backends) = &service.source {
+            if let Backends::Given(backends) = &service.backends {
                 ways.set(name, fronts.reached(backends).into_keys());
             }
         }
         for (from, to) in ways.closing() {
-            let Source::Given(backends) = &services[from].source else { continue };
+            let Backends::Given(backends) = &services[from].backends else { continue };
             let key = &fronts.reached(backends)[to];
             let Some(at) = backend_at(tree, from, key.as_str()) else { continue };
             let message = format!(
@@ -331,7 +331,7 @@ impl Reader<'_> {
         &mut self,
         at: &Key<'_>,
         value: &Value<'_>,
-        service: &Service,
+        service: &ServiceConfig,
     ) -> BackendSet<Address> {
         let DeValue::Table(table) = value.get_ref() else {
             let kind = kind(value.get_ref());

@@ -8,24 +8,24 @@ use tinylb_tokio::Address;
 use toml::de::DeValue;
 
 use super::{
-    Service,
+    ServiceConfig,
     reader::{Reader, Value},
     values::{count, kind, list, text, time, time_or_off},
 };
 
 /// A setting of a service: its key, what is written there, and where it goes. Ranges are checked
-/// by [`Service::check_ranges`].
+/// by [`ServiceConfig::check_ranges`].
 pub(super) struct Field {
     name: &'static str,
     set: Set,
 }
 
 enum Set {
-    Time(fn(&mut Service, Duration)),
-    TimeOrOff(fn(&mut Service, Option<Duration>)),
-    Count(fn(&mut Service, usize)),
-    Removal(fn(&mut Service, Removal)),
-    Addresses(fn(&mut Service, Vec<IpAddr>)),
+    Time(fn(&mut ServiceConfig, Duration)),
+    TimeOrOff(fn(&mut ServiceConfig, Option<Duration>)),
+    Count(fn(&mut ServiceConfig, usize)),
+    Removal(fn(&mut ServiceConfig, Removal)),
+    Addresses(fn(&mut ServiceConfig, Vec<IpAddr>)),
 }
 
 /// Every setting. A new one is a line here.
@@ -87,7 +87,12 @@ pub(super) fn find(key: &str) -> Option<&'static Field> {
 
 impl Field {
     /// Takes the setting over into the service if it is good.
-    pub(super) fn read(&self, reader: &mut Reader<'_>, value: &Value<'_>, service: &mut Service) {
+    pub(super) fn read(
+        &self,
+        reader: &mut Reader<'_>,
+        value: &Value<'_>,
+        service: &mut ServiceConfig,
+    ) {
         let mut changed = service.clone();
         // What is blamed if the range is wrong.
         let mut blamed = value;

@@ -17,7 +17,7 @@ use super::{
 
 /// Where a service's backends come from.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Source {
+pub(crate) enum Backends {
     /// The configuration itself; empty on purpose if it says so.
     Given(BackendSet<Address>),
     /// Elsewhere: they are looked up, again and again.
@@ -123,7 +123,7 @@ struct Draft {
 }
 
 impl Reader<'_> {
-    pub(super) fn source(&mut self, at: &Key<'_>, value: &Value<'_>) -> Option<Source> {
+    pub(super) fn source(&mut self, at: &Key<'_>, value: &Value<'_>) -> Option<Backends> {
         let DeValue::Table(table) = value.get_ref() else {
             let kind = kind(value.get_ref());
             self.wrong(value, format!("`source` must be a table; this is {kind}: {PLACE_REMEDY}"));
@@ -175,7 +175,7 @@ impl Reader<'_> {
         if matches!(&place, Place::File(path) if Some(path) == last_known.as_ref()) {
             self.wrong(value, "`last_known` is the source itself: give another file");
         }
-        Some(Source::Followed(Box::new(Followed { place, settings, last_known })))
+        Some(Backends::Followed(Box::new(Followed { place, settings, last_known })))
     }
 
     /// Takes one key of a source over, or says what is wrong with it.

@@ -41,10 +41,10 @@ fn address(text: &str) -> Address {
     text.parse().unwrap()
 }
 
-fn service(listen: &[&str], backends: &[(&'static str, &str)]) -> Service {
+fn service(listen: &[&str], backends: &[(&'static str, &str)]) -> ServiceConfig {
     let backends = backends.iter().map(|(key, target)| (*key, address(target)));
-    let backends = Source::Given(BackendSet::new(backends).unwrap());
-    Service::new(listen.iter().map(|text| address(text)).collect(), backends)
+    let backends = Backends::Given(BackendSet::new(backends).unwrap());
+    ServiceConfig::new(listen.iter().map(|text| address(text)).collect(), backends)
 }
 
 /// `LINE:COLUMN: message` of each problem; none if the text is good.
@@ -772,12 +772,12 @@ fn every_key_of_a_source_reaches_its_setting() {
         settings,
         last_known: Some("/var/known".into()),
     };
-    let expected = Source::Followed(Box::new(followed));
-    assert_eq!(parse(&text).unwrap().services["a"].source, expected);
+    let expected = Backends::Followed(Box::new(followed));
+    assert_eq!(parse(&text).unwrap().services["a"].backends, expected);
 
     let least = parse(&source("{ dns = \"db:1\", max_stale = \"off\" }")).unwrap();
     let followed = Followed::new(Place::Dns("db:1".parse().unwrap(), DnsOptions::default()));
-    assert_eq!(least.services["a"].source, Source::Followed(Box::new(followed)));
+    assert_eq!(least.services["a"].backends, Backends::Followed(Box::new(followed)));
 }
 
 #[test]
@@ -844,7 +844,7 @@ fn a_path_is_relative_to_the_file_that_names_it() {
     let scratch = Scratch::new("relative", text.as_bytes());
     let directory = scratch.0.parent().unwrap();
     let config = load(&scratch.0).unwrap();
-    let Source::Followed(followed) = &config.services["a"].source else { panic!("no source") };
+    let Backends::Followed(followed) = &config.services["a"].backends else { panic!("no source") };
     assert_eq!(followed.place, Place::File(directory.join("b.toml")));
     assert_eq!(followed.last_known, Some("/known".into()));
 }
@@ -867,7 +867,7 @@ fn every_key_of_etcd_reaches_its_option() {
     );
     fs::write(directory.join("pw"), "secret\r\n").unwrap();
     let config = load(&scratch.0).unwrap();
-    let Source::Followed(followed) = &config.services["a"].source else { panic!("no source") };
+    let Backends::Followed(followed) = &config.services["a"].backends else { panic!("no source") };
     assert_eq!(followed.last_known, Some(directory.join("known")));
     assert_eq!(followed.place.to_string(), "etcd https://a:1,b:2 /lb/web/");
     let Place::Etcd(etcd) = &followed.place else { panic!("no etcd") };
