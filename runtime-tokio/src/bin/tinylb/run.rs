@@ -10,7 +10,7 @@ use futures::{
     FutureExt,
     future::{BoxFuture, Fuse, FusedFuture},
 };
-use tinylb_tokio::{Address, run_blocking};
+use tinylb_tokio::{Address, FileSignature, run_blocking};
 use tokio::{signal::unix::SignalKind, sync::mpsc, time::sleep};
 use tracing::{error, info};
 
@@ -34,7 +34,7 @@ const READ_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     args.check()?;
     // Before the file is read, so that a change in between counts.
-    let read = args.config.as_deref().and_then(|path| watch::signature(path).ok());
+    let read = args.config.as_deref().and_then(|path| FileSignature::of(path).ok());
     let config = configuration(args)?;
     check_admin(args, &config)?;
     descriptors::raise_limit();
@@ -71,7 +71,7 @@ fn check_admin(args: &Run, config: &Config) -> Result<(), Failure> {
     }
 }
 
-async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Result<(), Failure> {
+async fn serve(args: &Run, config: Config, read: Option<FileSignature>) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     // On this thread, like everything that is spawned from it.
     tokio::spawn(allocator::collect_regularly());
@@ -162,9 +162,9 @@ fn start_reading(path: Option<&PathBuf>, reading: Reading) -> Fuse<BoxFuture<'st
 }
 
 fn load(path: &Path, reading: Reading) -> Option<Loaded> {
-    let before = watch::signature(path).ok();
+    let before = FileSignature::of(path).ok();
     let config = config::load(path);
-    let is_settled = matches!(reading, Reading::AsItIs) || watch::signature(path).ok() == before;
+    let is_settled = matches!(reading, Reading::AsItIs) || FileSignature::of(path).ok() == before;
     is_settled.then_some(Loaded { config, was_there: before.is_some() })
 }
 
