@@ -171,7 +171,7 @@ fn a_change_of_the_file_that_came_without_descriptors_is_taken_when_there_are_so
     tinylb.line("Too many open files");
     let odd = Socket::connect(&admin).unwrap();
     file.edit(&text(&b.address));
-    tinylb.line("configuration not taken");
+    tinylb.line("configuration rejected");
 
     // Clients that have gone need no dial.
     clients.into_iter().for_each(Socket::reset);
@@ -299,7 +299,7 @@ fn a_busy_service_gets_the_connections_that_nine_others_do_not_need() {
         client.finish()
     });
     assert!(ends.iter().all(|end| *end == End::Clean));
-    tinylb.line("don't have to wait any more");
+    tinylb.line("no longer have to wait");
     assert_eq!(metric(&admin, "tinylb_connections_limit_reached{service=\"s0\"}"), 0);
     let log = tinylb.log();
     assert!(!log.iter().any(|line| line.says("failed")), "{log:?}");

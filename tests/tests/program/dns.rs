@@ -265,7 +265,7 @@ fn what_was_last_known_serves_until_the_source_answers() {
     // A damaged one is a warning.
     std::fs::write(known.in_dir("known"), "{").unwrap();
     let tinylb = file.run();
-    assert_eq!(tinylb.line("are no use").field("level"), "WARN");
+    assert_eq!(tinylb.line("can't use the last known backends").field("level"), "WARN");
     assert_eq!(Client::connect(&tinylb.address()).backend, "b");
 }
 

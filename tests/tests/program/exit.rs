@@ -59,7 +59,7 @@ fn wrong_arguments_are_told_apart_by_exit_code_2() {
         (vec!["run", "--dns", "x:1"], "where clients connect, is missing"),
         (vec!["run", "--etcd", "http://127.0.0.1:1"], "where clients connect, is missing"),
         (vec!["run", "--prefix", "/x/"], "where clients connect, is missing"),
-        (vec!["run", "--admin", "127.0.0.1:0"], "something to balance is required"),
+        (vec!["run", "--admin", "127.0.0.1:0"], "there is nothing to balance"),
         (listen.to_vec(), "there are no backends"),
         (with(&["--prefix", "/x/"]), "give `--etcd`"),
         (with(&["--etcd", "http://127.0.0.1:1"]), "give `--prefix`"),
@@ -304,7 +304,7 @@ fn an_address_that_tinylb_itself_has_is_blamed_on_nobody_else() {
     let tinylb = narrow.run();
     tinylb.address();
     narrow.edit(&service("s", &wide, [], ""));
-    let line = tinylb.line("configuration not taken");
+    let line = tinylb.line("configuration rejected");
     assert!(line.says(&format!("tinylb itself listens at {address}")), "{line:?}");
     tinylb.stop();
 }

@@ -147,7 +147,7 @@ fn removes_while_it_stops(remove: impl FnOnce(&ConfigFile, &Tinylb, &str)) {
 fn a_backend_that_leaves_the_file_during_shutdown_is_cut_at_once() {
     removes_while_it_stops(|file, tinylb, text| {
         file.edit(text);
-        tinylb.line("configuration read again while shutting down");
+        tinylb.line("configuration reloaded while shutting down");
     });
 }
 
@@ -156,10 +156,10 @@ fn a_hangup_during_shutdown_has_the_file_read_again() {
     removes_while_it_stops(|file, tinylb, text| {
         // Twice, the second time as it was.
         tinylb.signal(Signal::HUP);
-        tinylb.line("configuration read again while shutting down");
+        tinylb.line("configuration reloaded while shutting down");
         file.replace(text);
         tinylb.signal(Signal::HUP);
-        tinylb.lines(2, "configuration read again while shutting down");
+        tinylb.lines(2, "configuration reloaded while shutting down");
     });
 }
 
@@ -175,7 +175,7 @@ fn backends_that_are_put_during_shutdown_are_taken() {
 fn a_file_that_is_bad_during_shutdown_changes_nothing_and_the_next_one_is_taken() {
     removes_while_it_stops(|file, tinylb, text| {
         file.edit("[services.s]\nlisten = 1\n");
-        tinylb.line("configuration not taken, nothing changed");
+        tinylb.line("configuration rejected, nothing changed");
         file.edit(text);
     });
 }
@@ -201,7 +201,7 @@ fn a_change_during_shutdown_starts_and_listens_to_nothing() {
 
     let new = service("new", &of_new, [&b], "");
     file.edit(&(s(&format!("{of_s} {more}"), &[&b]) + &idle + &new));
-    let line = tinylb.line("configuration read again while shutting down").json;
+    let line = tinylb.line("configuration reloaded while shutting down").json;
     assert_eq!((&line["services_reached"], &line["services_passed_over"]), (&1.into(), &2.into()));
     assert_eq!(by_a.end(), End::Reset);
     assert!(by_b.is_served());
@@ -211,7 +211,7 @@ fn a_change_during_shutdown_starts_and_listens_to_nothing() {
     assert_eq!(tinylb.addresses(2).len(), 2);
     // A service that the file lacks may finish all the same.
     file.edit(&new);
-    tinylb.lines(2, "configuration read again while shutting down");
+    tinylb.lines(2, "configuration reloaded while shutting down");
     assert!(by_b.is_served());
     assert_eq!(by_b.finish(), End::Clean);
     tinylb.stop_after_signal();
@@ -243,7 +243,7 @@ fn a_second_signal_ends_it_at_once_after_a_change_too() {
     let mut client = Client::connect(&tinylb.address());
     tinylb.signal(Signal::TERM);
     file.edit(&text("24h"));
-    tinylb.line("configuration read again while shutting down");
+    tinylb.line("configuration reloaded while shutting down");
     assert!(client.is_served());
     tinylb.signal(Signal::TERM);
     assert_eq!(client.end(), End::Reset);
@@ -334,7 +334,7 @@ fn during_shutdown_a_service_that_the_file_lacks_no_longer_writes_its_last_known
     let (file, tinylb, client) = stopping_with_a_source(&a);
     let text = fs::read_to_string(file.path()).unwrap();
     file.edit(&service("other", "127.0.0.1:0", [&a], ""));
-    tinylb.line("configuration read again while shutting down");
+    tinylb.line("configuration reloaded while shutting down");
     fs::write(file.in_dir("backends.toml"), format!("a = {:?}\n", a.address)).unwrap();
     tinylb.line(r#""removed":["b"]"#);
     for _ in 0..10 {

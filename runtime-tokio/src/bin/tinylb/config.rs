@@ -1,4 +1,4 @@
-//! The file that tells the program what to serve: its format, and every problem in it at once.
+//! The configuration file: its format, and every problem in it at once.
 
 mod document;
 mod etcd;
@@ -38,7 +38,7 @@ pub(crate) const WORKERS_MAX: u64 = 1024;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What a file says.
+/// The content of a file.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Config {
     /// How many workers there are, 1 to [`WORKERS_MAX`]. `None`: the program chooses.
@@ -47,7 +47,7 @@ pub(crate) struct Config {
     pub(crate) services: BTreeMap<String, ServiceConfig>,
 }
 
-/// What the file says of one service: where it listens, its backends, and its settings.
+/// One service as the file describes it: where it listens, its backends, and its settings.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ServiceConfig {
     /// Where it listens: IP addresses and Unix sockets, at least one, in the order of the file.
@@ -132,7 +132,7 @@ impl fmt::Display for LoadError {
             }
             Self::Password { path, source } => {
                 let path = path.display();
-                write!(f, "can't read a user's password in {path}: {source}: check the path")
+                write!(f, "can't read the etcd user's password in {path}: {source}: check the path")
             }
             Self::Problems { path, problems } => {
                 let lines: Vec<_> = problems.iter().map(|problem| problem.one_line(path)).collect();
@@ -168,7 +168,7 @@ pub(crate) fn load(path: &Path) -> Result<Config, LoadError> {
     Ok(config)
 }
 
-/// What a file's bytes say, or all that is wrong with them.
+/// The configuration in a file's bytes, or everything that is wrong with them.
 pub(crate) fn parse_bytes(bytes: &[u8]) -> Result<Config, Vec<Problem>> {
     // A byte order mark is no part of the text: columns count from the first character.
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);

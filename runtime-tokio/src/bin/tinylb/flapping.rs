@@ -25,7 +25,7 @@ struct Loss {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Line {
     pub(crate) reason: Arc<str>,
-    /// Losses before it that were not logged.
+    /// Losses before it that weren't logged.
     pub(crate) spared: u64,
 }
 
@@ -37,7 +37,7 @@ const PERIOD: Duration = Duration::from_secs(180);
 pub(crate) const LASTING: Duration = Duration::from_secs(10);
 
 impl Flapping {
-    /// The source is lost: what to log now. If that is nothing, call [`Self::lasting`] after
+    /// A loss begins: returns what to log now. If that is nothing, call [`Self::lasting`] after
     /// [`LASTING`].
     pub(crate) fn lost(&mut self, now: Instant, reason: &Arc<str>) -> Option<Line> {
         while self.logged.front().is_some_and(|oldest| *oldest + PERIOD <= now) {

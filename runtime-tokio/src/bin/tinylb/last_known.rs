@@ -17,10 +17,10 @@ use tracing::warn;
 
 use crate::config::{FILE_BYTES_MAX, Place};
 
-/// The file that keeps a source's last set, for a start while the source is away.
+/// The file that keeps a source's last set, for a start while the source doesn't answer.
 pub(crate) struct LastKnown {
     path: PathBuf,
-    /// Whose sets it keeps: those of another source are no use.
+    /// Whose sets it keeps: those of another source can't be used.
     place: Place,
     turn: Arc<Turn>,
 }
@@ -36,11 +36,11 @@ static TURNS: Mutex<BTreeMap<PathBuf, Weak<Turn>>> = Mutex::new(BTreeMap::new())
 /// Pause before a file that could not be written is written again.
 const WRITE_PAUSE: Duration = Duration::from_secs(10);
 
-/// How long reading a file may take. After that the source is asked in any case.
+/// How long reading the file may take. After that, the source is queried without it.
 const READ_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Puts the kept set in force, unless there is already a set. Returns the loss to report if it did:
-/// the source itself hasn't answered yet.
+/// Puts the kept set in force, unless there is already a set. If it did, it returns a loss to report,
+/// since the source itself hasn't answered yet.
 pub(crate) async fn begin(
     file: Arc<LastKnown>,
     service: String,
@@ -57,7 +57,7 @@ pub(crate) async fn begin(
         Ok(set) => set,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => {
-            warn!(service, "the last known backends in {path} are no use: {error}");
+            warn!(service, "can't use the last known backends in {path}: {error}");
             return None;
         }
     };
@@ -66,15 +66,15 @@ pub(crate) async fn begin(
         return None;
     }
     if let Err(error) = handle.replace(set) {
-        warn!(service, "the last known backends in {path} are no use: {error}");
+        warn!(service, "can't use the last known backends in {path}: {error}");
         return None;
     }
-    let lost = format!("no answer yet; these are the backends last known, from {path}");
+    let lost = format!("no answer yet; the last known backends from {path} are in use");
     Some(Update::Lost(lost.into()))
 }
 
-/// Keeps each set that is taken, but for those of a time when the source is lost. If the set was
-/// given up then, nothing is kept: a start would serve it for as long again.
+/// Keeps each set that is taken, except while the source is lost. If the set becomes stale then, the
+/// file is removed: after a start, the set would be in use for as long again.
 pub(crate) async fn keep(
     file: Arc<LastKnown>,
     service: String,
@@ -98,7 +98,7 @@ pub(crate) async fn keep(
         };
         if let Err(error) = run_blocking(keep).await.and_then(|kept| kept) {
             match is_lost {
-                true => warn!(service, "can't remove the backends given up, in {path}: {error}"),
+                true => warn!(service, "can't remove {path}, whose backends are stale: {error}"),
                 false => warn!(service, "can't write the last known backends to {path}: {error}"),
             }
             sleep(WRITE_PAUSE).await;
@@ -117,7 +117,7 @@ impl LastKnown {
         let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
         let text: Value = serde_json::from_slice(&read_file(&self.path, FILE_BYTES_MAX)?)?;
         if !text["source"].as_str().is_some_and(|source| self.place.was(source)) {
-            return Err(bad("they are of another source"));
+            return Err(bad("they come from another source"));
         }
         let mut backends = Vec::new();
         for (key, target) in text["backends"].as_object().ok_or_else(|| bad("there are none"))? {
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_is_there_again_and_anything_else_is_no_use() {
+    fn what_was_kept_is_there_again_and_nothing_else_is_used() {
         let directory = std::env::temp_dir().join(format!("tinylb-known-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let file = |name: &str| {
@@ -183,7 +183,7 @@ mod tests {
         }
         kept.write(&set(&[])).unwrap();
         let other = file("b:1").read().unwrap_err();
-        assert_eq!(other.to_string(), "they are of another source");
+        assert_eq!(other.to_string(), "they come from another source");
         for damaged in ["", "{", "[]", r#"{"source":"dns a:1"}"#] {
             fs::write(directory.join("known"), damaged).unwrap();
             assert!(kept.read().is_err(), "{damaged}");

@@ -28,7 +28,7 @@ use crate::{
 
 pub(crate) use self::{format::json_line, writer::Guard};
 
-/// The target of lines that are logged at any level: who starts the program reads them.
+/// The target of lines that are logged at any level, since whoever starts the program needs them.
 pub(crate) const ALWAYS: &str = "tinylb::always";
 
 /// The least time between two lines of a service about failures.
@@ -80,11 +80,11 @@ pub(crate) struct EventLog {
     pub(crate) address_failures: AtomicU64,
     failure_lines: Mutex<Sparing>,
     flapping: Arc<Mutex<Flapping>>,
-    /// Of a part of the source's lookups.
+    /// Failures of some of the source's lookups.
     partial: Arc<Mutex<Flapping>>,
-    /// Where the task runs that waits until it is known whether a line is needed.
+    /// Where tasks wait until it is known whether a line is needed.
     runtime: Option<runtime::Handle>,
-    /// Who is connected, and since when; kept only while lines for each connection are wanted.
+    /// The clients' addresses, and when they connected. Only filled while each connection is logged.
     clients: Mutex<BTreeMap<SessionId, (String, Instant)>>,
 }
 
@@ -116,7 +116,7 @@ impl EventLog {
             Event::Accepted { id, peer, .. } if enabled!(Level::DEBUG) => {
                 lock(&self.clients).insert(*id, (peer.clone(), Instant::now()));
             }
-            // A removal's doing, and counted there.
+            // The removal caused it, and its line counts it.
             Event::DialFailed { failure: DialFailure::Revoked, .. } => {}
             Event::DialFailed { pick, failure, .. } => {
                 self.dial_failures.fetch_add(1, Ordering::Relaxed);
@@ -143,12 +143,11 @@ impl EventLog {
                 let (removed, targets, hold) = (held.removed, held.targets, held.hold);
                 warn!(
                     service,
-                    "the source says that {removed} of {targets} targets have left: held for \
-                     {hold:?}"
+                    "the source's new set lacks {removed} of {targets} targets: it is held for {hold:?}"
                 );
             }
             Event::EntriesLeftOut(entries) if entries.is_empty() => {
-                info!(service, "no entry of the source is left out any more");
+                info!(service, "no entries of the source are left out any more");
             }
             Event::EntriesLeftOut(entries) => {
                 let first = &entries[0];
@@ -170,7 +169,7 @@ impl EventLog {
                      `ulimit -n` (LimitNOFILE of a systemd unit)"
                 );
             }
-            Event::LimitLeft => info!(service, "new clients don't have to wait any more"),
+            Event::LimitLeft => info!(service, "new clients no longer have to wait"),
             Event::AcceptFailed { error, pause, .. } => {
                 self.accept_failures.fetch_add(1, Ordering::Relaxed);
                 if let Some(spared) = lock(&self.failure_lines).line() {
@@ -240,8 +239,7 @@ impl EventLog {
             let flapping::Line { reason, spared } = line;
             warn!(
                 service,
-                spared,
-                "some lookups of the source fail, their last answers stay in use: {reason}"
+                spared, "some lookups of the source fail, their last answers stay in use: {reason}"
             );
         });
     }
@@ -337,7 +335,7 @@ impl EventLog {
 }
 
 impl Sparing {
-    /// Whether a line may be logged now, and if so, how many were spared since the last.
+    /// Whether a line may be logged now; if so, how many were left out since the last one.
     fn line(&mut self) -> Option<u64> {
         if self.last.is_some_and(|last| last.elapsed() < FAILURE_PAUSE) {
             self.spared += 1;

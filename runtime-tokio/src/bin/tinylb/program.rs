@@ -26,7 +26,7 @@ use crate::{
 pub(crate) struct Program {
     state: Mutex<State>,
     workers: Workers,
-    /// How many workers there are, whatever the configuration says.
+    /// The number of workers, if the command line sets it.
     workers_fixed: Option<usize>,
     /// Shared by all listeners, and so are its pipes.
     relay: SocketRelay,
@@ -35,9 +35,9 @@ pub(crate) struct Program {
     /// The connections of all services, including those that leave.
     budget: SharedBudget,
     fatal: mpsc::UnboundedSender<String>,
-    /// Where the rotations of this process begin, where the configuration doesn't say: anywhere.
+    /// Where rotations begin, unless the configuration sets it: a random place for each process.
     start: u64,
-    /// Notified when a service has gone.
+    /// Notified when a service is forgotten.
     gone: Notify,
     /// Notified when the set of a service was replaced.
     sets: Arc<Notify>,
@@ -70,7 +70,7 @@ pub(crate) enum Applied {
 }
 
 impl Program {
-    /// A program without services. `fatal` is told of a listener or a worker that died.
+    /// A program without services. Listeners and workers that die are reported to `fatal`.
     pub(crate) fn new(
         workers_fixed: Option<usize>,
         splice: Splice,
@@ -92,8 +92,8 @@ impl Program {
         }
     }
 
-    /// Does as the configuration says: starts, changes and ends services. What can fail is done
-    /// first, so that a configuration that can't be had changes nothing.
+    /// Applies a configuration: starts, changes and ends services. Whatever can fail is done first, so
+    /// that a configuration that can't be applied changes nothing.
     ///
     /// While the program stops, no service or listener is started. Services that still have
     /// sessions take their new backends and settings, including `shutdown_timeout`.
@@ -311,7 +311,7 @@ impl Program {
     fn complete(&self, config: Config, connections: usize) -> BTreeMap<String, ServiceConfig> {
         let mut services = config.services;
         for service in services.values_mut() {
-            // Without a limit of its own, a service has that of the descriptors, and says so.
+            // Without a limit of its own, a service is limited by the descriptors, and reports that.
             service.settings.max_connections = service.max_connections.unwrap_or(usize::MAX);
             service.settings.start = service.start.unwrap_or(self.start);
             if let Some(max_connections) = service.max_connections.filter(|max| *max > connections)

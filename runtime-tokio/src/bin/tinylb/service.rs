@@ -51,14 +51,14 @@ struct Leaving {
 
 struct State {
     life: Life,
-    /// Where it listens, with the ports that were bound.
+    /// Where it listens, with the ports that it got.
     own: Vec<Address>,
     /// The task that waits for the end of a leaving service.
     seeing_off: Option<AbortHandle>,
     config: ServiceConfig,
-    /// What is followed, unless the configuration gives the backends.
+    /// The source that is followed, unless the configuration gives the backends.
     source: Option<Source>,
-    /// By the address as it is configured, and who accepts there.
+    /// By the address as configured, and the share of it.
     listeners: BTreeMap<(Address, Share), StopHandle>,
 }
 
@@ -139,8 +139,8 @@ impl Service {
         }
     }
 
-    /// Does as the file says now. Backends that the file didn't change stay as they are, and a
-    /// source that it didn't change is followed on.
+    /// Applies a configuration. Backends that it doesn't change stay as they are, and a source that it
+    /// doesn't change is still followed.
     ///
     /// # Errors
     /// Cause and remedy in one line.
@@ -159,7 +159,7 @@ impl Service {
         if let Some(seeing_off) = state.seeing_off.take() {
             seeing_off.abort();
         }
-        // First who begins, then who stops: a socket never goes without.
+        // New accept loops begin before old ones stop, so that each socket always has one.
         for (share, acceptor) in opened.acceptors {
             let listener = acceptor.listen(&self.server, self.relay.clone());
             let address = share.0.clone();
@@ -198,14 +198,14 @@ impl Service {
         self.server.dialer().set_dial_from(config.dial_from.clone());
         self.handle.configure(config.settings.clone()).map_err(|e| in_service(e.to_string()))?;
         let is_given = matches!(config.backends, Backends::Given(_));
-        let is_said_anew = match step {
+        let is_news = match step {
             Step::Start => true,
             // The file had stopped giving backends, so a set that was put since then is outdated as
             // well.
             Step::Return => is_given,
             Step::Change | Step::Adjust => false,
         };
-        if !is_said_anew && state.config.backends == config.backends {
+        if !is_news && state.config.backends == config.backends {
             if self.keep(state) {
                 // The file may have been another service's meanwhile.
                 self.replaced.notify_one();
@@ -257,12 +257,12 @@ impl Service {
         }
     }
 
-    /// The addresses, as configured, that it listens at, each with all who accept there.
+    /// Its shares of the addresses that it listens at, as configured.
     pub(crate) fn shares(&self) -> Vec<(Address, Share)> {
         self.lock().listeners.keys().cloned().collect()
     }
 
-    /// Where it listens, with the ports that were bound; nowhere if it leaves.
+    /// Where it listens, with the ports that it got; nowhere if it leaves.
     pub(crate) fn own(&self) -> Vec<Address> {
         self.lock().own.clone()
     }

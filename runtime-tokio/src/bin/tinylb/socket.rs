@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 
 use crate::config::{Backends, ServiceConfig};
 
-/// What listens at one address. Services accept from clones of its sockets, so that an address
+/// The sockets that listen at one address. Services accept from clones of its sockets, so that an address
 /// that moves from one service to another, or from one worker to another, never stops listening,
 /// and its backlog is kept.
 pub(crate) enum Socket {
@@ -39,7 +39,7 @@ enum Listener {
 }
 
 impl Socket {
-    /// Listens at an address, for so many workers. What is accepted has these options.
+    /// Listens at an address, for this number of workers. Accepted connections have these options.
     ///
     /// # Errors
     /// Cause and remedy in one line.
@@ -63,7 +63,7 @@ impl Socket {
         bound.map_err(|error| format!("can't listen at {address}: {}", remedy(&error)))
     }
 
-    /// Where it listens, with the port that was taken.
+    /// Where it listens, with the port that it got.
     pub(crate) fn local_address(&self) -> io::Result<Address> {
         match self {
             Self::Tcp(group) => Ok(group[0].local_addr()?.into()),
@@ -83,7 +83,7 @@ impl Socket {
         }
     }
 
-    /// Has each worker accept, and each socket accepted from.
+    /// The shares by which each worker accepts, and each socket is accepted from.
     pub(crate) fn shares(&self, workers: usize) -> Vec<Share> {
         let sockets = match self {
             Self::Tcp(group) => group.len(),
@@ -126,13 +126,13 @@ impl Acceptor {
 /// An address as configured. Where it takes any port, each service has a socket of its own.
 pub(crate) type SocketKey = (Option<String>, Address);
 
-/// What a service needs in order to listen where it is to.
+/// What a service needs in order to listen where its configuration says.
 pub(crate) struct Opened {
-    /// Where it will listen, with the ports that were taken.
+    /// Where it will listen, with the ports that it got.
     pub(crate) own: Vec<Address>,
-    /// Who will accept from which sockets of which address, as configured.
+    /// Its shares, each with its address as configured.
     pub(crate) shares: Vec<(Address, Share)>,
-    /// For those of them that are new to it.
+    /// The acceptors for those shares that are new to it.
     pub(crate) acceptors: Vec<((Address, Share), Acceptor)>,
 }
 
@@ -200,7 +200,7 @@ fn remedy(error: &io::Error) -> String {
         _ if Errno::from_io_error(error) == Some(Errno::MFILE) => {
             "raise the limit on descriptors (`ulimit -n`)"
         }
-        // A Unix socket's error of this kind says more by itself.
+        // A Unix socket's error of this kind has a remedy of its own.
         io::ErrorKind::AddrInUse if error.raw_os_error().is_some() => {
             "end the program that listens there or choose another address"
         }

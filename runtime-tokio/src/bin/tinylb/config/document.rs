@@ -18,7 +18,7 @@ use super::{
     values::{count, kind},
 };
 
-/// What a text says, or all that is wrong with it.
+/// The configuration that a text describes, or everything that is wrong with it.
 pub(super) fn read(text: &str) -> Result<Config, Vec<Problem>> {
     let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
     if text.lines().all(is_blank) {
@@ -76,7 +76,7 @@ impl Reader<'_> {
                     format!("`services` must be tables [services.NAME]; this is {kind}"),
                 );
             }
-            // A header that was misspelt has been told already.
+            // A misspelt header has been reported already.
             _ if self.found.is_empty() => {
                 let message =
                     "there is no service: write [services.NAME] with `listen` and `backends`";
@@ -159,7 +159,7 @@ impl Reader<'_> {
         } else if !text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
             self.wrong(
                 name,
-                format!("`{text}` is no name of a service: use letters, digits, `-`, `_` and `.`"),
+                format!("`{text}` can't name a service: use letters, digits, `-`, `_` and `.`"),
             );
         }
     }
@@ -304,8 +304,8 @@ impl Reader<'_> {
         });
     }
 
-    /// What services must have of their own: offset in bytes, service, and what. `message` is given
-    /// which service had the same before, and in which line.
+    /// Checks things that no two services may share: offset in bytes, service, and the thing.
+    /// `message` is given the service that had it first, and its line.
     fn check_own<T: Ord>(
         &mut self,
         mut all: Vec<(usize, String, T)>,

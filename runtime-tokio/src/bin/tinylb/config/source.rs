@@ -18,9 +18,9 @@ use super::{
 /// Where a service's backends come from.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Backends {
-    /// The configuration itself; empty on purpose if it says so.
+    /// In the configuration itself; perhaps none, on purpose.
     Given(BackendSet<Address>),
-    /// Elsewhere: they are looked up, again and again.
+    /// Elsewhere: they are looked up again and again.
     Followed(Box<Followed>),
 }
 
@@ -41,7 +41,7 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// Whether this is what once was displayed as this text.
+    /// Whether this text once displayed the same place.
     pub(crate) fn was(&self, text: &str) -> bool {
         match self {
             Self::Etcd(etcd) => text.strip_prefix("etcd ").is_some_and(|text| etcd.was(text)),
@@ -60,7 +60,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// Every key of a source. One of [`PLACES`] says where it is.
+/// Every key of a source. One of [`PLACES`] names its place.
 const KEYS: [&str; 13] = [
     "dns",
     "etcd",
@@ -118,7 +118,7 @@ struct Draft {
     options: DnsOptions,
     settings: SourceSettings,
     last_known: Option<PathBuf>,
-    /// A key is most likely one that isn't there now.
+    /// One of the keys was most likely meant to be another one.
     is_misspelt: bool,
 }
 
@@ -134,7 +134,7 @@ impl Reader<'_> {
             let read = self.source_key(key, value, &mut draft);
             let checked = read.and_then(|()| {
                 draft.settings.validate().map_err(|error| {
-                    // The next key isn't to be blamed for it.
+                    // So that the next key isn't blamed for it.
                     draft.settings = SourceSettings::default();
                     error.to_string()
                 })
@@ -178,7 +178,7 @@ impl Reader<'_> {
         Some(Backends::Followed(Box::new(Followed { place, settings, last_known })))
     }
 
-    /// Takes one key of a source over, or says what is wrong with it.
+    /// Reads one key of a source, or returns what is wrong with it.
     fn source_key(
         &mut self,
         key: &Key<'_>,
@@ -188,7 +188,9 @@ impl Reader<'_> {
         let name: &str = key.get_ref();
         let read = match name {
             "dns" => text(value)
-                .and_then(|text| text.parse().map_err(|error| format!("is no name: {error}")))
+                .and_then(|text| {
+                    text.parse().map_err(|error| format!("isn't a valid name: {error}"))
+                })
                 .map(|name| draft.dns = Some(name)),
             "file" => text(value).map(|path| draft.file = Some(path.into())),
             "servers" => servers(value).map(|servers| draft.options.servers = servers),
@@ -200,7 +202,7 @@ impl Reader<'_> {
             "max_stale" => time_or_off(value).map(|time| draft.settings.max_stale = time),
             "keep_absent" => time_or_off(value).map(|time| draft.settings.keep_absent = time),
             "last_known" => text(value).map(|path| draft.last_known = Some(path.into())),
-            // These say themselves what is wrong.
+            // These report themselves what is wrong.
             "etcd" => {
                 draft.etcd = self.etcd(value);
                 Ok(())
@@ -244,7 +246,7 @@ impl Reader<'_> {
                 self.missing(value.span().start, format!("`floor` has no `{key}`: {remedy}"));
             }
         }
-        // What doesn't fit is out of range as well.
+        // A number that doesn't fit is out of range as well.
         let removed_percent_max = u8::try_from(percent?).unwrap_or(u8::MAX);
         Some(Floor { removed_percent_max, hold: hold? })
     }

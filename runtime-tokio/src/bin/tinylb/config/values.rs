@@ -1,4 +1,4 @@
-//! What single values of a file mean. An error is the end of a sentence that begins with the key.
+//! Reads single values of a file. An error is the end of a sentence that begins with the key.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(super) fn list<T>(
     read: impl Fn(&Value<'_>) -> Result<T, String>,
 ) -> Result<Vec<T>, String> {
     match value.get_ref() {
-        DeValue::Array(array) if array.is_empty() => Err("is empty: give one at least".into()),
+        DeValue::Array(array) if array.is_empty() => Err("is empty: give at least one".into()),
         DeValue::Array(array) => array.iter().map(read).collect(),
         _ => Ok(vec![read(value)?]),
     }
@@ -98,7 +98,7 @@ fn split(text: &str, is_one: impl Fn(char) -> bool) -> (&str, &str) {
     text.split_at(text.find(|c| !is_one(c)).unwrap_or(text.len()))
 }
 
-/// Says what was probably meant.
+/// The end of a sentence, with the unit that was probably meant.
 fn not_a_unit(number: u64, unit: &str) -> String {
     let meant = match unit {
         "M" | "mins" | "minute" | "minutes" => "m",
