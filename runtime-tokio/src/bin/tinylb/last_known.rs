@@ -220,9 +220,12 @@ mod tests {
         assert!(!path.exists(), "it would be overwritten");
         fs::write(&path, "the set of the service before").unwrap();
         drop(writing);
-        while next.read().is_err() {
-            sleep(Duration::from_millis(1)).await;
-        }
+        let written = async {
+            while next.read().is_err() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), written).await.expect("it is written after all");
         assert_eq!(next.read().unwrap(), set(&[("b", "10.0.0.2:1")]));
         keeping.abort();
         fs::remove_dir_all(directory).unwrap();

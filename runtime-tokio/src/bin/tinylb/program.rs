@@ -7,7 +7,10 @@ use std::{
 
 use tinylb_core::{BackendSet, SharedBudget, Totals};
 use tinylb_tokio::{Address, SocketRelay, Splice};
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, mpsc},
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -17,7 +20,7 @@ use crate::{
     life::{Ends, Life, Plan, Step, Why},
     log,
     service::Service,
-    socket::{Socket, SocketKey, bind_new, open, socket_key},
+    socket::{Opened, Socket, SocketKey, bind_new, open, socket_key},
     workers::Workers,
 };
 
@@ -69,6 +72,14 @@ pub(crate) enum Applied {
     ToTheRest { reached: usize, passed_over: usize },
 }
 
+/// What a configuration changes about a service.
+struct Change {
+    service: Arc<Service>,
+    config: ServiceConfig,
+    opened: Opened,
+    step: Step,
+}
+
 impl Program {
     /// A program without services. Listeners and workers that die are reported to `fatal`.
     pub(crate) fn new(
@@ -112,44 +123,11 @@ impl Program {
         let names = config.keys().cloned().collect::<Vec<_>>();
         let plan = Plan::new(lives, names.iter().map(String::as_str), state.stopping.is_some());
         if state.stopping.is_some() {
-            let (reached, passed_over) = (plan.steps.len(), plan.passed_over.len());
-            for (name, service) in &state.services {
-                if !plan.steps.contains_key(&**name) {
-                    service.stop_keeping();
-                }
-            }
-            for (name, config) in config {
-                if plan.steps.contains_key(&*name) {
-                    state.services[&name].adjust(config)?;
-                }
-            }
-            return Ok(Applied::ToTheRest { reached, passed_over });
+            return state.adjust(config, &plan);
         }
         let bound = bind_new(&state.sockets, self.admin.as_ref(), &config, workers)?;
         let workers = self.workers.first(workers)?;
-        let mut changes = Vec::new();
-        for (name, service) in config {
-            let step = plan.steps[&*name];
-            let lives = state.services.get(&name).filter(|_| step != Step::Start);
-            let has = lives.map(|service| service.shares()).unwrap_or_default();
-            let opened = open([&bound, &state.sockets], &has, &name, &service, &workers)?;
-            let lives = match lives {
-                Some(lives) => Arc::clone(lives),
-                None => {
-                    let (relay, fatal) = (self.relay.clone(), self.fatal.clone());
-                    Arc::new(Service::new(&name, service.clone(), relay, fatal, &self.sets)?)
-                }
-            };
-            changes.push((lives, service, opened, step));
-        }
-        for (running, service, ..) in &changes {
-            for address in &service.listen {
-                if let Some(socket) = state.sockets.get(&socket_key(&running.name, address)) {
-                    let set = socket.set_options(&service.tcp_options());
-                    set.map_err(|error| format!("can't set the options of {address}: {error}"))?;
-                }
-            }
-        }
+        let changes = self.prepare(&state, &bound, config, &plan, &workers)?;
 
         for (key, socket) in bound {
             let address = socket.local_address().map_err(|error| error.to_string())?;
@@ -158,7 +136,7 @@ impl Program {
         }
         self.set_budget(connections);
         let guaranteed = descriptors::connections_min(connections, changes.len());
-        for (service, config, opened, step) in changes {
+        for Change { service, config, opened, step } in changes {
             if step == Step::Return {
                 let sessions = service.handle().snapshot().live;
                 info!(service = service.name, sessions, "service is back, with its sessions");
@@ -182,6 +160,41 @@ impl Program {
         state.close_unused_sockets();
         state.find_ways();
         Ok(Applied::Whole)
+    }
+
+    /// Does whatever can fail: opens what services listen with, and makes new services.
+    fn prepare(
+        &self,
+        state: &State,
+        bound: &BTreeMap<SocketKey, Socket>,
+        config: BTreeMap<String, ServiceConfig>,
+        plan: &Plan<'_>,
+        workers: &[Handle],
+    ) -> Result<Vec<Change>, String> {
+        let mut changes = Vec::new();
+        for (name, config) in config {
+            let step = plan.steps[&*name];
+            let lives = state.services.get(&name).filter(|_| step != Step::Start);
+            let has = lives.map(|service| service.shares()).unwrap_or_default();
+            let opened = open([bound, &state.sockets], &has, &name, &config, workers)?;
+            let service = match lives {
+                Some(lives) => Arc::clone(lives),
+                None => {
+                    let (relay, fatal) = (self.relay.clone(), self.fatal.clone());
+                    Arc::new(Service::new(&name, config.clone(), relay, fatal, &self.sets)?)
+                }
+            };
+            changes.push(Change { service, config, opened, step });
+        }
+        for Change { service, config, .. } in &changes {
+            for address in &config.listen {
+                if let Some(socket) = state.sockets.get(&socket_key(&service.name, address)) {
+                    let set = socket.set_options(&config.tcp_options());
+                    set.map_err(|error| format!("can't set the options of {address}: {error}"))?;
+                }
+            }
+        }
+        Ok(changes)
     }
 
     /// The connections that all services have, and how many they may have.
@@ -345,6 +358,25 @@ impl Program {
 }
 
 impl State {
+    /// Applies a configuration to the services of a program that stops.
+    fn adjust(
+        &self,
+        config: BTreeMap<String, ServiceConfig>,
+        plan: &Plan<'_>,
+    ) -> Result<Applied, String> {
+        for (name, service) in &self.services {
+            if !plan.steps.contains_key(&**name) {
+                service.stop_keeping();
+            }
+        }
+        for (name, config) in config {
+            if plan.steps.contains_key(&*name) {
+                self.services[&name].adjust(config)?;
+            }
+        }
+        Ok(Applied::ToTheRest { reached: plan.steps.len(), passed_over: plan.passed_over.len() })
+    }
+
     fn lives(&self) -> impl Iterator<Item = (String, Life)> {
         self.services.iter().map(|(name, service)| (name.clone(), service.life()))
     }
