@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_change_of_the_file_is_told_once() {
+    async fn each_change_of_the_file_is_reported_once() {
         let directory = std::env::temp_dir().join(format!("tinylb-file-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let (path, new) = (directory.join("backends"), directory.join("new"));

@@ -272,7 +272,7 @@ impl Admin {
     }
 }
 
-/// Decodes a part of a path. A part that can't be decoded stays as it is, and is no service's name.
+/// Decodes a part of a path. A part that can't be decoded stays as it is, and names no service.
 fn plain(part: &str) -> String {
     let mut pieces = part.split('%');
     let mut plain = pieces.next().unwrap_or_default().to_string();

@@ -200,8 +200,7 @@ impl Service {
         let is_given = matches!(config.backends, Backends::Given(_));
         let is_news = match step {
             Step::Start => true,
-            // The file had stopped giving backends, so a set that was put since then is outdated as
-            // well.
+            // The configuration had no longer named it, so a set that was put since then is outdated.
             Step::Return => is_given,
             Step::Change | Step::Adjust => false,
         };
@@ -235,7 +234,7 @@ impl Service {
         Ok(())
     }
 
-    /// Follows its source no longer, and forgets the source's failures.
+    /// Stops following its source, and forgets the source's failures.
     fn drop_source(&self, state: &mut State) {
         if state.source.take().is_some() {
             self.events.source_gone();
@@ -249,7 +248,7 @@ impl Service {
         source.is_some_and(|source| source.keep(&self.name, &self.handle, &self.replaced))
     }
 
-    /// Keeps the source's sets no longer: the configuration lacks this service, and another may have
+    /// Stops keeping the source's sets: the configuration lacks this service, and another one may have
     /// its file of the last known backends.
     pub(crate) fn stop_keeping(&self) {
         if let Some(source) = &mut self.lock().source {

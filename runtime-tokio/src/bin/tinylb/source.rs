@@ -21,7 +21,7 @@ use crate::{
     log::EventLog,
 };
 
-/// A source that a service follows; until this is dropped.
+/// A source that a service follows until this is dropped.
 pub(crate) struct Source {
     following: Following,
     /// Where its last set is kept, and the task that does so, if it is.
@@ -53,7 +53,7 @@ impl Source {
         let following = handle
             .follow_with(known.chain(updates), followed.settings.clone())
             .map_err(|error| in_service(&error))?;
-        // Of the source before, if there was one.
+        // A notification may be left from the source before.
         let _ = replaced.notified().now_or_never();
         Ok(Self { following, file, keeping: None })
     }
@@ -74,8 +74,8 @@ impl Source {
         self.keeping.is_some()
     }
 
-    /// Begins no further write of that file. (One that goes on is finished, before any by the next
-    /// service that has the file.)
+    /// Begins no further write of that file. A write that has begun is finished before the next
+    /// service that has the file can write it.
     pub(crate) fn stop_keeping(&mut self) {
         if let Some(keeping) = self.keeping.take() {
             keeping.abort();

@@ -1,4 +1,4 @@
-//! What reads a tree of TOML, and collects what is wrong with it.
+//! The reader of a TOML tree, which collects what is wrong with it.
 
 use std::path::PathBuf;
 
@@ -19,9 +19,9 @@ pub(super) struct Reader<'t> {
     pub(super) syntax: Syntax,
     /// Offset in bytes, and message.
     pub(super) found: Vec<(usize, String)>,
-    /// Offset in bytes, service, and address, of all services.
+    /// The addresses of all services: offset in bytes, service, and address.
     pub(super) listens: Vec<(usize, String, Address)>,
-    /// The same of each `last_known`, with its path.
+    /// The `last_known` of all services: offset in bytes, service, and path.
     pub(super) kept: Vec<(usize, String, PathBuf)>,
 }
 
@@ -30,7 +30,7 @@ impl Reader<'_> {
         self.found.push((at.span().start, message.into()));
     }
 
-    /// Something isn't there. After an error of syntax, it may have been there unread.
+    /// Reports that something is missing, unless a syntax error may have hidden it.
     pub(super) fn missing(&mut self, at: usize, message: impl Into<String>) {
         if self.syntax.errors.is_empty() {
             self.found.push((at, message.into()));

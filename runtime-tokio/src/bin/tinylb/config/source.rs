@@ -79,7 +79,7 @@ const KEYS: [&str; 13] = [
 
 const PLACES: [&str; 3] = ["dns", "etcd", "file"];
 
-/// Those that are about names.
+/// The keys that only `dns` has.
 const DNS_KEYS: [&str; 5] = ["servers", "family", "refresh_min", "refresh_max", "timeout"];
 
 const PLACE_REMEDY: &str = "write for example { dns = \"db.example.org:5432\" }, \
