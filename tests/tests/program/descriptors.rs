@@ -118,7 +118,7 @@ fn run_out(more: &[&str], meanwhile: impl FnOnce(&Tinylb)) -> Vec<Line> {
 }
 
 #[test]
-fn running_out_of_descriptors_is_survived_and_told_once_a_second() {
+fn running_out_of_descriptors_is_survived_and_logged_once_a_second() {
     let lines = run_out(&[], |_| {});
     for about in ["accept failed", "dial failed"] {
         let lines: Vec<_> = lines.iter().filter(|line| line.says(about)).cloned().collect();
@@ -195,7 +195,7 @@ fn by_default_there_are_never_more_connections_than_descriptors() {
     assert!((8..32).contains(&max), "{max}");
 
     let sockets: Vec<_> = (0..CLIENTS).map(|_| Socket::connect(&address).unwrap()).collect();
-    // So many are served; the rest waits in the kernel, and the admin address goes on.
+    // This many are served; the rest wait in the kernel, and the admin address goes on.
     until("the limit", || get(&admin, "/services").json()["s"]["live"] == max);
     until("the backend's share", || a.accepted() == max);
     // A setting that nobody gave isn't to blame.

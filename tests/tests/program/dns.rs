@@ -52,7 +52,7 @@ fn the_set_follows_a_zone_that_changes_under_load() {
     assert_eq!((load.count(|key| key == "a"), load.count(|key| key == "b")), (5, 5));
 
     knot.change(&[&format!("unset web A {b}"), &format!("set web 1 A {c}")]);
-    assert_eq!(load.ends("b"), [End::Reset; 5], "who talks to a removed backend learns of it");
+    assert_eq!(load.ends("b"), [End::Reset; 5], "clients of a removed backend are reset");
     load.go_on(|_| true);
     let next = Client::several(&address, 4);
     assert_eq!(next.iter().filter(|client| client.backend == "c").count(), 2);
@@ -99,7 +99,7 @@ fn while_the_name_server_is_away_the_last_set_serves() {
     assert_eq!(load.finish(), [End::Clean; 3]);
     tinylb.stop_and_log(|lines| {
         let count = |text: &str| lines.iter().filter(|line| line.says(text)).count();
-        assert_eq!(count("source of backends lost"), 2, "a loss is told once");
+        assert_eq!(count("source of backends lost"), 2, "a loss is logged once");
         assert_eq!(count("backends replaced"), 1);
     });
 }
@@ -270,7 +270,7 @@ fn what_was_last_known_serves_until_the_source_answers() {
 }
 
 #[test]
-fn a_source_can_be_had_on_the_command_line_and_nobody_else_changes_its_set() {
+fn a_source_from_the_command_line_is_the_only_one_that_changes_its_set() {
     let name = "nobody.example.invalid:5432";
     let tinylb = Tinylb::run(&[
         "--listen",
@@ -299,8 +299,8 @@ fn a_name_that_is_none_is_refused_with_a_remedy() {
         let mut command = Command::new(binary());
         command.args(["run", "--listen", "127.0.0.1:0"]).args(arguments);
         let output = output(&mut command);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{said}");
-        assert!(said.contains(remedy), "{said}");
+        let printed = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{printed}");
+        assert!(printed.contains(remedy), "{printed}");
     }
 }

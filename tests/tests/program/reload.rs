@@ -121,14 +121,14 @@ fn a_file_that_was_removed_changes_nothing() {
 }
 
 #[test]
-fn an_address_that_cannot_be_had_changes_nothing() {
+fn an_address_that_cannot_be_used_changes_nothing() {
     let holder = Backend::echo("holder");
     let bad = service("s", "127.0.0.1:0", [], "") + &service("t", &holder.address, [], "");
     survives(|file| file.edit(&bad), &["can't listen at", "in use"]);
 }
 
 #[test]
-fn several_errors_are_all_told_on_reload() {
+fn several_errors_are_all_logged_on_reload() {
     let a = Backend::echo("a");
     let file = ConfigFile::new(&service("s", "127.0.0.1:0", [&a], ""));
     let tinylb = file.run();

@@ -11,7 +11,7 @@ use crate::harness::{
 const PATIENT: &str = "shutdown_timeout = \"24h\"";
 
 #[test]
-fn sessions_may_finish_when_the_program_is_told_to_stop() {
+fn sessions_may_finish_when_the_program_stops() {
     for signal in [Signal::TERM, Signal::INT] {
         let a = Backend::echo("a");
         let mut tinylb = Tinylb::balance([&a], &["--log-level", "debug"]);
@@ -62,7 +62,7 @@ fn sessions_that_do_not_finish_in_time_are_cut() {
 }
 
 #[test]
-fn without_sessions_it_ends_when_told() {
+fn without_sessions_it_stops_at_once() {
     let a = Backend::echo("a");
     let mut tinylb = Tinylb::balance([&a], &[]);
     tinylb.address();

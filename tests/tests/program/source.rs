@@ -25,8 +25,8 @@ fn the_set_follows_a_file_and_damage_to_it_closes_nothing() {
     fs::write(file.in_dir("backends.toml"), format!("{}b = 5\n", line(&a))).unwrap();
     let lost = tinylb.line("source of backends lost");
     assert!(lost.says("b: it is no string"));
-    let told = lost.json["set_age_seconds"].as_f64();
-    assert!(told >= before && told <= age(), "{told:?}");
+    let logged = lost.json["set_age_seconds"].as_f64();
+    assert!(logged >= before && logged <= age(), "{logged:?}");
     fs::remove_file(file.in_dir("backends.toml")).unwrap();
     until("another reason", || {
         let services = get(&tinylb.admin(), "/services").json();
@@ -130,7 +130,7 @@ fn a_reload_changes_where_backends_come_from() {
     let mut client = Client::connect(&address);
     assert_eq!(client.backend, "a");
     assert_eq!(tinylb.lines(3, "backends replaced").len(), 3);
-    // A source that stays as it is isn't asked anew: nothing is said of the same file again.
+    // A source that stays as it is isn't asked anew: its set is not taken again.
     file.replace(&followed);
     tinylb.lines(4, "backends replaced");
     assert_eq!(client.end(), End::Reset);

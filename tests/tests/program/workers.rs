@@ -40,7 +40,7 @@ fn all_workers_share_one_rotation() {
 }
 
 #[test]
-fn another_instance_is_told_that_the_address_is_in_use() {
+fn another_instance_fails_since_the_address_is_in_use() {
     let a = Backend::echo("a");
     let tinylb = Tinylb::balance([&a], &["--workers", "2"]);
     for workers in ["1", "2"] {
