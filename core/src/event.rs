@@ -77,6 +77,9 @@ pub enum Event<T> {
     SourceLost {
         /// The source's reason, or what is wrong with the set.
         reason: Arc<str>,
+        /// The age of the set that stays, as in [`Snapshot::set_age`](crate::Snapshot::set_age);
+        /// `None` before the first.
+        set_age: Option<Duration>,
     },
     /// A source that was lost gives sets again.
     SourceBack {

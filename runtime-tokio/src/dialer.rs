@@ -275,8 +275,8 @@ impl AddressDialer {
 
     /// Where the balancer itself listens, see [`TcpDialer::set_own`].
     pub fn set_own(&self, own: Vec<Address>) {
-        self.tcp.set_own(own.clone());
-        self.unix.set_own(own);
+        // Targets of both kinds are checked against these.
+        self.tcp.set_own(own);
     }
 }
 

@@ -41,6 +41,39 @@ pub fn read_file(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What differs when a file is written or replaced: device, inode, size and times. It tells one
+/// content of a file from another without reading it.
+///
+/// Read a file between two looks at its signature. If they differ, it was being written meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileSignature {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl FileSignature {
+    /// The file's signature now. Links are followed, so a link that leads elsewhere changes it, at
+    /// any step of the way.
+    ///
+    /// It blocks as long as the file system does; see [`run_blocking`](crate::run_blocking).
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let file = fs::metadata(path)?;
+        Ok(Self {
+            device: file.dev(),
+            inode: file.ino(),
+            size: file.size(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        })
+    }
+}
+
 /// Replaces a file, or creates it, in one step: any reader, also after a crash, finds the old file
 /// or the new one. Only its owner may read the new one.
 ///

@@ -4,8 +4,8 @@
 //!   [`UnixConn`]; [`AddressDialer`] for backends of both kinds.
 //! - [`SocketRelay`], which moves the bytes between them, and [`Splice`] for when within the kernel.
 //! - [`TokioRuntime`], and [`TcpOptions`] for what every TCP connection is set to.
-//! - [`run_blocking`], for work that may hang; [`read_file`] and [`replace_file`], for files that a
-//!   configuration names.
+//! - [`run_blocking`], for work that may hang; [`read_file`], [`replace_file`] and [`FileSignature`],
+//!   for files that a configuration names.
 #![cfg_attr(feature = "dns", doc = "- [`DnsSource`]: sets from DNS (feature `dns`).")]
 #![cfg_attr(
     feature = "etcd",
@@ -79,7 +79,7 @@ pub use self::{
     blocking::run_blocking,
     conn::{AddressConn, Socket, TcpConn, UnixConn},
     dialer::{AddressDialer, TcpDialer, UnixDialer},
-    disk::{read_file, remove_file, replace_file},
+    disk::{FileSignature, read_file, remove_file, replace_file},
     error::AddressError,
     listener::{TcpListener, UnixListener, UnixSocketFile},
     moves::AddressChange,

@@ -174,13 +174,17 @@ impl<T: Target> Follower<T> {
                 state.source.held = Some(held);
                 state.outbox.event(|| Event::SetHeld(held));
             }),
-            Decision::Lose { reason, is_news } => shared.step(|state| {
-                state.source.lost = Some(Arc::clone(&reason));
-                state.source.held = None;
-                if is_news {
-                    state.outbox.event(|| Event::SourceLost { reason });
-                }
-            }),
+            Decision::Lose { reason, is_news } => {
+                let now = shared.runtime.now();
+                shared.step(|state| {
+                    state.source.lost = Some(Arc::clone(&reason));
+                    state.source.held = None;
+                    if is_news {
+                        let set_age = state.set_at.map(|at| now.saturating_sub(at));
+                        state.outbox.event(|| Event::SourceLost { reason, set_age });
+                    }
+                });
+            }
             Decision::Recover(lost_for) => shared.step(|state| {
                 state.source.lost = None;
                 state.outbox.event(|| Event::SourceBack { lost_for });

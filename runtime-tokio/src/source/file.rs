@@ -1,7 +1,5 @@
 use std::{
     collections::BTreeSet,
-    fs,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -12,7 +10,7 @@ use tinylb_core::{BackendSet, BadEntry, Update};
 use tokio::time::sleep;
 use toml::de::DeTable;
 
-use crate::{Address, read_file, run_blocking};
+use crate::{Address, FileSignature, read_file, run_blocking};
 
 /// A source of backends in a file: TOML with a line `KEY = "ADDRESS"` for each, as in a table of
 /// `backends`. The line `backends = {}`, and no other, says that there are none.
@@ -53,7 +51,7 @@ impl FileSource {
 }
 
 fn watch(path: Arc<Path>) -> Watch {
-    Watch { path, seen: None, told: None, keys: BTreeSet::new(), has_failed: false }
+    Watch { path, seen: None, read: None, keys: BTreeSet::new(), has_failed: false }
 }
 
 struct Watch {
@@ -61,29 +59,28 @@ struct Watch {
     /// What the file was at the last look.
     seen: Option<Signature>,
     /// What it was when it was last read.
-    told: Option<Signature>,
+    read: Option<Signature>,
     /// The keys that it had then, including those of bad entries.
     keys: BTreeSet<Arc<str>>,
     /// The last read failed, though the file was there: that may pass.
     has_failed: bool,
 }
 
-/// Device, inode, size and times of a file: what differs when it was written or replaced. Or why that
-/// can't be told.
-type Signature = Result<[i64; 7], String>;
+/// The file's signature, or why it can't be looked at.
+type Signature = Result<FileSignature, String>;
 
 impl Watch {
     async fn next(&mut self) -> Update<Address> {
         loop {
             let now = self.look(signature).await.unwrap_or_else(Err);
-            let has_settled = self.told.is_none() || self.seen.as_ref() == Some(&now);
+            let has_settled = self.read.is_none() || self.seen.as_ref() == Some(&now);
             self.seen = Some(now.clone());
-            if has_settled && (self.has_failed || self.told.as_ref() != Some(&now)) {
+            if has_settled && (self.has_failed || self.read.as_ref() != Some(&now)) {
                 let read = self.look(read).await;
                 // What was written meanwhile may be half of it.
                 if self.look(signature).await.unwrap_or_else(Err) == now {
                     let was_there = now.is_ok();
-                    let is_news = self.told.replace(now) != self.seen;
+                    let is_news = self.read.replace(now) != self.seen;
                     let failed = match read {
                         Ok(Ok(text)) => {
                             self.has_failed = false;
@@ -91,7 +88,7 @@ impl Watch {
                         }
                         Ok(Err(reason)) | Err(reason) => reason,
                     };
-                    // Again at the next look, but not told again.
+                    // It is read again at the next look, but the loss isn't reported again.
                     let was_failing = std::mem::replace(&mut self.has_failed, was_there);
                     if is_news || !was_failing {
                         return Update::Lost(failed.into());
@@ -137,10 +134,7 @@ impl Watch {
 }
 
 fn signature(path: &Path) -> Signature {
-    let file = fs::metadata(path).map_err(|error| error.to_string())?;
-    let (device, inode, size) = (file.dev() as i64, file.ino() as i64, file.size() as i64);
-    let (modified, changed) = (file.mtime(), file.ctime());
-    Ok([device, inode, size, modified, file.mtime_nsec(), changed, file.ctime_nsec()])
+    FileSignature::of(path).map_err(|error| error.to_string())
 }
 
 /// The text of a file.
@@ -202,6 +196,8 @@ fn parse(text: &str) -> Result<(BackendSet<Address>, Arc<[BadEntry]>), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use futures::StreamExt;
     use tokio::time::timeout;
 
@@ -286,7 +282,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_change_of_the_file_is_told_once() {
+    async fn each_change_of_the_file_is_reported_once() {
         let directory = std::env::temp_dir().join(format!("tinylb-file-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let (path, new) = (directory.join("backends"), directory.join("new"));

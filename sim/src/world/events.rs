@@ -69,7 +69,7 @@ impl Judge {
                 self.ended(id.serial(), *reason, *bytes_to_backend, *bytes_to_client);
             }
             Event::SetReplaced(report) => self.replaced(report, &set.unwrap_or_default()),
-            Event::SourceLost { reason } => self.source_lost(reason),
+            Event::SourceLost { reason, .. } => self.source_lost(reason),
             Event::SetHeld(held) => self.held(held),
             Event::SourceStale { .. } => self.stale(),
             Event::EntriesLeftOut(entries) => self.left_out(entries.len()),

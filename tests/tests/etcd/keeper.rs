@@ -36,7 +36,7 @@ async fn a_keeper_ends_soon_when_it_is_told_to_though_etcd_is_away() {
     twice.signal(Signal::TERM);
     assert_eq!(twice.exit_code(), 1);
     twice.line(
-        "can't take b out of etcd, where its lease ends it within 3600s after etcd is back: \
+        "can't take b out of etcd, where it expires within 3600s after etcd is back: \
                 stopped by a second signal",
     );
     cluster.thaw(0);

@@ -73,19 +73,19 @@ async fn two_that_have_one_key_do_not_fight_and_who_is_left_has_it() {
     let first = register(&cluster, "a", "127.0.0.1:1", &[]);
     first.line("registered");
     let second = register(&cluster, "a", "127.0.0.1:2", &[]);
-    first.line("another one has registered this key");
+    first.line("another process has registered this key");
     second.line("\"registered\"");
     // Both find it as it is when they are back.
     cluster.kill(0);
     first.line("etcd lost");
     second.line("etcd lost");
     cluster.restart(0);
-    first.lines(2, "another one has registered this key");
+    first.lines(2, "another process has registered this key");
     second.lines(2, "\"registered\"");
     // Through a renewal of either lease.
     thread::sleep(Duration::from_secs(3));
     second.stop_and_log(|lines| {
-        assert!(!lines.iter().any(|line| line.says("another one")), "{lines:?}");
+        assert!(!lines.iter().any(|line| line.says("another process")), "{lines:?}");
     });
     first.lines(2, "\"registered\"");
     let history = history(&cluster, "a", from).await;
@@ -104,7 +104,7 @@ async fn of_several_that_wait_for_a_key_one_has_it_when_it_is_free() {
         keepers.push(keeper);
     }
     for keeper in &keepers[..3] {
-        keeper.line("another one has registered this key");
+        keeper.line("another process has registered this key");
     }
     keepers.pop().unwrap().stop();
     let again = |keeper: &&Tinylb| {

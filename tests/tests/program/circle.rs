@@ -44,7 +44,7 @@ fn services_that_lead_to_each_other_are_refused_in_a_file_and_in_a_put() {
     tinylb.addresses(2);
     let circle = leading("x", &x, &[&y]) + &leading("y", &y, &[&x]);
     file.edit(&circle);
-    assert!(tinylb.line("configuration not taken").says("leads back to `y`"));
+    assert!(tinylb.line("configuration rejected").says("leads back to `y`"));
     let answer = put(&tinylb.admin(), "y", &format!("{{\"k\": {x:?}}}"));
     assert_eq!(answer.status, 400);
     assert!(answer.body.contains("k leads to the service x, which leads back to y"), "{answer:?}");
@@ -52,7 +52,7 @@ fn services_that_lead_to_each_other_are_refused_in_a_file_and_in_a_put() {
 
     // The other way round in one step is no circle.
     file.edit(&(service("x", &x, [&a], "") + &leading("y", &y, &[&x])));
-    tinylb.line("configuration read again");
+    tinylb.line("configuration reloaded");
     assert!(Client::connect(&y).is_served());
     assert_eq!(put(&tinylb.admin(), "x", &format!("{{\"k\": {y:?}}}")).status, 400);
     tinylb.stop();
@@ -87,7 +87,7 @@ fn a_circle_that_sources_make_is_not_gone_round() {
     // Once x leads elsewhere, y may lead to it.
     let direct = service("x", &x, [&a], "");
     file.edit(&(direct + &followed));
-    tinylb.line("configuration read again");
+    tinylb.line("configuration reloaded");
     let before = accepted(&tinylb, "x");
     let mut clients = Client::several(&y, 2);
     assert!(clients.iter_mut().all(Client::is_served));

@@ -118,7 +118,7 @@ fn run_out(more: &[&str], meanwhile: impl FnOnce(&Tinylb)) -> Vec<Line> {
 }
 
 #[test]
-fn running_out_of_descriptors_is_survived_and_told_once_a_second() {
+fn running_out_of_descriptors_is_survived_and_logged_once_a_second() {
     let lines = run_out(&[], |_| {});
     for about in ["accept failed", "dial failed"] {
         let lines: Vec<_> = lines.iter().filter(|line| line.says(about)).cloned().collect();
@@ -171,7 +171,7 @@ fn a_change_of_the_file_that_came_without_descriptors_is_taken_when_there_are_so
     tinylb.line("Too many open files");
     let odd = Socket::connect(&admin).unwrap();
     file.edit(&text(&b.address));
-    tinylb.line("configuration not taken");
+    tinylb.line("configuration rejected");
 
     // Clients that have gone need no dial.
     clients.into_iter().for_each(Socket::reset);
@@ -195,7 +195,7 @@ fn by_default_there_are_never_more_connections_than_descriptors() {
     assert!((8..32).contains(&max), "{max}");
 
     let sockets: Vec<_> = (0..CLIENTS).map(|_| Socket::connect(&address).unwrap()).collect();
-    // So many are served; the rest waits in the kernel, and the admin address goes on.
+    // This many are served; the rest wait in the kernel, and the admin address goes on.
     until("the limit", || get(&admin, "/services").json()["s"]["live"] == max);
     until("the backend's share", || a.accepted() == max);
     // A setting that nobody gave isn't to blame.
@@ -299,7 +299,7 @@ fn a_busy_service_gets_the_connections_that_nine_others_do_not_need() {
         client.finish()
     });
     assert!(ends.iter().all(|end| *end == End::Clean));
-    tinylb.line("don't have to wait any more");
+    tinylb.line("no longer have to wait");
     assert_eq!(metric(&admin, "tinylb_connections_limit_reached{service=\"s0\"}"), 0);
     let log = tinylb.log();
     assert!(!log.iter().any(|line| line.says("failed")), "{log:?}");

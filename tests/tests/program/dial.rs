@@ -224,12 +224,12 @@ fn backends_are_dialled_from_the_addresses_that_are_given_and_bad_ones_cost_a_re
     assert_eq!(peers, ["127.0.0.71", "127.0.0.72"]);
     // No address of this machine: that is said, and can be mended while it runs.
     file.edit(&config("\"192.0.2.1\""));
-    tinylb.line("configuration read again");
+    tinylb.line("configuration reloaded");
     assert!(Client::try_connect(&tinylb.address()).is_err());
     let line = tinylb.line("dial failed");
     assert!(line.says("192.0.2.1") && line.says("give an address of this machine"), "{line:?}");
     file.edit(&config("\"127.0.0.73\""));
-    tinylb.lines(2, "configuration read again");
+    tinylb.lines(2, "configuration reloaded");
     assert_eq!(seen(), "127.0.0.73");
     tinylb.stop();
 }

@@ -1,11 +1,11 @@
 //! Backends that are looked up in DNS, by a real server whose zone changes.
 
 use std::{
-    net::UdpSocket,
+    net::{Ipv4Addr, UdpSocket},
     process::Command,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -30,10 +30,14 @@ fn backends<const N: usize>(keys: [&str; N]) -> ([Backend; N], [String; N], Stri
 }
 
 fn config(name: &str, server: &str, more: &str) -> ConfigFile {
-    ConfigFile::new(&format!(
+    ConfigFile::new(&text(name, server, more))
+}
+
+fn text(name: &str, server: &str, more: &str) -> String {
+    format!(
         "[services.s]\nlisten = \"127.0.0.1:0\"\nstart = 0\nsource = {{ dns = \"{name}\", \
          servers = \"{server}\", refresh_min = \"100ms\", refresh_max = \"200ms\"{more} }}\n"
-    ))
+    )
 }
 
 #[test]
@@ -48,7 +52,7 @@ fn the_set_follows_a_zone_that_changes_under_load() {
     assert_eq!((load.count(|key| key == "a"), load.count(|key| key == "b")), (5, 5));
 
     knot.change(&[&format!("unset web A {b}"), &format!("set web 1 A {c}")]);
-    assert_eq!(load.ends("b"), [End::Reset; 5], "who talks to a removed backend learns of it");
+    assert_eq!(load.ends("b"), [End::Reset; 5], "clients of a removed backend are reset");
     load.go_on(|_| true);
     let next = Client::several(&address, 4);
     assert_eq!(next.iter().filter(|client| client.backend == "c").count(), 2);
@@ -95,53 +99,113 @@ fn while_the_name_server_is_away_the_last_set_serves() {
     assert_eq!(load.finish(), [End::Clean; 3]);
     tinylb.stop_and_log(|lines| {
         let count = |text: &str| lines.iter().filter(|line| line.says(text)).count();
-        assert_eq!(count("source of backends lost"), 2, "a loss is told once");
+        assert_eq!(count("source of backends lost"), 2, "a loss is logged once");
         assert_eq!(count("backends replaced"), 1);
     });
 }
 
-/// A name server that has one IPv4 address for each name, and that fails for AAAA while it is told
-/// to; otherwise it has none.
-fn server_of_one_family(ip: [u8; 4], fails: &Arc<AtomicBool>) -> String {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let (address, fails) = (socket.local_addr().unwrap().to_string(), Arc::clone(fails));
-    thread::spawn(move || {
-        let mut query = [0; 512];
-        while let Ok((_, client)) = socket.recv_from(&mut query) {
-            let name = query[12..].iter().position(|byte| *byte == 0).unwrap();
-            let question = &query[12..12 + name + 5];
-            // The last of the type's two bytes.
-            let is_a = question[name + 2] == 1;
-            let code = if !is_a && fails.load(Ordering::SeqCst) { 2 } else { 0 };
-            let head = [query[0], query[1], 0x84, code, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0];
-            let record = [&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4][..], &ip].concat();
-            let answer: &[u8] = if is_a { &record } else { &[] };
-            socket.send_to(&[&head[..], question, answer].concat(), client).unwrap();
+/// A name server that has one IPv4 address for each name and no IPv6 address. Queries for AAAA fail
+/// at first.
+struct Ipv4Server {
+    address: String,
+    state: Arc<Ipv4State>,
+}
+
+#[derive(Default)]
+struct Ipv4State {
+    is_repaired: AtomicBool,
+    /// Answers to AAAA queries so far: those that failed, and the others.
+    failed: AtomicUsize,
+    answered: AtomicUsize,
+}
+
+impl Ipv4Server {
+    fn start(ip: &str) -> Self {
+        let ip = ip.parse::<Ipv4Addr>().unwrap().octets();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (address, state) = (socket.local_addr().unwrap().to_string(), Arc::default());
+        let server = Self { address, state: Arc::clone(&state) };
+        thread::spawn(move || {
+            let mut query = [0; 512];
+            while let Ok((_, client)) = socket.recv_from(&mut query) {
+                let answer = state.answer(&query, ip);
+                socket.send_to(&answer, client).unwrap();
+            }
+        });
+        server
+    }
+
+    /// Answers AAAA queries from now on.
+    fn repair(&self) {
+        self.state.is_repaired.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits for some more of these answers.
+    fn answers(&self, what: &str, count: impl Fn(&Ipv4State) -> &AtomicUsize) {
+        let count = || count(&self.state).load(Ordering::SeqCst);
+        let before = count();
+        until(what, || count() >= before + 3);
+    }
+}
+
+impl Ipv4State {
+    fn answer(&self, query: &[u8], ip: [u8; 4]) -> Vec<u8> {
+        let name = query[12..].iter().position(|byte| *byte == 0).unwrap();
+        let question = &query[12..12 + name + 5];
+        // The last of the type's two bytes.
+        let is_a = question[name + 2] == 1;
+        let fails = !is_a && !self.is_repaired.load(Ordering::SeqCst);
+        if !is_a {
+            let count = if fails { &self.failed } else { &self.answered };
+            count.fetch_add(1, Ordering::SeqCst);
         }
-    });
-    address
+        let code = if fails { 2 } else { 0 };
+        let head = [query[0], query[1], 0x84, code, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0];
+        let record = [&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4][..], &ip].concat();
+        let answer: &[u8] = if is_a { &record } else { &[] };
+        [&head[..], question, answer].concat()
+    }
 }
 
 #[test]
 fn lookups_of_one_family_that_keep_failing_are_logged_once_and_so_is_their_end() {
     let (_backends, [a], port) = backends(["a"]);
-    let ip = a.parse::<std::net::Ipv4Addr>().unwrap().octets();
-    let fails = Arc::new(AtomicBool::new(true));
-    let file = config(&format!("web.lb.test:{port}"), &server_of_one_family(ip, &fails), "");
+    let server = Ipv4Server::start(&a);
+    let file = config(&format!("web.lb.test:{port}"), &server.address, "");
     let tinylb = file.run();
-    let failing = tinylb.line("a part of the source's lookups fails");
+    let failing = tinylb.line("some lookups of the source fail");
     assert_eq!((failing.field("level"), failing.field("service")), ("WARN", "s"));
     assert!(failing.says("SERVFAIL for AAAA"), "{failing:?}");
     assert!(Client::connect(&tinylb.address()).is_served());
-    // Several lookups.
-    thread::sleep(Duration::from_secs(1));
-    fails.store(false, Ordering::SeqCst);
+    server.answers("several lookups that fail", |state| &state.failed);
+    server.repair();
     assert_eq!(tinylb.line("are answered again").field("level"), "INFO");
-    thread::sleep(Duration::from_secs(1));
+    server.answers("several lookups that don't", |state| &state.answered);
     tinylb.stop_and_log(|lines| {
         let count = |text: &str| lines.iter().filter(|line| line.says(text)).count();
-        assert_eq!((count("lookups fails"), count("are answered again")), (1, 1));
+        assert_eq!((count("lookups of the source fail"), count("are answered again")), (1, 1));
         assert_eq!(count("source of backends lost"), 0);
+    });
+}
+
+#[test]
+fn failing_lookups_that_a_reload_ends_have_their_end_in_the_log() {
+    let (_backends, [a], port) = backends(["a"]);
+    let server = Ipv4Server::start(&a);
+    let name = format!("web.lb.test:{port}");
+    let file = config(&name, &server.address, "");
+    let tinylb = file.run();
+    tinylb.line("some lookups of the source fail");
+    file.edit(&text(&name, &server.address, ", family = \"ipv4\""));
+    assert_eq!(tinylb.line("the source that failed is no longer followed").field("service"), "s");
+    // The next source is another matter.
+    file.edit(&text(&name, &server.address, ""));
+    tinylb.lines(2, "some lookups of the source fail");
+    server.repair();
+    tinylb.line("are answered again");
+    tinylb.stop_and_log(|lines| {
+        let count = |text: &str| lines.iter().filter(|line| line.says(text)).count();
+        assert_eq!((count("no longer followed"), count("are answered again")), (1, 1));
     });
 }
 
@@ -201,12 +265,12 @@ fn what_was_last_known_serves_until_the_source_answers() {
     // A damaged one is a warning.
     std::fs::write(known.in_dir("known"), "{").unwrap();
     let tinylb = file.run();
-    assert_eq!(tinylb.line("are no use").field("level"), "WARN");
+    assert_eq!(tinylb.line("can't use the last known backends").field("level"), "WARN");
     assert_eq!(Client::connect(&tinylb.address()).backend, "b");
 }
 
 #[test]
-fn a_source_can_be_had_on_the_command_line_and_nobody_else_changes_its_set() {
+fn a_source_from_the_command_line_is_the_only_one_that_changes_its_set() {
     let name = "nobody.example.invalid:5432";
     let tinylb = Tinylb::run(&[
         "--listen",
@@ -235,8 +299,8 @@ fn a_name_that_is_none_is_refused_with_a_remedy() {
         let mut command = Command::new(binary());
         command.args(["run", "--listen", "127.0.0.1:0"]).args(arguments);
         let output = output(&mut command);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{said}");
-        assert!(said.contains(remedy), "{said}");
+        let printed = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{printed}");
+        assert!(printed.contains(remedy), "{printed}");
     }
 }

@@ -44,7 +44,7 @@ fn fails_in_a_line(args: &[&str], message: &str) {
 }
 
 #[test]
-fn wrong_arguments_are_told_apart_by_exit_code_2() {
+fn wrong_arguments_have_exit_code_2() {
     let listen = ["run", "--listen", "127.0.0.1:0"];
     let with = |more: &[&'static str]| [&listen, more].concat();
     for (args, message) in [
@@ -59,7 +59,7 @@ fn wrong_arguments_are_told_apart_by_exit_code_2() {
         (vec!["run", "--dns", "x:1"], "where clients connect, is missing"),
         (vec!["run", "--etcd", "http://127.0.0.1:1"], "where clients connect, is missing"),
         (vec!["run", "--prefix", "/x/"], "where clients connect, is missing"),
-        (vec!["run", "--admin", "127.0.0.1:0"], "something to balance is required"),
+        (vec!["run", "--admin", "127.0.0.1:0"], "there is nothing to balance"),
         (listen.to_vec(), "there are no backends"),
         (with(&["--prefix", "/x/"]), "give `--etcd`"),
         (with(&["--etcd", "http://127.0.0.1:1"]), "give `--prefix`"),
@@ -117,7 +117,7 @@ fn an_admin_address_where_a_service_of_the_file_listens_is_refused() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_told_in_a_line() {
+fn a_file_that_cannot_be_read_is_reported_in_a_line() {
     let dir = TempDir::new().unwrap();
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
     for command in ["run", "check"] {
@@ -127,7 +127,7 @@ fn a_file_that_cannot_be_read_is_told_in_a_line() {
 }
 
 #[test]
-fn a_bad_file_is_told_with_line_and_column() {
+fn a_bad_file_is_reported_with_line_and_column() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("x.toml");
     for (text, message) in [
@@ -158,7 +158,7 @@ fn a_bad_file_is_told_with_line_and_column() {
 }
 
 #[test]
-fn every_problem_of_a_file_is_told_at_the_start() {
+fn every_problem_of_a_file_is_reported_at_the_start() {
     let file = ConfigFile::new("[services.s]\nlisten = 1\nbackends = { a = 2 }\nbogus = 3\n");
     let error = fails(&["run", "--config", file.path().to_str().unwrap()], 1, "toml:2:10: ");
     assert_eq!(error.lines().count(), 3, "{error}");
@@ -167,7 +167,7 @@ fn every_problem_of_a_file_is_told_at_the_start() {
 }
 
 #[test]
-fn a_file_of_garbage_is_told_in_a_few_lines() {
+fn a_file_of_garbage_is_reported_in_a_few_lines() {
     let garbage: String =
         (0..100_000).map(|n| format!("[services.s{n}]\nlisten = {n}\n")).collect();
     let noise: String = (0..500_000).map(|n| format!("%{n}{{\u{1}=\n")).collect();
@@ -191,7 +191,7 @@ fn with_threads(count: usize, args: &[&str]) -> Command {
 }
 
 #[test]
-fn a_lack_of_threads_at_the_start_is_told_with_its_remedy() {
+fn a_lack_of_threads_at_the_start_is_reported_with_its_remedy() {
     let file = ConfigFile::new(&service("s", "127.0.0.1:0", [], ""));
     let dir = file.path().parent().unwrap();
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
@@ -221,7 +221,7 @@ fn a_lack_of_threads_at_the_start_is_told_with_its_remedy() {
 }
 
 #[test]
-fn a_lack_of_descriptors_at_the_start_is_told_with_its_remedy() {
+fn a_lack_of_descriptors_at_the_start_is_reported_with_its_remedy() {
     // With fewer, the system can't load the program.
     for descriptors in 4..24 {
         let mut command = Command::new("prlimit");
@@ -236,7 +236,7 @@ fn a_lack_of_descriptors_at_the_start_is_told_with_its_remedy() {
 }
 
 #[test]
-fn an_address_that_cannot_be_had_is_told_in_a_line() {
+fn an_address_that_cannot_be_used_is_reported_in_a_line() {
     let taken = Backend::echo("a");
     let backend = ["--backend", "a=127.0.0.1:1"];
     let line = |more: &[&str]| [&["run"], more, &backend].concat().join(" ");
@@ -253,7 +253,7 @@ fn an_address_that_cannot_be_had_is_told_in_a_line() {
 }
 
 #[test]
-fn a_path_too_long_for_a_socket_is_told_in_a_line() {
+fn a_path_too_long_for_a_socket_is_reported_in_a_line() {
     let listen = format!("unix:/{}", "x".repeat(200));
     let output = run(&["run", "--listen", &listen, "--backend", "a=127.0.0.1:1"]);
     let error = String::from_utf8(output.stderr).unwrap();
@@ -304,7 +304,7 @@ fn an_address_that_tinylb_itself_has_is_blamed_on_nobody_else() {
     let tinylb = narrow.run();
     tinylb.address();
     narrow.edit(&service("s", &wide, [], ""));
-    let line = tinylb.line("configuration not taken");
+    let line = tinylb.line("configuration rejected");
     assert!(line.says(&format!("tinylb itself listens at {address}")), "{line:?}");
     tinylb.stop();
 }

@@ -224,7 +224,7 @@ fn every_line_of_the_log_is_json_when_nobody_watches() {
     let tinylb = file.run_with(&["--log-level", "debug", "--admin", "127.0.0.1:0"]);
     assert_eq!(Client::connect(&tinylb.address()).finish(), End::Clean);
     file.edit("what = \"is \\u001b this\"\n\"quoted\\n\" = 1\n");
-    tinylb.lines(2, "configuration not taken");
+    tinylb.lines(2, "configuration rejected");
     tinylb.stop_and_log(|log| {
         assert!(log.len() >= 7, "{log:?}");
         for line in log {

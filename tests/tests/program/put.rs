@@ -226,17 +226,17 @@ fn what_was_put_stays_until_the_file_says_something_else() {
 
     // Other settings, another service, the same file again: all unrelated.
     file.edit(&text(&a, "dial_timeout = \"1s\"", &[&a]));
-    tinylb.lines(1, "configuration read again");
+    tinylb.lines(1, "configuration reloaded");
     file.edit(&text(&a, "dial_timeout = \"1s\"", &[&a, &c]));
-    tinylb.lines(2, "configuration read again");
+    tinylb.lines(2, "configuration reloaded");
     tinylb.signal(rustix::process::Signal::HUP);
-    tinylb.lines(3, "configuration read again");
+    tinylb.lines(3, "configuration reloaded");
     assert!(client.is_served());
     assert_eq!(Client::connect(&address).backend, "b");
 
     // A bad file is no word about the backends either.
     file.edit("");
-    tinylb.line("configuration not taken");
+    tinylb.line("configuration rejected");
     assert_eq!(Client::connect(&address).backend, "b");
 
     file.edit(&text(&c, "", &[&a]));
@@ -253,7 +253,7 @@ fn an_empty_set_that_was_put_stays_too() {
     let address = tinylb.address();
     assert_eq!(put(&tinylb.admin(), "s", "{}").status, 200);
     file.edit(&service("s", "127.0.0.1:0", [&a], "dial_timeout = \"1s\""));
-    tinylb.line("configuration read again");
+    tinylb.line("configuration reloaded");
     assert_eq!(End::from(Client::try_connect(&address).map(|_| ())), End::Reset);
 }
 

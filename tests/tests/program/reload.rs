@@ -18,7 +18,7 @@ fn survives(change: impl FnOnce(&ConfigFile), error: &[&str]) {
     let mut client = Client::connect(&address);
 
     change(&file);
-    let line = tinylb.line("configuration not taken, nothing changed");
+    let line = tinylb.line("configuration rejected, nothing changed");
     assert_eq!(line.field("level"), "ERROR");
     for part in error {
         assert!(line.message().contains(part), "{part}: {line:?}");
@@ -42,7 +42,7 @@ fn a_hangup_has_the_file_read_again() {
     // The file hasn't changed, so that nothing else has it read.
     for count in 1..=3 {
         tinylb.signal(Signal::HUP);
-        tinylb.lines(count, "configuration read again");
+        tinylb.lines(count, "configuration reloaded");
     }
     assert!(client.is_served());
     assert_eq!(tinylb.lines(1, "backends replaced").len(), 1);
@@ -67,7 +67,7 @@ fn a_file_system_that_hangs_holds_up_nothing_but_its_file() {
     tinylb.signal(Signal::HUP);
     assert_eq!(get(&admin, "/healthz").status, 200);
     drop(strace);
-    tinylb.lines(2, "configuration read again");
+    tinylb.lines(2, "configuration reloaded");
     // Nor is the end held up; though while strace has one of its threads, the process is not gone.
     let strace = hang();
     tinylb.signal(Signal::TERM);
@@ -121,20 +121,20 @@ fn a_file_that_was_removed_changes_nothing() {
 }
 
 #[test]
-fn an_address_that_cannot_be_had_changes_nothing() {
+fn an_address_that_cannot_be_used_changes_nothing() {
     let holder = Backend::echo("holder");
     let bad = service("s", "127.0.0.1:0", [], "") + &service("t", &holder.address, [], "");
     survives(|file| file.edit(&bad), &["can't listen at", "in use"]);
 }
 
 #[test]
-fn several_errors_are_all_told_on_reload() {
+fn several_errors_are_all_logged_on_reload() {
     let a = Backend::echo("a");
     let file = ConfigFile::new(&service("s", "127.0.0.1:0", [&a], ""));
     let tinylb = file.run();
     tinylb.address();
     file.edit("[services.s]\nlisten = \"x\"\nbackends = { a = 1 }\n");
-    let lines = tinylb.lines(2, "configuration not taken");
+    let lines = tinylb.lines(2, "configuration rejected");
     assert!(lines[0].says("tinylb.toml:2:10: "), "{lines:?}");
     assert!(lines[1].says("tinylb.toml:3:18: "), "{lines:?}");
 }
@@ -148,7 +148,7 @@ fn a_change_that_came_without_threads_is_taken_when_there_are_some_and_logged_on
     let mut client = Client::connect(&address);
     let before = tinylb.deny_threads();
     file.edit(&service("s", "127.0.0.1:0", [&b], ""));
-    let line = tinylb.line("configuration not taken, nothing changed: no thread can be started");
+    let line = tinylb.line("configuration rejected, nothing changed: no thread can be started");
     assert!(line.says("ulimit -u"), "{line:?}");
     // It is tried again each second.
     thread::sleep(Duration::from_millis(2500));
@@ -157,7 +157,7 @@ fn a_change_that_came_without_threads_is_taken_when_there_are_some_and_logged_on
     assert_eq!(client.end(), End::Reset);
     assert_eq!(Client::connect(&address).backend, "b");
     tinylb.stop_and_log(|lines| {
-        let failed = lines.iter().filter(|line| line.says("configuration not taken")).count();
+        let failed = lines.iter().filter(|line| line.says("configuration rejected")).count();
         assert_eq!(failed, 1, "{lines:?}");
     });
 }
@@ -177,7 +177,7 @@ fn settings_change_while_sessions_go_on() {
 
     // Below what is there already: those stay, and the next one has to wait.
     file.edit(&text("max_connections = 2"));
-    tinylb.line("configuration read again");
+    tinylb.line("configuration reloaded");
     assert!(
         get(&tinylb.admin(), "/metrics").body.contains("tinylb_connections_max{service=\"s\"} 2\n")
     );
@@ -185,7 +185,7 @@ fn settings_change_while_sessions_go_on() {
 
     // A time limit holds for sessions that begin now, and not for those before.
     file.edit(&text("idle_timeout = \"100ms\""));
-    tinylb.lines(2, "configuration read again");
+    tinylb.lines(2, "configuration reloaded");
     let mut idle = Client::connect(&tinylb.address());
     assert_eq!(idle.end(), End::Reset);
     assert!(clients.iter_mut().all(Client::is_served));

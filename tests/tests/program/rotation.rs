@@ -108,7 +108,7 @@ fn processes_do_not_all_begin_with_the_first_backend() {
 }
 
 #[test]
-fn the_address_is_told_before_the_first_accept() {
+fn the_address_is_logged_before_the_first_accept() {
     // Who connects as soon as the line is there is served: nothing has to be tried again.
     let a = Backend::echo("a");
     let tinylb = Tinylb::balance([&a], &[]);
@@ -120,7 +120,7 @@ fn the_address_is_told_before_the_first_accept() {
 }
 
 #[test]
-fn the_address_is_told_at_every_level_of_logging() {
+fn the_address_is_logged_at_every_level() {
     let a = Backend::echo("a");
     for level in ["error", "warn"] {
         let tinylb = Tinylb::balance([&a], &["--log-level", level]);

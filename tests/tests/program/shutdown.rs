@@ -1,5 +1,7 @@
 //! The end of the program.
 
+use std::{fs, thread::sleep, time::Duration};
+
 use rustix::process::Signal;
 
 use crate::harness::{
@@ -9,7 +11,7 @@ use crate::harness::{
 const PATIENT: &str = "shutdown_timeout = \"24h\"";
 
 #[test]
-fn sessions_may_finish_when_the_program_is_told_to_stop() {
+fn sessions_may_finish_when_the_program_stops() {
     for signal in [Signal::TERM, Signal::INT] {
         let a = Backend::echo("a");
         let mut tinylb = Tinylb::balance([&a], &["--log-level", "debug"]);
@@ -60,7 +62,7 @@ fn sessions_that_do_not_finish_in_time_are_cut() {
 }
 
 #[test]
-fn without_sessions_it_ends_when_told() {
+fn without_sessions_it_stops_at_once() {
     let a = Backend::echo("a");
     let mut tinylb = Tinylb::balance([&a], &[]);
     tinylb.address();
@@ -145,7 +147,7 @@ fn removes_while_it_stops(remove: impl FnOnce(&ConfigFile, &Tinylb, &str)) {
 fn a_backend_that_leaves_the_file_during_shutdown_is_cut_at_once() {
     removes_while_it_stops(|file, tinylb, text| {
         file.edit(text);
-        tinylb.line("configuration read again while shutting down");
+        tinylb.line("configuration reloaded while shutting down");
     });
 }
 
@@ -154,10 +156,10 @@ fn a_hangup_during_shutdown_has_the_file_read_again() {
     removes_while_it_stops(|file, tinylb, text| {
         // Twice, the second time as it was.
         tinylb.signal(Signal::HUP);
-        tinylb.line("configuration read again while shutting down");
+        tinylb.line("configuration reloaded while shutting down");
         file.replace(text);
         tinylb.signal(Signal::HUP);
-        tinylb.lines(2, "configuration read again while shutting down");
+        tinylb.lines(2, "configuration reloaded while shutting down");
     });
 }
 
@@ -173,7 +175,7 @@ fn backends_that_are_put_during_shutdown_are_taken() {
 fn a_file_that_is_bad_during_shutdown_changes_nothing_and_the_next_one_is_taken() {
     removes_while_it_stops(|file, tinylb, text| {
         file.edit("[services.s]\nlisten = 1\n");
-        tinylb.line("configuration not taken, nothing changed");
+        tinylb.line("configuration rejected, nothing changed");
         file.edit(text);
     });
 }
@@ -199,7 +201,7 @@ fn a_change_during_shutdown_starts_and_listens_to_nothing() {
 
     let new = service("new", &of_new, [&b], "");
     file.edit(&(s(&format!("{of_s} {more}"), &[&b]) + &idle + &new));
-    let line = tinylb.line("configuration read again while shutting down").json;
+    let line = tinylb.line("configuration reloaded while shutting down").json;
     assert_eq!((&line["services_reached"], &line["services_passed_over"]), (&1.into(), &2.into()));
     assert_eq!(by_a.end(), End::Reset);
     assert!(by_b.is_served());
@@ -209,7 +211,7 @@ fn a_change_during_shutdown_starts_and_listens_to_nothing() {
     assert_eq!(tinylb.addresses(2).len(), 2);
     // A service that the file lacks may finish all the same.
     file.edit(&new);
-    tinylb.lines(2, "configuration read again while shutting down");
+    tinylb.lines(2, "configuration reloaded while shutting down");
     assert!(by_b.is_served());
     assert_eq!(by_b.finish(), End::Clean);
     tinylb.stop_after_signal();
@@ -241,7 +243,7 @@ fn a_second_signal_ends_it_at_once_after_a_change_too() {
     let mut client = Client::connect(&tinylb.address());
     tinylb.signal(Signal::TERM);
     file.edit(&text("24h"));
-    tinylb.line("configuration read again while shutting down");
+    tinylb.line("configuration reloaded while shutting down");
     assert!(client.is_served());
     tinylb.signal(Signal::TERM);
     assert_eq!(client.end(), End::Reset);
@@ -287,4 +289,60 @@ fn a_shutdown_says_how_many_sessions_finished_and_how_many_it_cut() {
         assert_eq!(of("stopped", ""), [2, 3, 0, 1]);
     });
     assert!(staying.iter_mut().all(|client| client.end() == End::Reset));
+}
+
+/// A program that stops, while a client of `a` stays. Its file of the last known backends has `a` and
+/// `b`.
+fn stopping_with_a_source(a: &Backend) -> (ConfigFile, Tinylb, Client) {
+    let file = ConfigFile::new(&format!(
+        "[services.s]\nlisten = \"127.0.0.1:0\"\nstart = 0\n{PATIENT}\n\
+         source = {{ file = \"backends.toml\", last_known = \"known\" }}\n"
+    ));
+    let backends = format!("a = {:?}\nb = \"127.0.0.1:1\"\n", a.address);
+    fs::write(file.in_dir("backends.toml"), backends).unwrap();
+    let tinylb = file.run();
+    let client = Client::connect(&tinylb.address());
+    until("the file", || known(&file).contains("\"b\""));
+    tinylb.signal(Signal::TERM);
+    tinylb.line("shutting down");
+    (file, tinylb, client)
+}
+
+fn known(file: &ConfigFile) -> String {
+    fs::read_to_string(file.in_dir("known")).unwrap_or_default()
+}
+
+#[test]
+fn a_set_that_comes_during_shutdown_is_there_at_the_next_start() {
+    let a = Backend::echo("a");
+    let (file, tinylb, client) = stopping_with_a_source(&a);
+    fs::write(file.in_dir("backends.toml"), format!("a = {:?}\n", a.address)).unwrap();
+    until("the new set in the file", || !known(&file).contains("\"b\""));
+    assert_eq!(client.finish(), End::Clean);
+    tinylb.stop_after_signal();
+
+    fs::remove_file(file.in_dir("backends.toml")).unwrap();
+    let tinylb = file.run();
+    tinylb.line("source of backends lost");
+    assert!(Client::several(&tinylb.address(), 2).iter().all(|client| client.backend == "a"));
+    tinylb.stop();
+}
+
+#[test]
+fn during_shutdown_a_service_that_the_file_lacks_no_longer_writes_its_last_known() {
+    let a = Backend::echo("a");
+    let (file, tinylb, client) = stopping_with_a_source(&a);
+    let text = fs::read_to_string(file.path()).unwrap();
+    file.edit(&service("other", "127.0.0.1:0", [&a], ""));
+    tinylb.line("configuration reloaded while shutting down");
+    fs::write(file.in_dir("backends.toml"), format!("a = {:?}\n", a.address)).unwrap();
+    tinylb.line(r#""removed":["b"]"#);
+    for _ in 0..10 {
+        assert!(known(&file).contains("\"b\""), "it may be another service's");
+        sleep(Duration::from_millis(100));
+    }
+    file.edit(&text);
+    until("the new set in the file", || !known(&file).contains("\"b\""));
+    assert_eq!(client.finish(), End::Clean);
+    tinylb.stop_after_signal();
 }

@@ -25,8 +25,8 @@ fn the_set_follows_a_file_and_damage_to_it_closes_nothing() {
     fs::write(file.in_dir("backends.toml"), format!("{}b = 5\n", line(&a))).unwrap();
     let lost = tinylb.line("source of backends lost");
     assert!(lost.says("b: it is no string"));
-    let told = lost.json["set_age_seconds"].as_f64();
-    assert!(told >= before && told <= age(), "{told:?}");
+    let logged = lost.json["set_age_seconds"].as_f64();
+    assert!(logged >= before && logged <= age(), "{logged:?}");
     fs::remove_file(file.in_dir("backends.toml")).unwrap();
     until("another reason", || {
         let services = get(&tinylb.admin(), "/services").json();
@@ -130,14 +130,14 @@ fn a_reload_changes_where_backends_come_from() {
     let mut client = Client::connect(&address);
     assert_eq!(client.backend, "a");
     assert_eq!(tinylb.lines(3, "backends replaced").len(), 3);
-    // A source that stays as it is isn't asked anew: nothing is said of the same file again.
+    // A source that stays as it is isn't asked anew: its set is not taken again.
     file.replace(&followed);
     tinylb.lines(4, "backends replaced");
     assert_eq!(client.end(), End::Reset);
     let age = || get(&tinylb.admin(), "/services").json()["s"]["set_age_seconds"].as_f64().unwrap();
     until("some age", || age() > 0.5);
     file.replace(&(followed.clone() + "idle_timeout = \"1h\"\n"));
-    tinylb.lines(4, "configuration read again");
+    tinylb.lines(4, "configuration reloaded");
     thread::sleep(Duration::from_millis(300));
     assert!(age() > 0.5, "the source was asked anew");
 }
@@ -159,7 +159,10 @@ fn a_file_of_the_last_backends_that_is_none_holds_up_nobody() {
     for (what, make) in [("pipe", &pipe as &dyn Fn()), ("device", &endless)] {
         make();
         let tinylb = file.run();
-        assert!(tinylb.line("are no use").says("it isn't a regular file"), "{what}");
+        assert!(
+            tinylb.line("can't use the last known backends").says("it isn't a regular file"),
+            "{what}"
+        );
         assert!(Client::connect(&tinylb.address()).is_served());
         assert!(
             tinylb.line("can't write the last known").says("it isn't a regular file"),
@@ -210,7 +213,7 @@ fn a_moment_without_threads_loses_no_source_for_good() {
     // The thread that reads the configuration stays for 10 s. It is the only one that the sources
     // find, and they all look for one at once.
     tinylb.signal(Signal::HUP);
-    tinylb.line("configuration read again");
+    tinylb.line("configuration reloaded");
     let before = tinylb.deny_threads();
     file.replace(&services("source = { file = \"b.toml\" }"));
     let lost = tinylb.line("source of backends lost");

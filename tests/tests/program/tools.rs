@@ -74,7 +74,7 @@ fn check_does_nothing_but_look() {
 }
 
 #[test]
-fn the_demo_shows_what_it_says() {
+fn the_demo_shows_a_removal_and_ends_with_a_verdict() {
     let output = output(Command::new(binary()).arg("demo"));
     let (out, error) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(0), "{out}{error}");
@@ -87,6 +87,6 @@ fn the_demo_shows_what_it_says() {
     let is_cut = |line: &&str| line.contains("remove b: ") && !line.contains(": 0 connections");
     assert_eq!(out.lines().filter(is_cut).count(), 1, "{out}");
     let verdict = out.lines().last().unwrap();
-    assert!(verdict.starts_with("PASS: all ") && verdict.contains("seen as resets"), "{verdict}");
-    assert!(verdict.ends_with("; none looked like a normal close."), "{verdict}");
+    assert!(verdict.starts_with("PASS: "), "{out}");
+    assert!(verdict.ends_with("; none looked like a normal close."), "{out}");
 }

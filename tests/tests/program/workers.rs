@@ -40,7 +40,7 @@ fn all_workers_share_one_rotation() {
 }
 
 #[test]
-fn another_instance_is_told_that_the_address_is_in_use() {
+fn another_instance_fails_since_the_address_is_in_use() {
     let a = Backend::echo("a");
     let tinylb = Tinylb::balance([&a], &["--workers", "2"]);
     for workers in ["1", "2"] {
@@ -68,7 +68,7 @@ fn nobody_waits_in_vain(before: &str, after: &str) {
     let mut first = Client::connect(&address);
     let waiting: Vec<Socket> = (0..CLIENTS).map(|_| Socket::connect(&address).unwrap()).collect();
     file.replace(&text(after));
-    tinylb.line("configuration read again");
+    tinylb.line("configuration reloaded");
     // It is a worker's that may be gone by now.
     assert!(first.is_served());
     assert_eq!(first.finish(), End::Clean);
@@ -105,7 +105,7 @@ fn an_address_that_moves_to_another_service_loses_no_client_that_waits() {
     let first = Client::connect(&address);
     let waiting: Vec<Socket> = (0..CLIENTS).map(|_| Socket::connect(&address).unwrap()).collect();
     file.replace(&text("t", &b));
-    tinylb.line("configuration read again");
+    tinylb.line("configuration reloaded");
     let served = Client::each(waiting, |client| (client.backend.clone(), client.finish()));
     assert_eq!(served, vec![("b".to_string(), End::Clean); CLIENTS]);
     assert_eq!(first.finish(), End::Clean);

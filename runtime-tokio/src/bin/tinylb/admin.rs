@@ -106,20 +106,15 @@ impl Listener {
 
     /// Accepts the next connection. Dropping this loses none.
     async fn accept(&self) -> io::Result<Box<dyn Stream>> {
-        match self {
-            Self::Tcp(listener) => {
-                let stream = listener.accept().await?.0;
-                let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES);
-                // The end of an answer is still delivered after the connection is closed.
-                let _ = SockRef::from(&stream).set_linger(None);
-                Ok(Box::new(stream))
-            }
-            Self::Unix(listener) => {
-                let stream = listener.accept().await?.0;
-                let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES);
-                Ok(Box::new(stream))
-            }
-        }
+        let stream: Box<dyn Stream> = match self {
+            Self::Tcp(listener) => Box::new(listener.accept().await?.0),
+            Self::Unix(listener) => Box::new(listener.accept().await?.0),
+        };
+        let socket = SockRef::from(&stream);
+        let _ = socket.set_send_buffer_size(SEND_BUFFER_BYTES);
+        // The end of an answer is still delivered after the connection is closed. (Only TCP lingers.)
+        let _ = socket.set_linger(None);
+        Ok(stream)
     }
 }
 
@@ -257,7 +252,7 @@ impl Admin {
             Ok(set) => set,
             Err(cause) => return error(StatusCode::BAD_REQUEST, &cause),
         };
-        // Now, since a reload may have changed that while the body came.
+        // Checked only now, since a reload may have changed it while the body arrived.
         if let Some(source) = service.source() {
             let cause = format!("the backends come from {source}: change them there");
             return error(StatusCode::CONFLICT, &cause);
@@ -268,7 +263,7 @@ impl Admin {
         match service.handle().replace(set) {
             Ok(mut replacement) => {
                 let is_applied = timeout(APPLY_TIME_MAX, &mut replacement).await.is_ok();
-                // Taken, and what was cut is on its way out.
+                // Accepted: the set is in force, and sessions that were cut are still ending.
                 let status = if is_applied { StatusCode::OK } else { StatusCode::ACCEPTED };
                 json_answer(status, &report(replacement.report()))
             }
@@ -277,7 +272,7 @@ impl Admin {
     }
 }
 
-/// Decodes a part of a path. A part that can't be decoded stays as it is, and is no service's name.
+/// Decodes a part of a path. A part that can't be decoded stays as it is, and names no service.
 fn plain(part: &str) -> String {
     let mut pieces = part.split('%');
     let mut plain = pieces.next().unwrap_or_default().to_string();
@@ -297,7 +292,7 @@ fn plain(part: &str) -> String {
     plain
 }
 
-/// The set that a JSON object of keys and addresses says.
+/// The set in a JSON object of keys and addresses.
 fn backends(body: &[u8]) -> Result<BackendSet<Address>, String> {
     let Pairs(pairs) = serde_json::from_slice(body)
         .map_err(|error| format!("{error}; give a JSON object of keys and addresses"))?;
@@ -311,7 +306,7 @@ fn backends(body: &[u8]) -> Result<BackendSet<Address>, String> {
     BackendSet::new(backends?).map_err(|error| error.to_string())
 }
 
-/// A JSON object of strings, with keys that are there twice.
+/// A JSON object of strings. Keys may occur twice.
 struct Pairs(Vec<(String, String)>);
 
 impl<'de> Deserialize<'de> for Pairs {

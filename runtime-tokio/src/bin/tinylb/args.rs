@@ -6,7 +6,7 @@ use tinylb_tokio::{Address, DnsName, DnsOptions, Host, Splice, TcpTarget};
 
 use crate::{
     Failure,
-    config::{Etcd, Followed, Place, Source, WORKERS_MAX, duration},
+    config::{Backends, Etcd, Followed, Place, WORKERS_MAX, duration},
 };
 
 /// A round-robin load balancer of connections. When a backend is removed, its connections are
@@ -20,17 +20,17 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Balance connections until told to stop.
+    /// Balance connections until stopped.
     Run(Run),
-    /// Look for every problem in a configuration file, and do nothing else.
+    /// Report every problem in a configuration file, and do nothing else.
     Check {
         /// The configuration file.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Keep a backend registered in etcd, until told to stop or a command ends.
+    /// Keep a backend registered in etcd until stopped, or until a command ends.
     Register(Register),
-    /// Show a balancer at work: backends, clients and replacements in one process, in 6 seconds.
+    /// Show a balancer at work for 6 seconds: backends, clients and replacements in one process.
     Demo,
 }
 
@@ -54,7 +54,7 @@ impl Command {
     }
 }
 
-// `Run::check` checks the combinations: clap would ask for two options that exclude each other.
+// `Run::check` checks the combinations: clap would demand two options that exclude each other.
 #[derive(Args)]
 #[command(group(
     ArgGroup::new("backends")
@@ -82,14 +82,14 @@ pub(crate) struct Run {
     /// Answer GET /healthz, /readyz, /metrics and /services here: HOST:PORT or unix:/PATH.
     #[arg(long, value_name = "ADDRESS", value_parser = listen_address)]
     pub(crate) admin: Option<Address>,
-    /// Let the admin address also take PUT /services/NAME/backends.
+    /// Let the admin address also accept PUT /services/NAME/backends.
     #[arg(long, requires = "admin")]
     pub(crate) admin_write: bool,
     /// Threads that carry connections [default: `workers` of the file, or the number of cores, or fewer
     /// if descriptors are few].
     #[arg(long, value_name = "COUNT", value_parser = RangedU64ValueParser::<usize>::new().range(1..=WORKERS_MAX))]
     pub(crate) workers: Option<usize>,
-    /// When bytes go from socket to socket within the system, rather than through memory (Linux).
+    /// When to move bytes from socket to socket inside the kernel, instead of through memory (Linux).
     #[arg(long, value_enum, value_name = "WHEN", default_value = "hot")]
     pub(crate) splice: SpliceWhen,
     #[command(flatten)]
@@ -99,22 +99,22 @@ pub(crate) struct Run {
 }
 
 #[derive(Args)]
-#[cfg_attr(not(feature = "etcd"), allow(dead_code))] // It is known, and can't be done.
+#[cfg_attr(not(feature = "etcd"), allow(dead_code))] // Without etcd, the command only fails.
 pub(crate) struct Register {
-    /// The backend's key: what follows the prefix.
+    /// The backend's key, without the prefix.
     #[arg(long, value_name = "KEY")]
     pub(crate) key: String,
     #[arg(help = "Where balancers reach the backend: HOST:PORT, [IPV6]:PORT or unix:/PATH")]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) address: Address,
-    /// How long it stays registered when this program dies without a word: whole seconds, up to 1h.
-    /// A third of it is how long etcd may take to answer, and the pause between two renewals.
+    /// How long the backend stays registered if this program is killed: whole seconds, up to 1h. A
+    /// third of it is the time limit for etcd's answers, and the pause between two renewals.
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "5s")]
     pub(crate) ttl: Duration,
-    /// Register it only while it accepts connections.
+    /// Register the backend only while it accepts connections.
     #[arg(long, value_enum, value_name = "HOW")]
     pub(crate) check: Option<CheckHow>,
-    /// A command to run: the backend is registered while that runs, and its exit code is the exit
+    /// A command to run. The backend is registered while it runs, and tinylb exits with its exit
     /// code.
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
@@ -126,8 +126,8 @@ pub(crate) struct Register {
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum CheckHow {
-    /// By a connection each second, which is closed at once. The backend is taken out when that is
-    /// refused, or when there is none for 5 s
+    /// Connect once a second, and close at once. The backend is taken out of etcd when a connection
+    /// is refused, or when none succeeds for 5 s
     Tcp,
 }
 
@@ -135,9 +135,9 @@ pub(crate) enum CheckHow {
 pub(crate) enum SpliceWhen {
     /// Never
     Never,
-    /// For connections that move a lot
+    /// For connections that move much data
     Hot,
-    /// For all TCP connections, whatever it costs
+    /// For all TCP connections, at any cost
     Always,
 }
 
@@ -153,10 +153,10 @@ impl From<SpliceWhen> for Splice {
 
 #[derive(Args)]
 pub(crate) struct Log {
-    /// How log lines look [default: human on a terminal, json elsewhere].
+    /// The format of log lines [default: human on a terminal, json elsewhere].
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
-    /// The least severe lines that are logged; debug has a line for each connection.
+    /// Log lines of this severity and above; debug has a line for each connection.
     #[arg(long, value_enum, value_name = "LEVEL", default_value = "info")]
     pub(crate) log_level: LogLevel,
 }
@@ -191,21 +191,21 @@ impl Run {
                  URL` with `--prefix`"
             }
             (None, true, false) => {
-                "something to balance is required: `--config FILE`; or `--listen ADDRESS` with \
+                "there is nothing to balance: give `--config FILE`; or `--listen ADDRESS` with \
                  `--backend KEY=ADDRESS`, `--dns NAME:PORT` or `--etcd URL`"
             }
         };
         Err(Failure::Usage(missing.into()))
     }
 
-    /// Where the backends come from by the arguments.
+    /// Where the backends come from, according to the arguments.
     ///
     /// # Errors
     /// They are wrong, or a file that they name can't be read.
-    pub(crate) fn source(&self) -> Result<Source, Failure> {
+    pub(crate) fn backends(&self) -> Result<Backends, Failure> {
         for (place, address) in self.listen.iter().enumerate() {
             if self.listen[..place].contains(address) {
-                let message = format!("--listen {address} is there twice: once is enough");
+                let message = format!("--listen {address} is given twice: once is enough");
                 return Err(Failure::Usage(message));
             }
             for other in &self.listen[..place] {
@@ -222,17 +222,17 @@ impl Run {
             (None, Some(etcd)) => Place::Etcd(etcd),
             (None, None) => return self.given().map_err(Failure::Usage),
         };
-        Ok(Source::Followed(Box::new(Followed::new(place))))
+        Ok(Backends::Followed(Box::new(Followed::new(place))))
     }
 
-    fn given(&self) -> Result<Source, String> {
+    fn given(&self) -> Result<Backends, String> {
         for (key, address) in &self.backend {
             address
                 .validate_target(&self.listen)
                 .map_err(|reason| format!("the target {address} of {key} is invalid: {reason}"))?;
         }
         let backends = self.backend.iter().map(|(key, address)| (key.as_str(), address.clone()));
-        BackendSet::new(backends).map(Source::Given).map_err(|error| error.to_string())
+        BackendSet::new(backends).map(Backends::Given).map_err(|error| error.to_string())
     }
 }
 
@@ -251,7 +251,7 @@ fn time(text: &str) -> Result<Duration, String> {
 }
 
 fn backend(text: &str) -> Result<(String, Address), String> {
-    let (key, address) = text.split_once('=').ok_or("no `=` in it: write KEY=ADDRESS")?;
+    let (key, address) = text.split_once('=').ok_or("it has no `=`: write KEY=ADDRESS")?;
     if key.is_empty() {
         return Err("the key is empty: write KEY=ADDRESS".into());
     }

@@ -1,13 +1,15 @@
-//! The file that tells the program what to serve: its format, and every problem in it at once.
+//! The configuration file: its format, and every problem in it at once.
 
 mod document;
 mod etcd;
 mod fields;
 mod problem;
+mod reader;
 mod source;
 mod syntax;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use std::{
     collections::BTreeMap,
@@ -23,9 +25,9 @@ use tinylb_tokio::{Address, TcpOptions, read_file};
 pub(crate) use etcd::Etcd;
 #[cfg(not(feature = "etcd"))]
 pub(crate) use etcd::WITHOUT_ETCD;
-pub(crate) use fields::duration;
 pub(crate) use problem::Problem;
-pub(crate) use source::{Followed, Place, Source};
+pub(crate) use source::{Backends, Followed, Place};
+pub(crate) use values::duration;
 
 /// The largest file that is read, in bytes: room for ten million backends. It keeps a device or
 /// a log given by mistake from filling the memory.
@@ -36,22 +38,22 @@ pub(crate) const WORKERS_MAX: u64 = 1024;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What a file says.
+/// The content of a file.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Config {
     /// How many workers there are, 1 to [`WORKERS_MAX`]. `None`: the program chooses.
     pub(crate) workers: Option<usize>,
     /// By name; at least one.
-    pub(crate) services: BTreeMap<String, Service>,
+    pub(crate) services: BTreeMap<String, ServiceConfig>,
 }
 
-/// One balancer: where it listens, its backends, and its settings.
+/// One service as the file describes it: where it listens, its backends, and its settings.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Service {
+pub(crate) struct ServiceConfig {
     /// Where it listens: IP addresses and Unix sockets, at least one, in the order of the file.
     pub(crate) listen: Vec<Address>,
-    pub(crate) source: Source,
-    /// What the core is told; `max_connections` and `start` are in it too if they were given.
+    pub(crate) backends: Backends,
+    /// The core's settings; `max_connections` and `start` are in it too if they were given.
     pub(crate) settings: Settings,
     /// `None`: the program derives it from the limit of descriptors.
     pub(crate) max_connections: Option<usize>,
@@ -66,12 +68,12 @@ pub(crate) struct Service {
     pub(crate) shutdown_timeout: Duration,
 }
 
-impl Service {
+impl ServiceConfig {
     /// A service with the default settings.
-    pub(crate) fn new(listen: Vec<Address>, source: Source) -> Self {
+    pub(crate) fn new(listen: Vec<Address>, backends: Backends) -> Self {
         Self {
             listen,
-            source,
+            backends,
             settings: Settings::default(),
             max_connections: None,
             start: None,
@@ -79,6 +81,13 @@ impl Service {
             dial_from: Vec::new(),
             shutdown_timeout: Duration::from_secs(30),
         }
+    }
+
+    /// What its TCP connections are set to.
+    pub(crate) fn tcp_options(&self) -> TcpOptions {
+        let mut options = TcpOptions::default();
+        options.peer_timeout = self.peer_timeout;
+        options
     }
 
     /// Checks the range of every setting; the first that is out of it.
@@ -123,7 +132,7 @@ impl fmt::Display for LoadError {
             }
             Self::Password { path, source } => {
                 let path = path.display();
-                write!(f, "can't read a user's password in {path}: {source}: check the path")
+                write!(f, "can't read the etcd user's password in {path}: {source}: check the path")
             }
             Self::Problems { path, problems } => {
                 let lines: Vec<_> = problems.iter().map(|problem| problem.one_line(path)).collect();
@@ -149,7 +158,7 @@ pub(crate) fn load(path: &Path) -> Result<Config, LoadError> {
     let mut config = parse_bytes(&bytes)
         .map_err(|problems| LoadError::Problems { path: path.to_path_buf(), problems })?;
     for service in config.services.values_mut() {
-        if let Source::Followed(followed) = &mut service.source {
+        if let Backends::Followed(followed) = &mut service.backends {
             let directory = path.parent().unwrap_or(Path::new(""));
             followed
                 .resolve_paths(directory)
@@ -159,7 +168,7 @@ pub(crate) fn load(path: &Path) -> Result<Config, LoadError> {
     Ok(config)
 }
 
-/// What a file's bytes say, or all that is wrong with them.
+/// The configuration in a file's bytes, or everything that is wrong with them.
 pub(crate) fn parse_bytes(bytes: &[u8]) -> Result<Config, Vec<Problem>> {
     // A byte order mark is no part of the text: columns count from the first character.
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);

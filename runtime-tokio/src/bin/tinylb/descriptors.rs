@@ -4,15 +4,15 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// read, names that are resolved, the admin address and its clients.
 const RESERVE: u64 = 28;
 
-/// Descriptors of a worker: its epoll instance, a clone of that, what wakes it, and what tells it of
-/// signals.
+/// Descriptors of a worker: its epoll instance, a clone of it, and the two by which other threads and
+/// signals wake it.
 const WORKER: u64 = 4;
 
-/// At most so many pipes, of two descriptors each.
+/// The most pipes, of two descriptors each.
 const PIPES_MAX: u64 = 32;
 
 /// Raises the soft limit of open descriptors to the hard one. Where that fails, the soft limit
-/// holds, and `connections_max` counts with it.
+/// stays, and `connections_max` uses that.
 pub(crate) fn raise_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum {
@@ -35,7 +35,7 @@ pub(crate) fn connections_max(workers: usize, addresses: usize) -> usize {
     usize::try_from(limit().saturating_sub(taken) / 2).unwrap_or(usize::MAX).max(1)
 }
 
-/// How many workers to start if nobody says how many: one for each core, unless they would take more
+/// The default number of workers: one for each core, unless they would take more
 /// than half of the descriptors outside the reserve. The reserve is for the admin address, among
 /// other things.
 pub(crate) fn workers(cores: usize, addresses: usize) -> usize {

@@ -25,7 +25,7 @@ struct Loss {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Line {
     pub(crate) reason: Arc<str>,
-    /// Losses before it that were not logged.
+    /// Losses before it that weren't logged.
     pub(crate) spared: u64,
 }
 
@@ -37,7 +37,7 @@ const PERIOD: Duration = Duration::from_secs(180);
 pub(crate) const LASTING: Duration = Duration::from_secs(10);
 
 impl Flapping {
-    /// The source is lost: what to log now. If that is nothing, call [`Self::lasting`] after
+    /// A loss begins: returns what to log now. If that is nothing, call [`Self::lasting`] after
     /// [`LASTING`].
     pub(crate) fn lost(&mut self, now: Instant, reason: &Arc<str>) -> Option<Line> {
         while self.logged.front().is_some_and(|oldest| *oldest + PERIOD <= now) {
@@ -59,11 +59,12 @@ impl Flapping {
         self.line()
     }
 
-    /// The source is back: whether to log that.
+    /// The loss is over, or its source is no longer followed: whether to log that. Without a loss,
+    /// there is nothing to log.
     pub(crate) fn back(&mut self) -> bool {
-        let is_logged = self.current.take().is_none_or(|loss| loss.is_logged);
-        self.spared += u64::from(!is_logged);
-        is_logged
+        let Some(loss) = self.current.take() else { return false };
+        self.spared += u64::from(!loss.is_logged);
+        loss.is_logged
     }
 
     fn line(&mut self) -> Option<Line> {
@@ -112,6 +113,7 @@ mod tests {
         assert_eq!(flapping.lasting(now + LASTING), None, "once");
         assert!(flapping.back());
         assert_eq!(flapping.lasting(now + LASTING), None);
+        assert!(!flapping.back(), "a loss ends once");
     }
 
     #[test]

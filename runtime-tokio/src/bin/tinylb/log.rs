@@ -3,15 +3,15 @@ mod writer;
 
 use std::{
     collections::BTreeMap,
-    io::IsTerminal,
+    io::{self, IsTerminal},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use tinylb_core::{BackendKey, DialFailure, Event, Handle, Limit, Report, SessionId};
+use tinylb_core::{BackendKey, DialFailure, Event, Limit, Report, SessionId};
 use tinylb_tokio::{Address, AddressChange, AddressFailure};
 use tokio::{runtime, time::sleep};
 use tracing::{Level, debug, enabled, info, warn};
@@ -28,7 +28,7 @@ use crate::{
 
 pub(crate) use self::{format::json_line, writer::Guard};
 
-/// The target of lines that are logged at any level: who starts the program reads them.
+/// The target of lines that are logged at any level, since whoever starts the program needs them.
 pub(crate) const ALWAYS: &str = "tinylb::always";
 
 /// The least time between two lines of a service about failures.
@@ -36,7 +36,7 @@ const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether lines are text for people instead of JSON.
 pub(crate) fn is_human(log: &args::Log) -> bool {
-    let is_terminal = std::io::stderr().is_terminal();
+    let is_terminal = io::stderr().is_terminal();
     log.log_format.map_or(is_terminal, |format| format == args::LogFormat::Human)
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn start(log: &args::Log) -> Result<Guard, Failure> {
         let message = format!("{count} log lines were lost: nobody read them in time");
         if is_human { format!("{message}\n") } else { json_line(Level::WARN, &message) }
     };
-    let (writer, guard) = Lines::start(std::io::stderr(), lost).map_err(|error| {
+    let (writer, guard) = Lines::start(io::stderr(), lost).map_err(|error| {
         let remedy = "raise the limit on threads (`ulimit -u`, or pids.max of the cgroup)";
         Failure::Error(format!("can't start the thread that writes the log: {error}: {remedy}"))
     })?;
@@ -64,8 +64,7 @@ pub(crate) fn start(log: &args::Log) -> Result<Guard, Failure> {
     let shown = Targets::new().with_default(level).with_target(ALWAYS, Level::INFO);
     let lines = tracing_subscriber::fmt().with_writer(writer).with_max_level(Level::TRACE);
     if is_human {
-        let is_colourful =
-            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let is_colourful = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         lines.with_target(false).with_ansi(is_colourful).finish().with(shown).init();
     } else {
         lines.event_format(JsonLines).finish().with(shown).init();
@@ -76,18 +75,16 @@ pub(crate) fn start(log: &args::Log) -> Result<Guard, Failure> {
 /// Makes log lines and counts of one service's events.
 pub(crate) struct EventLog {
     service: String,
-    /// Knows what no event tells. Weak, since the server holds this log.
-    handle: OnceLock<Weak<Handle<Address>>>,
     pub(crate) dial_failures: AtomicU64,
     pub(crate) accept_failures: AtomicU64,
     pub(crate) address_failures: AtomicU64,
     failure_lines: Mutex<Sparing>,
     flapping: Arc<Mutex<Flapping>>,
-    /// Of a part of the source's lookups.
+    /// Failures of some of the source's lookups.
     partial: Arc<Mutex<Flapping>>,
-    /// Where the task runs that waits until it is known whether a line is needed.
+    /// Where tasks wait until it is known whether a line is needed.
     runtime: Option<runtime::Handle>,
-    /// Who is connected, and since when; kept only while lines for each connection are wanted.
+    /// The clients' addresses, and when they connected. Only filled while each connection is logged.
     clients: Mutex<BTreeMap<SessionId, (String, Instant)>>,
 }
 
@@ -102,7 +99,6 @@ impl EventLog {
     pub(crate) fn new(service: &str) -> Self {
         Self {
             service: service.into(),
-            handle: OnceLock::new(),
             dial_failures: AtomicU64::new(0),
             accept_failures: AtomicU64::new(0),
             address_failures: AtomicU64::new(0),
@@ -114,18 +110,13 @@ impl EventLog {
         }
     }
 
-    /// Asks the server by this handle, as long as there is one.
-    pub(crate) fn ask(&self, handle: &Arc<Handle<Address>>) {
-        let _ = self.handle.set(Arc::downgrade(handle));
-    }
-
     pub(crate) fn observe(&self, event: &Event<Address>) {
         let service = self.service.as_str();
         match event {
             Event::Accepted { id, peer, .. } if enabled!(Level::DEBUG) => {
                 lock(&self.clients).insert(*id, (peer.clone(), Instant::now()));
             }
-            // A removal's doing, and counted there.
+            // The removal caused it, and its line counts it.
             Event::DialFailed { failure: DialFailure::Revoked, .. } => {}
             Event::DialFailed { pick, failure, .. } => {
                 self.dial_failures.fetch_add(1, Ordering::Relaxed);
@@ -140,7 +131,7 @@ impl EventLog {
                 });
             }
             Event::SetReplaced(report) => self.replaced(report),
-            Event::SourceLost { reason } => self.source_lost(reason),
+            Event::SourceLost { reason, set_age } => self.source_lost(reason, *set_age),
             Event::SourceBack { lost_for } => self.source_back(*lost_for),
             Event::SourceStale { reason } => {
                 warn!(
@@ -152,12 +143,11 @@ impl EventLog {
                 let (removed, targets, hold) = (held.removed, held.targets, held.hold);
                 warn!(
                     service,
-                    "the source says that {removed} of {targets} targets have left: held for \
-                     {hold:?}"
+                    "the source's new set lacks {removed} of {targets} targets: it is held for {hold:?}"
                 );
             }
             Event::EntriesLeftOut(entries) if entries.is_empty() => {
-                info!(service, "no entry of the source is left out any more");
+                info!(service, "no entries of the source are left out any more");
             }
             Event::EntriesLeftOut(entries) => {
                 let first = &entries[0];
@@ -179,7 +169,7 @@ impl EventLog {
                      `ulimit -n` (LimitNOFILE of a systemd unit)"
                 );
             }
-            Event::LimitLeft => info!(service, "new clients don't have to wait any more"),
+            Event::LimitLeft => info!(service, "new clients no longer have to wait"),
             Event::AcceptFailed { error, pause, .. } => {
                 self.accept_failures.fetch_add(1, Ordering::Relaxed);
                 if let Some(spared) = lock(&self.failure_lines).line() {
@@ -227,12 +217,10 @@ impl EventLog {
     }
 
     /// Logs the loss of the source, now or once it has lasted.
-    fn source_lost(&self, reason: &Arc<str>) {
-        let (service, handle) = (self.service.clone(), self.handle.get().cloned());
+    fn source_lost(&self, reason: &Arc<str>, set_age: Option<Duration>) {
+        let (service, lost) = (self.service.clone(), Instant::now());
         let log = move |line: flapping::Line| {
-            let handle = handle.as_ref().and_then(Weak::upgrade);
-            let set_age = handle.and_then(|handle| handle.snapshot().set_age);
-            let set_age_seconds = set_age.map(|age| age.as_secs_f64());
+            let set_age_seconds = set_age.map(|age| (age + lost.elapsed()).as_secs_f64());
             let flapping::Line { reason, spared } = line;
             warn!(
                 service,
@@ -244,22 +232,44 @@ impl EventLog {
         self.log_loss(&self.flapping, reason, log);
     }
 
-    /// Logs that a part of the source's lookups fails, with the reason, or that none does any more.
-    pub(crate) fn lookups_fail(&self, reason: Option<&str>) {
+    /// Logs that some of the source's lookups fail, with the reason.
+    pub(crate) fn lookups_fail(&self, reason: &str) {
         let service = self.service.clone();
-        let Some(reason) = reason else {
-            if lock(&self.partial).back() {
-                info!(service, "all lookups of the source are answered again");
-            }
-            return;
-        };
         self.log_loss(&self.partial, &reason.into(), move |line| {
             let flapping::Line { reason, spared } = line;
             warn!(
                 service,
-                spared, "a part of the source's lookups fails, what it last gave stays: {reason}"
+                spared, "some lookups of the source fail, their last answers stay in use: {reason}"
             );
         });
+    }
+
+    /// Logs that none of the source's lookups fails any more.
+    pub(crate) fn lookups_succeed(&self) {
+        if lock(&self.partial).back() {
+            info!(service = self.service, "all lookups of the source are answered again");
+        }
+    }
+
+    /// Forgets which of the source's lookups failed, since it has been restarted and will report
+    /// them again. A failure in the log gets its end.
+    pub(crate) fn source_restarted(&self) {
+        if lock(&self.partial).back() {
+            info!(
+                service = self.service,
+                "the source starts over, its earlier lookup failures are forgotten"
+            );
+        }
+    }
+
+    /// Forgets the failures of a source that is no longer followed. A failure in the log gets its
+    /// end.
+    pub(crate) fn source_gone(&self) {
+        let was_lost = lock(&self.flapping).back();
+        let was_partial = lock(&self.partial).back();
+        if was_lost || was_partial {
+            info!(service = self.service, "the source that failed is no longer followed");
+        }
     }
 
     /// Logs a loss, now or once it has lasted.
@@ -325,7 +335,7 @@ impl EventLog {
 }
 
 impl Sparing {
-    /// Whether a line may be logged now, and if so, how many were spared since the last.
+    /// Whether a line may be logged now; if so, how many were left out since the last one.
     fn line(&mut self) -> Option<u64> {
         if self.last.is_some_and(|last| last.elapsed() < FAILURE_PAUSE) {
             self.spared += 1;
@@ -341,8 +351,57 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// What is logged on this thread meanwhile.
+    pub(crate) fn logged(what: impl FnOnce()) -> String {
+        #[derive(Clone, Default)]
+        struct Written(Arc<Mutex<Vec<u8>>>);
+
+        impl io::Write for Written {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                lock(&self.0).extend(bytes);
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let written = Written::default();
+        let writer = written.clone();
+        let lines = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+        tracing::subscriber::with_default(lines.finish(), what);
+        String::from_utf8(lock(&written.0).clone()).unwrap()
+    }
+
+    #[test]
+    fn a_failure_in_the_log_has_its_end_there_whatever_becomes_of_the_source() {
+        type Do = fn(&EventLog);
+        let partial: Do = |events| events.lookups_fail("SERVFAIL");
+        let lost: Do = |events| events.source_lost(&"SERVFAIL".into(), None);
+        let cases: [(Do, Do, &str); 4] = [
+            (partial, EventLog::lookups_succeed, "are answered again"),
+            (partial, EventLog::source_restarted, "starts over"),
+            (partial, EventLog::source_gone, "no longer followed"),
+            (lost, EventLog::source_gone, "no longer followed"),
+        ];
+        for (begin, end, text) in cases {
+            let events = EventLog::new("s");
+            assert_eq!(logged(|| end(&events)), "", "nothing has failed");
+            let log = logged(|| {
+                begin(&events);
+                end(&events);
+                end(&events);
+                events.lookups_succeed();
+            });
+            let lines: Vec<&str> = log.lines().collect();
+            assert_eq!(lines.len(), 2, "{log}");
+            assert!(lines[0].contains("SERVFAIL") && lines[1].contains(text), "{log}");
+        }
+    }
 
     #[test]
     fn a_flood_of_failures_makes_one_line_a_second() {

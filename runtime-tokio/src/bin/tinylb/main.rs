@@ -8,6 +8,7 @@ mod config;
 mod demo;
 mod descriptors;
 mod flapping;
+mod last_known;
 mod life;
 mod log;
 mod metrics;
@@ -38,13 +39,13 @@ use crate::{
     config::LoadError,
 };
 
-/// Why the program ends otherwise than well.
+/// Why the program fails, with the message to print.
 pub(crate) enum Failure {
     /// The arguments are wrong: exit code 2.
     Usage(String),
-    /// Something went wrong at run time or in a file: exit code 1. With what to print.
+    /// Something went wrong at run time or in a file: exit code 1.
     Error(String),
-    /// The same, with another exit code.
+    /// The same, with an exit code of its own.
     #[cfg_attr(not(feature = "etcd"), allow(dead_code))]
     Code(u8, String),
 }
@@ -90,7 +91,7 @@ fn failed(code: u8, message: &str, is_json: bool) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Does on this thread what mostly waits.
+/// Runs a future that mostly waits, on this thread.
 fn block_on<T>(main: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     // Checks that descriptors are left for the runtime: tokio panics if there are none for its
     // signals.
@@ -103,7 +104,7 @@ fn block_on<T>(main: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
             Failure::Error(format!("can't start the runtime: {error}: {remedy}"))
         })?;
     let result = runtime.block_on(main);
-    // A name that is still being looked up would hold the program up.
+    // Otherwise a name lookup that hangs would hold the program up.
     runtime.shutdown_background();
     result
 }
@@ -130,7 +131,7 @@ fn check(path: &Path) -> Result<(), Failure> {
     Err(Failure::Error(format!("{}: {count} {noun}", path.display())))
 }
 
-/// Prints to standard output. Whether anybody reads it makes no difference.
+/// Prints to standard output. It is no error if nobody reads it.
 pub(crate) fn print(text: fmt::Arguments<'_>) {
     let mut out = io::stdout();
     let _ = out.write_fmt(text).and_then(|()| out.flush());

@@ -30,11 +30,7 @@ pub(crate) fn text(services: &[std::sync::Arc<Service>], budget: &SharedBudget) 
         );
         backends(&mut page, name, &snapshot);
         let failures = [
-            (
-                "tinylb_dial_failures_total",
-                "Dials that came to nothing.",
-                &service.events.dial_failures,
-            ),
+            ("tinylb_dial_failures_total", "Dials that failed.", &service.events.dial_failures),
             (
                 "tinylb_accept_failures_total",
                 "Accepts that failed.",

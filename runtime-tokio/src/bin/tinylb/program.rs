@@ -15,12 +15,12 @@ use tracing::{info, warn};
 
 use crate::{
     circle::{Fronts, Ways},
-    config::{self, Config},
+    config::{Config, ServiceConfig},
     descriptors,
     life::{Ends, Life, Plan, Step, Why},
     log,
-    service::{Service, tcp_options},
-    socket::{Acceptor, Share, Socket, remedy},
+    service::Service,
+    socket::{Opened, Socket, SocketKey, bind_new, open, socket_key},
     workers::Workers,
 };
 
@@ -29,7 +29,7 @@ use crate::{
 pub(crate) struct Program {
     state: Mutex<State>,
     workers: Workers,
-    /// How many workers there are, whatever the configuration says.
+    /// The number of workers, if the command line sets it.
     workers_fixed: Option<usize>,
     /// Shared by all listeners, and so are its pipes.
     relay: SocketRelay,
@@ -38,9 +38,9 @@ pub(crate) struct Program {
     /// The connections of all services, including those that leave.
     budget: SharedBudget,
     fatal: mpsc::UnboundedSender<String>,
-    /// Where the rotations of this process begin, where the configuration doesn't say: anywhere.
+    /// Where rotations begin, unless the configuration sets it: a random place for each process.
     start: u64,
-    /// Notified when a service has gone.
+    /// Notified when a service is forgotten.
     gone: Notify,
     /// Notified when the set of a service was replaced.
     sets: Arc<Notify>,
@@ -72,11 +72,16 @@ pub(crate) enum Applied {
     ToTheRest { reached: usize, passed_over: usize },
 }
 
-/// An address as configured. Where it takes any port, each service has a socket of its own.
-type SocketKey = (Option<String>, Address);
+/// What a configuration changes about a service.
+struct Change {
+    service: Arc<Service>,
+    config: ServiceConfig,
+    opened: Opened,
+    step: Step,
+}
 
 impl Program {
-    /// A program without services. `fatal` is told of a listener or a worker that died.
+    /// A program without services. Listeners and workers that die are reported to `fatal`.
     pub(crate) fn new(
         workers_fixed: Option<usize>,
         splice: Splice,
@@ -98,8 +103,8 @@ impl Program {
         }
     }
 
-    /// Does as the configuration says: starts, changes and ends services. What can fail is done
-    /// first, so that a configuration that can't be had changes nothing.
+    /// Applies a configuration: starts, changes and ends services. Whatever can fail is done first, so
+    /// that a configuration that can't be applied changes nothing.
     ///
     /// While the program stops, no service or listener is started. Services that still have
     /// sessions take their new backends and settings, including `shutdown_timeout`.
@@ -118,38 +123,11 @@ impl Program {
         let names = config.keys().cloned().collect::<Vec<_>>();
         let plan = Plan::new(lives, names.iter().map(String::as_str), state.stopping.is_some());
         if state.stopping.is_some() {
-            let (reached, passed_over) = (plan.steps.len(), plan.passed_over.len());
-            for (name, config) in config {
-                if plan.steps.contains_key(&*name) {
-                    state.services[&name].adjust(config)?;
-                }
-            }
-            return Ok(Applied::ToTheRest { reached, passed_over });
+            return state.adjust(config, &plan);
         }
         let bound = bind_new(&state.sockets, self.admin.as_ref(), &config, workers)?;
         let workers = self.workers.first(workers)?;
-        let mut changes = Vec::new();
-        for (name, service) in config {
-            let step = plan.steps[&*name];
-            let lives = state.services.get(&name).filter(|_| step != Step::Start);
-            let opened = open(&state, lives, &bound, &name, &service, &workers)?;
-            let lives = match lives {
-                Some(lives) => Arc::clone(lives),
-                None => {
-                    let (relay, fatal) = (self.relay.clone(), self.fatal.clone());
-                    Arc::new(Service::new(&name, service.clone(), relay, fatal, &self.sets)?)
-                }
-            };
-            changes.push((lives, service, opened, step));
-        }
-        for (running, service, ..) in &changes {
-            for address in &service.listen {
-                if let Some(socket) = state.sockets.get(&socket_key(&running.name, address)) {
-                    let set = socket.set_options(&tcp_options(service));
-                    set.map_err(|error| format!("can't set the options of {address}: {error}"))?;
-                }
-            }
-        }
+        let changes = self.prepare(&state, &bound, config, &plan, &workers)?;
 
         for (key, socket) in bound {
             let address = socket.local_address().map_err(|error| error.to_string())?;
@@ -158,7 +136,7 @@ impl Program {
         }
         self.set_budget(connections);
         let guaranteed = descriptors::connections_min(connections, changes.len());
-        for (service, config, opened, step) in changes {
+        for Change { service, config, opened, step } in changes {
             if step == Step::Return {
                 let sessions = service.handle().snapshot().live;
                 info!(service = service.name, sessions, "service is back, with its sessions");
@@ -176,11 +154,47 @@ impl Program {
                 service = name,
                 sessions, "service removed, its sessions have {time:?} to finish"
             );
+            service.stop_keeping();
             self.see_off(&service, Why::Removed);
         }
         state.close_unused_sockets();
         state.find_ways();
         Ok(Applied::Whole)
+    }
+
+    /// Does whatever can fail: opens what services listen with, and makes new services.
+    fn prepare(
+        &self,
+        state: &State,
+        bound: &BTreeMap<SocketKey, Socket>,
+        config: BTreeMap<String, ServiceConfig>,
+        plan: &Plan<'_>,
+        workers: &[Handle],
+    ) -> Result<Vec<Change>, String> {
+        let mut changes = Vec::new();
+        for (name, config) in config {
+            let step = plan.steps[&*name];
+            let lives = state.services.get(&name).filter(|_| step != Step::Start);
+            let has = lives.map(|service| service.shares()).unwrap_or_default();
+            let opened = open([bound, &state.sockets], &has, &name, &config, workers)?;
+            let service = match lives {
+                Some(lives) => Arc::clone(lives),
+                None => {
+                    let (relay, fatal) = (self.relay.clone(), self.fatal.clone());
+                    Arc::new(Service::new(&name, config.clone(), relay, fatal, &self.sets)?)
+                }
+            };
+            changes.push(Change { service, config, opened, step });
+        }
+        for Change { service, config, .. } in &changes {
+            for address in &config.listen {
+                if let Some(socket) = state.sockets.get(&socket_key(&service.name, address)) {
+                    let set = socket.set_options(&config.tcp_options());
+                    set.map_err(|error| format!("can't set the options of {address}: {error}"))?;
+                }
+            }
+        }
+        Ok(changes)
     }
 
     /// The connections that all services have, and how many they may have.
@@ -307,10 +321,10 @@ impl Program {
     }
 
     /// Fills in what the configuration leaves to the program.
-    fn complete(&self, config: Config, connections: usize) -> BTreeMap<String, config::Service> {
+    fn complete(&self, config: Config, connections: usize) -> BTreeMap<String, ServiceConfig> {
         let mut services = config.services;
         for service in services.values_mut() {
-            // Without a limit of its own, a service has that of the descriptors, and says so.
+            // Without a limit of its own, a service is limited by the descriptors, and reports that.
             service.settings.max_connections = service.max_connections.unwrap_or(usize::MAX);
             service.settings.start = service.start.unwrap_or(self.start);
             if let Some(max_connections) = service.max_connections.filter(|max| *max > connections)
@@ -344,6 +358,25 @@ impl Program {
 }
 
 impl State {
+    /// Applies a configuration to the services of a program that stops.
+    fn adjust(
+        &self,
+        config: BTreeMap<String, ServiceConfig>,
+        plan: &Plan<'_>,
+    ) -> Result<Applied, String> {
+        for (name, service) in &self.services {
+            if !plan.steps.contains_key(&**name) {
+                service.stop_keeping();
+            }
+        }
+        for (name, config) in config {
+            if plan.steps.contains_key(&*name) {
+                self.services[&name].adjust(config)?;
+            }
+        }
+        Ok(Applied::ToTheRest { reached: plan.steps.len(), passed_over: plan.passed_over.len() })
+    }
+
     fn lives(&self) -> impl Iterator<Item = (String, Life)> {
         self.services.iter().map(|(name, service)| (name.clone(), service.life()))
     }
@@ -400,98 +433,6 @@ impl State {
     }
 }
 
-/// Listens at the addresses that nothing listens at yet.
-fn bind_new(
-    sockets: &BTreeMap<SocketKey, Socket>,
-    admin: Option<&Address>,
-    config: &BTreeMap<String, config::Service>,
-    workers: usize,
-) -> Result<BTreeMap<SocketKey, Socket>, String> {
-    let mut bound = BTreeMap::new();
-    for (name, service) in config {
-        for address in &service.listen {
-            let key = socket_key(name, address);
-            if !sockets.contains_key(&key) && !bound.contains_key(&key) {
-                let socket = Socket::bind(address, &tcp_options(service), workers);
-                let own = sockets.keys().chain(bound.keys()).map(|(_, own)| own);
-                let socket =
-                    socket.map_err(|error| in_the_way(own, admin, address).unwrap_or(error));
-                bound.insert(key, socket?);
-            }
-        }
-    }
-    Ok(bound)
-}
-
-/// What a service needs in order to listen where it is to.
-pub(crate) struct Opened {
-    /// Where it will listen, with the ports that were taken.
-    pub(crate) own: Vec<Address>,
-    /// Who will accept from which sockets of which address, as configured.
-    pub(crate) shares: Vec<(Address, Share)>,
-    /// For those of them that are new to it.
-    pub(crate) acceptors: Vec<((Address, Share), Acceptor)>,
-}
-
-/// Prepares all that can fail when a service does as it is configured.
-fn open(
-    state: &State,
-    lives: Option<&Arc<Service>>,
-    bound: &BTreeMap<SocketKey, Socket>,
-    name: &str,
-    service: &config::Service,
-    workers: &[Handle],
-) -> Result<Opened, String> {
-    let has = lives.map(|service| service.shares()).unwrap_or_default();
-    let mut opened = Opened { own: Vec::new(), shares: Vec::new(), acceptors: Vec::new() };
-    for address in &service.listen {
-        let key = socket_key(name, address);
-        let Some(socket) = bound.get(&key).or_else(|| state.sockets.get(&key)) else { continue };
-        let failed = |error| format!("can't listen at {address}: {}", remedy(&error));
-        opened.own.push(socket.local_address().map_err(failed)?);
-        for share in socket.shares(workers.len()) {
-            let share = (address.clone(), share);
-            if !has.contains(&share) {
-                let acceptor = socket.acceptor(share.1, workers).map_err(failed)?;
-                opened.acceptors.push((share.clone(), acceptor));
-            }
-            opened.shares.push(share);
-        }
-    }
-    // The file could not be checked against a port that was not taken yet.
-    if let config::Source::Given(backends) = &service.source {
-        for (key, target) in backends.iter() {
-            target.validate_target(&opened.own).map_err(|reason| {
-                format!("service {name}: the target {target} of {key} is invalid: {reason}")
-            })?;
-        }
-    }
-    Ok(opened)
-}
-
-/// Why nothing can listen at an address, if a socket of this program is in its way.
-fn in_the_way<'a>(
-    mut own: impl Iterator<Item = &'a Address>,
-    admin: Option<&Address>,
-    wanted: &Address,
-) -> Option<String> {
-    let is_in_the_way = |own: &Address| own.takes_in(wanted) || wanted.takes_in(own);
-    if admin.is_some_and(is_in_the_way) {
-        let cause = "this is the admin address (--admin): choose another address";
-        return Some(format!("can't listen at {wanted}: {cause}"));
-    }
-    // The same change may close it, but only once the new one listens.
-    let own = own.find(|own| is_in_the_way(own))?;
-    let cause =
-        format!("tinylb itself listens at {own}: remove that listener first, in a separate change");
-    Some(format!("can't listen at {wanted}: {cause}"))
-}
-
 fn cores() -> usize {
     thread::available_parallelism().map_or(1, |cores| cores.get())
-}
-
-fn socket_key(service: &str, address: &Address) -> SocketKey {
-    let takes_any_port = matches!(address, Address::Tcp(target) if target.port == 0);
-    (takes_any_port.then(|| service.to_string()), address.clone())
 }

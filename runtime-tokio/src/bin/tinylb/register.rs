@@ -1,4 +1,4 @@
-//! `tinylb register`: keeps a backend's key in etcd while the backend is there.
+//! `tinylb register`: keeps a backend's key in etcd as long as the backend is up.
 
 mod check;
 mod command;
@@ -24,10 +24,10 @@ use crate::{
     Failure,
     args::Register,
     block_on, log,
-    stop::{Stop, hear},
+    stop::{Stop, signals},
 };
 
-/// Keeps a backend registered until a signal says to stop, or until its command has ended.
+/// Keeps a backend registered until a signal arrives, or until its command has ended.
 pub(crate) fn register(args: &Register) -> Result<ExitCode, Failure> {
     let no_etcd = || Failure::Usage("no etcd to register in: give `--etcd` and `--prefix`".into());
     let etcd = args.etcd.read()?.ok_or_else(no_etcd)?;
@@ -40,8 +40,8 @@ pub(crate) fn register(args: &Register) -> Result<ExitCode, Failure> {
 
 async fn serve(args: &Register, registration: EtcdRegistration) -> Result<ExitCode, Failure> {
     let mut stop = Stop::new()?;
-    // It doesn't end by a hangup, just as `tinylb run` doesn't: nothing would take the key out.
-    let _hangup = hear(SignalKind::hangup())?;
+    // A hangup ends neither this nor `tinylb run`: it would leave the key in etcd.
+    let _hangup = signals(SignalKind::hangup())?;
     let mut command = match args.command.split_first() {
         Some((program, arguments)) => {
             let started = Command::start(program, arguments);
@@ -57,14 +57,14 @@ async fn serve(args: &Register, registration: EtcdRegistration) -> Result<ExitCo
     let code = tokio::select! {
         biased;
         code = ended(&mut command) => Some(code),
-        () = stop.said() => None,
+        () = stop.requested() => None,
         never = keeper.keep(verdicts) => match never {},
     };
-    // First out of etcd, then the end: nobody new is sent to who is about to go.
+    // The key goes before the command ends, so that no new client is sent to it.
     let withdrawn = tokio::select! {
         biased;
         withdrawn = keeper.withdraw() => withdrawn,
-        () = stop.said() => Err("stopped by a second signal".into()),
+        () = stop.requested() => Err("stopped by a second signal".into()),
     };
     if let Err(reason) = &withdrawn {
         warn!("{}", keeper.left_behind(reason));
@@ -77,7 +77,7 @@ async fn serve(args: &Register, registration: EtcdRegistration) -> Result<ExitCo
     }
 }
 
-/// With the exit codes that `env` and `nohup` have for it.
+/// Fails with the exit codes that `env` and `nohup` use.
 fn cannot_run(program: &Path, error: &io::Error) -> Failure {
     let (code, remedy) = match error.kind() {
         io::ErrorKind::NotFound => (127, "check its name"),
@@ -93,26 +93,26 @@ async fn ended(command: &mut Option<Command>) -> ExitCode {
     }
 }
 
-/// How long it may take to take the key out of etcd at the end.
+/// The time limit for taking the key out of etcd at the end.
 const WITHDRAWAL_MAX: Duration = Duration::from_secs(3);
 
-/// Between two lines that tell why etcd is away, as reasons may change back and forth.
+/// Time between two lines about the loss of etcd, since its reasons may change back and forth.
 const LOST_PAUSE: Duration = Duration::from_secs(60);
 
 struct Keeper<'a> {
     args: &'a Register,
     registration: EtcdRegistration,
-    /// The backend is there.
+    /// Whether the backend is up.
     is_wanted: bool,
-    /// Its key may be.
+    /// Whether its key may be in etcd.
     is_in_etcd: bool,
-    /// That the key is set was told, and not that it is out again.
+    /// Whether the log says so last: registered, and not taken out since.
     is_registered: bool,
-    /// Why etcd is away, and when that was told.
+    /// Why etcd is lost, and when that was logged.
     lost: Option<(Arc<str>, Instant)>,
 }
 
-/// What came of some work.
+/// The outcome of some work in etcd.
 enum Done {
     Event(EtcdRegistrationEvent),
     Withdrawn(Result<(), Arc<str>>),
@@ -130,8 +130,8 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Keeps the backend registered while it is there. If it is dropped, what it has in etcd stays
-    /// for the time of the lease.
+    /// Keeps the backend registered as long as it is up. If this is dropped, the key stays in etcd
+    /// until its lease runs out.
     async fn keep(&mut self, verdicts: impl Stream<Item = Verdict>) -> Infallible {
         let mut verdicts = pin!(verdicts);
         loop {
@@ -139,15 +139,15 @@ impl<'a> Keeper<'a> {
                 biased;
                 Some(verdict) = verdicts.next() => self.judge(verdict),
                 done = self.work() => match done {
-                    Done::Event(event) => self.tell(event),
+                    Done::Event(event) => self.report(event),
                     Done::Withdrawn(Ok(())) => self.withdrawn(),
-                    Done::Withdrawn(Err(reason)) => self.tell_lost(reason),
+                    Done::Withdrawn(Err(reason)) => self.report_loss(reason),
                 },
             }
         }
     }
 
-    /// Does what is to be done in etcd. If it is dropped, nothing is lost.
+    /// Does the next thing in etcd. Dropping this loses nothing.
     async fn work(&mut self) -> Done {
         if self.is_wanted {
             self.is_in_etcd = true;
@@ -167,7 +167,7 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    fn tell(&mut self, event: EtcdRegistrationEvent) {
+    fn report(&mut self, event: EtcdRegistrationEvent) {
         let Register { key, address, .. } = self.args;
         let address = address.to_string();
         match event {
@@ -179,22 +179,22 @@ impl<'a> Keeper<'a> {
                 (self.is_registered, self.lost) = (false, None);
                 warn!(
                     key,
-                    "another one has registered this key, which is left to it until it ends: give \
-                     each backend a key of its own"
+                    "another process has registered this key, and has it until it ends: give each \
+                     backend a key of its own"
                 );
             }
-            EtcdRegistrationEvent::Lost(reason) => self.tell_lost(reason),
+            EtcdRegistrationEvent::Lost(reason) => self.report_loss(reason),
             _ => {}
         }
     }
 
-    fn tell_lost(&mut self, reason: Arc<str>) {
-        let is_told = self
+    fn report_loss(&mut self, reason: Arc<str>) {
+        let is_known = self
             .lost
             .as_ref()
-            .is_some_and(|(told, at)| *told == reason || at.elapsed() < LOST_PAUSE);
-        if !is_told {
-            warn!(key = self.args.key, "etcd lost, and the key with it if that lasts: {reason}");
+            .is_some_and(|(logged, at)| *logged == reason || at.elapsed() < LOST_PAUSE);
+        if !is_known {
+            warn!(key = self.args.key, "etcd lost, the key will expire if that lasts: {reason}");
             self.lost = Some((reason, Instant::now()));
         }
     }
@@ -210,19 +210,19 @@ impl<'a> Keeper<'a> {
     async fn withdraw(&mut self) -> Result<(), Arc<str>> {
         match self.registration.withdraw(WITHDRAWAL_MAX).await {
             Ok(()) => self.withdrawn(),
-            // Most likely there is nothing to take out.
+            // Most likely the key isn't there.
             Err(_) if !self.is_registered => {}
             Err(reason) => return Err(reason),
         }
         Ok(())
     }
 
-    /// That the key is still there, for people to read.
+    /// The message that the key is still there.
     fn left_behind(&self, reason: &str) -> String {
         let Register { key, ttl, .. } = self.args;
         format!(
-            "can't take {key} out of etcd, where its lease ends it within {ttl:?} after etcd is \
-             back: {reason}"
+            "can't take {key} out of etcd, where it expires within {ttl:?} after etcd is back: \
+             {reason}"
         )
     }
 }

@@ -10,7 +10,7 @@ use futures::{
     FutureExt,
     future::{BoxFuture, Fuse, FusedFuture},
 };
-use tinylb_tokio::{Address, run_blocking};
+use tinylb_tokio::{Address, FileSignature, run_blocking};
 use tokio::{signal::unix::SignalKind, sync::mpsc, time::sleep};
 use tracing::{error, info};
 
@@ -18,50 +18,50 @@ use crate::{
     Failure, admin, allocator,
     args::Run,
     block_on,
-    config::{self, Config, LoadError},
+    config::{self, Config, LoadError, ServiceConfig},
     descriptors,
     life::Ends,
     log,
     program::{Applied, Program},
-    stop::{Stop, hear},
+    stop::{Stop, signals},
     watch,
 };
 
-/// Pause before a file that could not be read for want of something is read again.
+/// Pause before the file is read again if something else than the file prevented that.
 const READ_PAUSE: Duration = Duration::from_secs(1);
 
-/// `tinylb run`: balances until told to stop.
+/// `tinylb run`: balances until it is stopped.
 pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     args.check()?;
     // Before the file is read, so that a change in between counts.
-    let read = args.config.as_deref().and_then(|path| watch::signature(path).ok());
+    let read = args.config.as_deref().and_then(|path| FileSignature::of(path).ok());
     let config = configuration(args)?;
     check_admin(args, &config)?;
     descriptors::raise_limit();
     let _log = log::start(&args.log)?;
-    // Connections are the workers' affair.
+    // The workers carry the connections.
     block_on(serve(args, config, read))
 }
 
 fn configuration(args: &Run) -> Result<Config, Failure> {
     match &args.config {
         Some(path) => {
-            // Nothing for etcd that would go unheard.
+            // Checked here too, so that no argument is ignored.
             args.etcd.read()?;
             config::load(path).map_err(|error| Failure::Error(error.to_string()))
         }
         None => {
-            let service = config::Service::new(args.listen.clone(), args.source()?);
+            let service = ServiceConfig::new(args.listen.clone(), args.backends()?);
             Ok(Config { services: BTreeMap::from([("default".into(), service)]), workers: None })
         }
     }
 }
 
-/// Otherwise the program's own listener would be in the way.
+/// Refuses an admin address where a service listens: the two would be in each other's way.
 fn check_admin(args: &Run, config: &Config) -> Result<(), Failure> {
     let Some(admin) = &args.admin else { return Ok(()) };
     let takes_any_port = matches!(admin, Address::Tcp(target) if target.port == 0);
-    let has_it = |service: &config::Service| service.listen.contains(admin) && !takes_any_port;
+    let has_it = |service: &ServiceConfig| service.listen.contains(admin) && !takes_any_port;
     match config.services.iter().find(|(_, service)| has_it(service)) {
         Some((name, _)) => Err(Failure::Usage(format!(
             "--admin {admin} is where the service {name} listens: choose another address for one of \
@@ -71,11 +71,11 @@ fn check_admin(args: &Run, config: &Config) -> Result<(), Failure> {
     }
 }
 
-async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Result<(), Failure> {
+async fn serve(args: &Run, config: Config, read: Option<FileSignature>) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     // On this thread, like everything that is spawned from it.
     tokio::spawn(allocator::collect_regularly());
-    let mut hangup = hear(SignalKind::hangup())?;
+    let mut hangup = signals(SignalKind::hangup())?;
     let (fatal, mut deaths) = mpsc::unbounded_channel();
     let program =
         Arc::new(Program::new(args.workers, args.splice.into(), args.admin.clone(), fatal));
@@ -86,7 +86,7 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
     .map_err(Failure::Error)?;
     program.apply(config).map_err(Failure::Error)?;
 
-    // Without a file, nothing changes and a hangup has nothing to read again.
+    // Without a file, nothing changes, and a hangup does nothing.
     let path = args.config.clone();
     let (_unchanged, no_changes) = mpsc::channel(1);
     let mut changes = match path.clone() {
@@ -95,9 +95,9 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
         })?,
         None => no_changes,
     };
-    // While it is read, a hangup or a change waits: the file may be another than the one being read.
+    // While the file is read, a hangup or a change waits, since the file may have changed meanwhile.
     let mut reading = Fuse::terminated();
-    // Why the last read failed, if the next may succeed though the file stays as it is.
+    // Why the last read failed, if the next one may succeed though the file stays as it is.
     let mut failed = None;
     let mut result = Ok(());
     loop {
@@ -108,7 +108,7 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
                 let _ = program.stop();
                 result = Err(Failure::Error(death));
             }
-            () = stop.said() => if !program.stop() {
+            () = stop.requested() => if !program.stop() {
                 program.abort();
             },
             ends = program.stopped() => {
@@ -140,13 +140,13 @@ async fn serve(args: &Run, config: Config, read: Option<watch::Signature>) -> Re
 
 /// How a file is read again.
 enum Reading {
-    /// Now, since somebody said so.
+    /// Now, as a hangup asks for.
     AsItIs,
-    /// Unless it is being written at this moment: its change will be told of again.
+    /// Unless it is being written at this moment: its watcher reports that change too.
     Settled,
 }
 
-/// What a read of the file gives: `None` if it is being written, an error if no thread can be started.
+/// The outcome of a read: `None` if the file is being written, an error if no thread can be started.
 type Read = io::Result<Option<Loaded>>;
 
 struct Loaded {
@@ -162,20 +162,20 @@ fn start_reading(path: Option<&PathBuf>, reading: Reading) -> Fuse<BoxFuture<'st
 }
 
 fn load(path: &Path, reading: Reading) -> Option<Loaded> {
-    let before = watch::signature(path).ok();
+    let before = FileSignature::of(path).ok();
     let config = config::load(path);
-    let is_settled = matches!(reading, Reading::AsItIs) || watch::signature(path).ok() == before;
+    let is_settled = matches!(reading, Reading::AsItIs) || FileSignature::of(path).ok() == before;
     is_settled.then_some(Loaded { config, was_there: before.is_some() })
 }
 
-/// Does as the file says. A file that can't be used changes nothing; the log says why unless that is
-/// how the read before `failed`. Returns why if the next read may succeed though the file stays as it
-/// is.
+/// Applies the file. A file that can't be used changes nothing, and the log has the reason, unless
+/// the read before `failed` with the same one. Returns the reason if the next read may succeed though
+/// the file stays as it is.
 fn reload(program: &Arc<Program>, read: Read, failed: Option<String>) -> Option<String> {
     let (applied, may_pass) = match read {
         Ok(Some(Loaded { config, was_there })) => {
-            // A file that is gone or is somebody else's tells when that changes; a lack of
-            // descriptors does not.
+            // The watcher reports when a missing or unreadable file changes. It can't report the end
+            // of a lack of descriptors.
             let may_pass = matches!(&config, Err(LoadError::Io { source, .. })
                 if source.raw_os_error().is_some() && was_there);
             let config = config.map_err(|error| error.to_string());
@@ -185,17 +185,17 @@ fn reload(program: &Arc<Program>, read: Read, failed: Option<String>) -> Option<
         Err(error) => (Err(error.to_string()), true),
     };
     match applied {
-        Ok(Applied::Whole) => info!("configuration read again"),
+        Ok(Applied::Whole) => info!("configuration reloaded"),
         Ok(Applied::ToTheRest { reached, passed_over }) => info!(
             services_reached = reached,
             services_passed_over = passed_over,
-            "configuration read again while shutting down: services that still have sessions took \
+            "configuration reloaded while shutting down: services that still have sessions took \
              their backends and settings, nothing else was started or changed"
         ),
         Err(error) => {
             if failed.as_ref() != Some(&error) {
                 for line in error.lines() {
-                    error!("configuration not taken, nothing changed: {line}");
+                    error!("configuration rejected, nothing changed: {line}");
                 }
             }
             return may_pass.then_some(error);

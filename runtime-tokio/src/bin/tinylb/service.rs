@@ -8,7 +8,7 @@ use std::{
 };
 
 use tinylb_core::{BackendSet, Event, Handle, ListenerHandle, Server, StopHandle};
-use tinylb_tokio::{Address, AddressDialer, SocketRelay, TcpOptions, TokioRuntime};
+use tinylb_tokio::{Address, AddressDialer, SocketRelay, TokioRuntime};
 use tokio::{
     sync::{Notify, mpsc},
     task::AbortHandle,
@@ -16,11 +16,10 @@ use tokio::{
 };
 
 use crate::{
-    config,
+    config::{Backends, ServiceConfig},
     life::{Departure, Ends, Life, Step, Why},
     log::EventLog,
-    program::Opened,
-    socket::Share,
+    socket::{Opened, Share},
     source::Source,
 };
 
@@ -29,7 +28,7 @@ pub(crate) struct Service {
     pub(crate) name: String,
     pub(crate) events: Arc<EventLog>,
     server: Server<AddressDialer>,
-    handle: Arc<Handle<Address>>,
+    handle: Handle<Address>,
     relay: SocketRelay,
     state: Mutex<State>,
     /// Where a dead listener is reported.
@@ -52,14 +51,14 @@ struct Leaving {
 
 struct State {
     life: Life,
-    /// Where it listens, with the ports that were bound.
+    /// Where it listens, with the ports that it got.
     own: Vec<Address>,
     /// The task that waits for the end of a leaving service.
     seeing_off: Option<AbortHandle>,
-    config: config::Service,
-    /// What is followed, unless the configuration gives the backends.
+    config: ServiceConfig,
+    /// The source that is followed, unless the configuration gives the backends.
     source: Option<Source>,
-    /// By the address as it is configured, and who accepts there.
+    /// By the address as configured, and the share of it.
     listeners: BTreeMap<(Address, Share), StopHandle>,
 }
 
@@ -70,14 +69,14 @@ impl Service {
     /// A setting is out of its range.
     pub(crate) fn new(
         name: &str,
-        config: config::Service,
+        config: ServiceConfig,
         relay: SocketRelay,
         fatal: mpsc::UnboundedSender<String>,
         sets: &Arc<Notify>,
     ) -> Result<Self, String> {
         let events = Arc::new(EventLog::new(name));
         let [failed, changed] = [(); 2].map(|()| Arc::clone(&events));
-        let dialer = AddressDialer::new(tcp_options(&config))
+        let dialer = AddressDialer::new(config.tcp_options())
             .on_address_failure(move |failure| failed.address_failed(&failure))
             .on_address_change(move |change| changed.addresses_changed(&change));
         let (replaced, leaving) = (Arc::new(Notify::new()), Arc::new(Leaving::default()));
@@ -103,8 +102,7 @@ impl Service {
         let settings = config.settings.clone();
         let server = Server::with_observer(dialer, TokioRuntime::current(), settings, observer)
             .map_err(|error| format!("service {name}: {error}"))?;
-        let handle = Arc::new(server.handle());
-        events.ask(&handle);
+        let handle = server.handle();
         let state = State {
             life: Life::Serving,
             own: Vec::new(),
@@ -130,25 +128,25 @@ impl Service {
     }
 
     pub(crate) fn handle(&self) -> Handle<Address> {
-        Handle::clone(&self.handle)
+        self.handle.clone()
     }
 
     /// Where the backends come from, if that is a source.
     pub(crate) fn source(&self) -> Option<String> {
-        match &self.lock().config.source {
-            config::Source::Given(_) => None,
-            config::Source::Followed(followed) => Some(followed.place.to_string()),
+        match &self.lock().config.backends {
+            Backends::Given(_) => None,
+            Backends::Followed(followed) => Some(followed.place.to_string()),
         }
     }
 
-    /// Does as the file says now. Backends that the file didn't change stay as they are, and a
-    /// source that it didn't change is followed on.
+    /// Applies a configuration. Backends that it doesn't change stay as they are, and a source that it
+    /// doesn't change is still followed.
     ///
     /// # Errors
     /// Cause and remedy in one line.
     pub(crate) fn apply(
         &self,
-        config: config::Service,
+        config: ServiceConfig,
         opened: Opened,
         step: Step,
     ) -> Result<(), String> {
@@ -161,7 +159,7 @@ impl Service {
         if let Some(seeing_off) = state.seeing_off.take() {
             seeing_off.abort();
         }
-        // First who begins, then who stops: a socket never goes without.
+        // New accept loops begin before old ones stop, so that each socket always has one.
         for (share, acceptor) in opened.acceptors {
             let listener = acceptor.listen(&self.server, self.relay.clone());
             let address = share.0.clone();
@@ -184,7 +182,7 @@ impl Service {
     ///
     /// # Errors
     /// Cause and remedy in one line.
-    pub(crate) fn adjust(&self, config: config::Service) -> Result<(), String> {
+    pub(crate) fn adjust(&self, config: ServiceConfig) -> Result<(), String> {
         let mut state = self.lock();
         self.take(&mut state, &config, Step::Adjust)?;
         state.config = config;
@@ -194,34 +192,32 @@ impl Service {
     }
 
     /// Applies the parts of a configuration that a leaving service needs too.
-    fn take(&self, state: &mut State, config: &config::Service, step: Step) -> Result<(), String> {
+    fn take(&self, state: &mut State, config: &ServiceConfig, step: Step) -> Result<(), String> {
         let in_service = |error: String| format!("service {}: {error}", self.name);
-        self.server.dialer().set_options(tcp_options(config));
+        self.server.dialer().set_options(config.tcp_options());
         self.server.dialer().set_dial_from(config.dial_from.clone());
         self.handle.configure(config.settings.clone()).map_err(|e| in_service(e.to_string()))?;
-        let is_given = matches!(config.source, config::Source::Given(_));
-        let is_said_anew = match step {
+        let is_given = matches!(config.backends, Backends::Given(_));
+        let is_news = match step {
             Step::Start => true,
-            // The file had stopped giving backends, so a set that was put since then is outdated as
-            // well.
+            // The configuration had no longer named it, so a set that was put since then is outdated.
             Step::Return => is_given,
             Step::Change | Step::Adjust => false,
         };
-        if !is_said_anew && state.config.source == config.source {
-            self.keep(state, step);
-            if step == Step::Return {
-                // The file may be of another service by now.
+        if !is_news && state.config.backends == config.backends {
+            if self.keep(state) {
+                // The file may have been another service's meanwhile.
                 self.replaced.notify_one();
             }
             return Ok(());
         }
-        state.source = None;
-        match &config.source {
-            config::Source::Given(backends) => {
+        self.drop_source(state);
+        match &config.backends {
+            Backends::Given(backends) => {
                 let replaced = self.handle.replace(backends.clone());
                 drop(replaced.map_err(|e| in_service(e.to_string()))?);
             }
-            config::Source::Followed(followed) => {
+            Backends::Followed(followed) => {
                 let restarts = &self.source_restarts;
                 let source = Source::follow(
                     &self.name,
@@ -232,27 +228,40 @@ impl Service {
                     &self.events,
                 );
                 state.source = Some(source?);
-                self.keep(state, step);
+                self.keep(state);
             }
         }
         Ok(())
     }
 
-    /// Starts to keep the source's sets, unless the service leaves: the file may be another's by then.
-    fn keep(&self, state: &mut State, step: Step) {
-        if step != Step::Adjust
-            && let Some(source) = &mut state.source
-        {
-            source.keep(&self.name, &self.handle, &self.replaced);
+    /// Stops following its source, and forgets the source's failures.
+    fn drop_source(&self, state: &mut State) {
+        if state.source.take().is_some() {
+            self.events.source_gone();
         }
     }
 
-    /// The addresses, as configured, that it listens at, each with all who accept there.
+    /// Keeps the source's sets from now on: a configuration names this service, so the file of the
+    /// last known backends is its own. Returns whether that is new.
+    fn keep(&self, state: &mut State) -> bool {
+        let source = state.source.as_mut();
+        source.is_some_and(|source| source.keep(&self.name, &self.handle, &self.replaced))
+    }
+
+    /// Stops keeping the source's sets: the configuration lacks this service, and another one may have
+    /// its file of the last known backends.
+    pub(crate) fn stop_keeping(&self) {
+        if let Some(source) = &mut self.lock().source {
+            source.stop_keeping();
+        }
+    }
+
+    /// Its shares of the addresses that it listens at, as configured.
     pub(crate) fn shares(&self) -> Vec<(Address, Share)> {
         self.lock().listeners.keys().cloned().collect()
     }
 
-    /// Where it listens, with the ports that were bound; nowhere if it leaves.
+    /// Where it listens, with the ports that it got; nowhere if it leaves.
     pub(crate) fn own(&self) -> Vec<Address> {
         self.lock().own.clone()
     }
@@ -298,8 +307,8 @@ impl Service {
         self.lock().config.shutdown_timeout
     }
 
-    /// Stops accepting, and writing the file of the last known backends; sessions go on. If it is
-    /// already leaving, only the reason changes, and not its time.
+    /// Stops accepting; sessions go on. If it is already leaving, only the reason changes, and not
+    /// its time.
     pub(crate) fn leave(&self, why: Why) {
         let mut state = self.lock();
         if let Life::Leaving(departure) | Life::Closing(departure) = &mut state.life {
@@ -310,9 +319,6 @@ impl Service {
         state.life = Life::Leaving(departure);
         self.leaving.is_watched.store(true, Ordering::Relaxed);
         std::mem::take(&mut state.listeners).values().for_each(StopHandle::stop);
-        if let Some(source) = &mut state.source {
-            source.stop_keeping();
-        }
         // Clients no longer come here, so these addresses may now be another listener's, and
         // backends here.
         self.server.dialer().set_own(Vec::new());
@@ -357,7 +363,7 @@ impl Service {
             let mut state = self.lock();
             let Life::Leaving(departure) = state.life.clone() else { return Ends::default() };
             state.life = Life::Closing(departure.clone());
-            state.source = None;
+            self.drop_source(&mut state);
             departure
         };
         self.handle.shutdown(Duration::ZERO).await;
@@ -391,11 +397,4 @@ impl Leaving {
             self.changed.notify_one();
         }
     }
-}
-
-/// The socket options that a service is configured to have.
-pub(crate) fn tcp_options(config: &config::Service) -> TcpOptions {
-    let mut options = TcpOptions::default();
-    options.peer_timeout = config.peer_timeout;
-    options
 }

@@ -1,4 +1,4 @@
-use std::{io, net::SocketAddr};
+use std::{collections::BTreeMap, io, net::SocketAddr};
 
 use rustix::io::Errno;
 use tinylb_core::{ListenerHandle, Server};
@@ -8,7 +8,9 @@ use tinylb_tokio::{
 };
 use tokio::runtime::Handle;
 
-/// What listens at one address. Services accept from clones of its sockets, so that an address
+use crate::config::{Backends, ServiceConfig};
+
+/// The sockets that listen at one address. Services accept from clones of its sockets, so that an address
 /// that moves from one service to another, or from one worker to another, never stops listening,
 /// and its backlog is kept.
 pub(crate) enum Socket {
@@ -37,7 +39,7 @@ enum Listener {
 }
 
 impl Socket {
-    /// Listens at an address, for so many workers. What is accepted has these options.
+    /// Listens at an address, for this number of workers. Accepted connections have these options.
     ///
     /// # Errors
     /// Cause and remedy in one line.
@@ -61,7 +63,7 @@ impl Socket {
         bound.map_err(|error| format!("can't listen at {address}: {}", remedy(&error)))
     }
 
-    /// Where it listens, with the port that was taken.
+    /// Where it listens, with the port that it got.
     pub(crate) fn local_address(&self) -> io::Result<Address> {
         match self {
             Self::Tcp(group) => Ok(group[0].local_addr()?.into()),
@@ -81,7 +83,7 @@ impl Socket {
         }
     }
 
-    /// Has each worker accept, and each socket accepted from.
+    /// The shares by which each worker accepts, and each socket is accepted from.
     pub(crate) fn shares(&self, workers: usize) -> Vec<Share> {
         let sockets = match self {
             Self::Tcp(group) => group.len(),
@@ -121,13 +123,84 @@ impl Acceptor {
     }
 }
 
+/// An address as configured. Where it takes any port, each service has a socket of its own.
+pub(crate) type SocketKey = (Option<String>, Address);
+
+/// What a service needs in order to listen where its configuration says.
+pub(crate) struct Opened {
+    /// Where it will listen, with the ports that it got.
+    pub(crate) own: Vec<Address>,
+    /// Its shares, each with its address as configured.
+    pub(crate) shares: Vec<(Address, Share)>,
+    /// The acceptors for those shares that are new to it.
+    pub(crate) acceptors: Vec<((Address, Share), Acceptor)>,
+}
+
+/// Listens at the addresses that nothing listens at yet.
+pub(crate) fn bind_new(
+    sockets: &BTreeMap<SocketKey, Socket>,
+    admin: Option<&Address>,
+    config: &BTreeMap<String, ServiceConfig>,
+    workers: usize,
+) -> Result<BTreeMap<SocketKey, Socket>, String> {
+    let mut bound = BTreeMap::new();
+    for (name, service) in config {
+        for address in &service.listen {
+            let key = socket_key(name, address);
+            if !sockets.contains_key(&key) && !bound.contains_key(&key) {
+                let socket = Socket::bind(address, &service.tcp_options(), workers);
+                let own = sockets.keys().chain(bound.keys()).map(|(_, own)| own);
+                let socket =
+                    socket.map_err(|error| in_the_way(own, admin, address).unwrap_or(error));
+                bound.insert(key, socket?);
+            }
+        }
+    }
+    Ok(bound)
+}
+
+/// Prepares all that can fail when a service does as it is configured: which of these sockets it
+/// accepts from. It has some of the shares already.
+pub(crate) fn open(
+    sockets: [&BTreeMap<SocketKey, Socket>; 2],
+    has: &[(Address, Share)],
+    name: &str,
+    service: &ServiceConfig,
+    workers: &[Handle],
+) -> Result<Opened, String> {
+    let mut opened = Opened { own: Vec::new(), shares: Vec::new(), acceptors: Vec::new() };
+    for address in &service.listen {
+        let key = socket_key(name, address);
+        let Some(socket) = sockets.iter().find_map(|sockets| sockets.get(&key)) else { continue };
+        let failed = |error| format!("can't listen at {address}: {}", remedy(&error));
+        opened.own.push(socket.local_address().map_err(failed)?);
+        for share in socket.shares(workers.len()) {
+            let share = (address.clone(), share);
+            if !has.contains(&share) {
+                let acceptor = socket.acceptor(share.1, workers).map_err(failed)?;
+                opened.acceptors.push((share.clone(), acceptor));
+            }
+            opened.shares.push(share);
+        }
+    }
+    // The file could not be checked against a port that was not taken yet.
+    if let Backends::Given(backends) = &service.backends {
+        for (key, target) in backends.iter() {
+            target.validate_target(&opened.own).map_err(|reason| {
+                format!("service {name}: the target {target} of {key} is invalid: {reason}")
+            })?;
+        }
+    }
+    Ok(opened)
+}
+
 /// The error with a remedy.
-pub(crate) fn remedy(error: &io::Error) -> String {
+fn remedy(error: &io::Error) -> String {
     let remedy = match error.kind() {
         _ if Errno::from_io_error(error) == Some(Errno::MFILE) => {
             "raise the limit on descriptors (`ulimit -n`)"
         }
-        // A Unix socket's error of this kind says more by itself.
+        // A Unix socket's error of this kind has a remedy of its own.
         io::ErrorKind::AddrInUse if error.raw_os_error().is_some() => {
             "end the program that listens there or choose another address"
         }
@@ -139,4 +212,27 @@ pub(crate) fn remedy(error: &io::Error) -> String {
         _ => return error.to_string(),
     };
     format!("{error}: {remedy}")
+}
+
+/// Why nothing can listen at an address, if a socket of this program is in its way.
+fn in_the_way<'a>(
+    mut own: impl Iterator<Item = &'a Address>,
+    admin: Option<&Address>,
+    wanted: &Address,
+) -> Option<String> {
+    let is_in_the_way = |own: &Address| own.takes_in(wanted) || wanted.takes_in(own);
+    if admin.is_some_and(is_in_the_way) {
+        let cause = "this is the admin address (--admin): choose another address";
+        return Some(format!("can't listen at {wanted}: {cause}"));
+    }
+    // The same change may close it, but only once the new one listens.
+    let own = own.find(|own| is_in_the_way(own))?;
+    let cause =
+        format!("tinylb itself listens at {own}: remove that listener first, in a separate change");
+    Some(format!("can't listen at {wanted}: {cause}"))
+}
+
+pub(crate) fn socket_key(service: &str, address: &Address) -> SocketKey {
+    let takes_any_port = matches!(address, Address::Tcp(target) if target.port == 0);
+    (takes_any_port.then(|| service.to_string()), address.clone())
 }

@@ -2,7 +2,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::Failure;
 
-/// Signals that say that somebody wants the program to end.
+/// The signals that ask the program to stop: SIGTERM and SIGINT.
 pub(crate) struct Stop {
     terminate: Signal,
     interrupt: Signal,
@@ -11,13 +11,13 @@ pub(crate) struct Stop {
 impl Stop {
     pub(crate) fn new() -> Result<Self, Failure> {
         Ok(Self {
-            terminate: hear(SignalKind::terminate())?,
-            interrupt: hear(SignalKind::interrupt())?,
+            terminate: signals(SignalKind::terminate())?,
+            interrupt: signals(SignalKind::interrupt())?,
         })
     }
 
-    /// The next one. If it is dropped, nothing is lost.
-    pub(crate) async fn said(&mut self) {
+    /// Waits for the next one. Dropping this loses none.
+    pub(crate) async fn requested(&mut self) {
         tokio::select! {
             biased;
             _ = self.terminate.recv() => {}
@@ -26,7 +26,7 @@ impl Stop {
     }
 }
 
-/// Signals of this kind: from now on they don't end the program by themselves.
-pub(crate) fn hear(kind: SignalKind) -> Result<Signal, Failure> {
-    signal(kind).map_err(|error| Failure::Error(format!("can't listen to signals: {error}")))
+/// The signals of this kind. From now on they no longer end the program by themselves.
+pub(crate) fn signals(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::Error(format!("can't listen for signals: {error}")))
 }

@@ -13,11 +13,11 @@ use tokio::{
 
 use crate::allocator;
 
-/// Shorter than the limits that matter, and long enough to cost nothing.
+/// Shorter than the time limits that matter, and long enough to cost nothing.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Threads that carry the connections, each with a runtime of its own. One that isn't needed any
-/// more stays, for the sessions it has, until the program ends.
+/// Threads that carry the connections, each with a runtime of its own. A worker that is no longer
+/// needed stays for its sessions until the program ends.
 pub(crate) struct Workers {
     workers: Mutex<Vec<Worker>>,
     /// Where a worker that died is reported.
@@ -26,7 +26,7 @@ pub(crate) struct Workers {
 
 struct Worker {
     runtime: Handle,
-    /// Dropped, it lets the thread end.
+    /// The thread ends when this is dropped.
     _running: oneshot::Sender<()>,
 }
 
@@ -35,7 +35,7 @@ impl Workers {
         Self { workers: Mutex::default(), fatal }
     }
 
-    /// The runtimes of the first so many workers; those that don't run yet are started.
+    /// The runtimes of the first `count` workers. Workers that don't run yet are started.
     ///
     /// # Errors
     /// The system has no thread or no descriptors for one.
@@ -76,7 +76,7 @@ impl Workers {
     }
 }
 
-/// Waits until the worker is to end, and gives memory back now and then.
+/// Waits until the worker must end, and gives memory back now and then.
 ///
 /// A timer that is due soon is always set meanwhile: when tokio is given one that is due before all
 /// others, it wakes the reactor, even on its own thread. So a dial's limit costs no system call.
@@ -86,8 +86,8 @@ async fn until(mut stopped: oneshot::Receiver<()>) {
     }
 }
 
-/// Runs a worker. A panic that gets here has come from the runtime itself, and its share of the
-/// connections with it: that is reported.
+/// Runs a worker. A panic that gets here came from the runtime itself, and has ended the worker's
+/// connections: it is reported.
 fn run(
     runtime: Runtime,
     until_stopped: impl Future<Output = ()>,
@@ -111,8 +111,8 @@ mod tests {
         let (fatal, mut deaths) = mpsc::unbounded_channel();
         let workers = Workers::new(fatal);
         let thread_of = |runtime: &Handle| {
-            let (told, answer) = std::sync::mpsc::channel();
-            drop(runtime.spawn(async move { told.send(thread::current().id()) }));
+            let (id, answer) = std::sync::mpsc::channel();
+            drop(runtime.spawn(async move { id.send(thread::current().id()) }));
             answer.recv().unwrap()
         };
         let threads: Vec<_> = workers.first(2).unwrap().iter().map(thread_of).collect();
@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(more[..2], threads);
         assert_eq!(workers.first(1).unwrap().len(), 1);
         drop(workers);
-        assert_eq!(deaths.blocking_recv(), None, "a worker that is to end has not died");
+        assert_eq!(deaths.blocking_recv(), None, "a worker that ends as it should has not died");
     }
 
     #[test]

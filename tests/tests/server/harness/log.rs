@@ -171,7 +171,7 @@ fn describe(event: &Event<PipeTarget>) -> (Option<u64>, String) {
             (Some(id.serial()), text)
         }
         Event::SetReplaced(report) => (None, format!("set {}", report.generation)),
-        Event::SourceLost { reason } => (None, format!("lost: {reason}")),
+        Event::SourceLost { reason, .. } => (None, format!("lost: {reason}")),
         Event::SourceBack { lost_for } => (None, format!("back after {lost_for:?}")),
         Event::SourceStale { reason } => (None, format!("stale: {reason}")),
         Event::SetHeld(held) => (None, format!("held: {} of {}", held.removed, held.targets)),

@@ -1,28 +1,24 @@
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     mem,
-    path::{Component, Path, PathBuf},
+    path::{Component, Path},
 };
 
 use tinylb_core::{BackendSet, SetError};
 use tinylb_tokio::{Address, AddressError, Host, TcpTarget};
-use toml::{
-    Spanned,
-    de::{DeString, DeTable, DeValue},
-};
+use toml::de::{DeTable, DeValue};
 
 use crate::circle::{Fronts, Ways};
 
 use super::{
-    Config, Service, Source, WORKERS_MAX, fields,
+    Backends, Config, ServiceConfig, WORKERS_MAX, fields,
     problem::{self, Problem},
+    reader::{Key, Reader, Value, nearest},
     syntax::Syntax,
+    values::{count, kind},
 };
 
-pub(super) type Key<'i> = Spanned<DeString<'i>>;
-pub(super) type Value<'i> = Spanned<DeValue<'i>>;
-
-/// What a text says, or all that is wrong with it.
+/// The configuration that a text describes, or everything that is wrong with it.
 pub(super) fn read(text: &str) -> Result<Config, Vec<Problem>> {
     let is_blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
     if text.lines().all(is_blank) {
@@ -47,31 +43,8 @@ pub(super) fn read(text: &str) -> Result<Config, Vec<Problem>> {
     }
 }
 
-/// Reads a tree from its root, and collects what is wrong with it.
-pub(super) struct Reader<'t> {
-    text: &'t str,
-    syntax: Syntax,
-    /// Offset in bytes, and message.
-    found: Vec<(usize, String)>,
-    /// Offset in bytes, service, and address, of all services.
-    listens: Vec<(usize, String, Address)>,
-    /// The same of each `last_known`, with its path.
-    kept: Vec<(usize, String, PathBuf)>,
-}
-
 impl Reader<'_> {
-    pub(super) fn wrong(&mut self, at: &Spanned<impl Sized>, message: impl Into<String>) {
-        self.found.push((at.span().start, message.into()));
-    }
-
-    /// Something isn't there. After an error of syntax, it may have been there unread.
-    pub(super) fn missing(&mut self, at: usize, message: impl Into<String>) {
-        if self.syntax.errors.is_empty() {
-            self.found.push((at, message.into()));
-        }
-    }
-
-    fn root(&mut self, root: &DeTable<'_>) -> BTreeMap<String, Service> {
+    fn root(&mut self, root: &DeTable<'_>) -> BTreeMap<String, ServiceConfig> {
         let mut services = BTreeMap::new();
         let is_known = |key: &str| key == "services" || key == "workers";
         for (key, _) in root.iter().filter(|(key, _)| !is_known(key.get_ref())) {
@@ -97,13 +70,13 @@ impl Reader<'_> {
                 }
             }
             Some((value, other)) if !other.is_table() => {
-                let kind = fields::kind(other);
+                let kind = kind(other);
                 self.wrong(
                     value,
                     format!("`services` must be tables [services.NAME]; this is {kind}"),
                 );
             }
-            // A header that was misspelt has been told already.
+            // A misspelt header has been reported already.
             _ if self.found.is_empty() => {
                 let message =
                     "there is no service: write [services.NAME] with `listen` and `backends`";
@@ -116,7 +89,7 @@ impl Reader<'_> {
 
     fn workers(&mut self, root: &DeTable<'_>) -> Option<usize> {
         let value = root.get("workers")?;
-        match fields::count(value) {
+        match count(value) {
             Ok(count) if (1..=WORKERS_MAX as usize).contains(&count) => return Some(count),
             Ok(count) => {
                 self.wrong(value, format!("`workers` is {count}; it must be 1 to {WORKERS_MAX}"));
@@ -126,11 +99,11 @@ impl Reader<'_> {
         None
     }
 
-    fn service(&mut self, name: &Key<'_>, value: &Value<'_>) -> Service {
-        let mut service = Service::new(Vec::new(), Source::Given(BackendSet::empty()));
+    fn service(&mut self, name: &Key<'_>, value: &Value<'_>) -> ServiceConfig {
+        let mut service = ServiceConfig::new(Vec::new(), Backends::Given(BackendSet::empty()));
         self.check_name(name);
         let DeValue::Table(table) = value.get_ref() else {
-            let (name_text, kind) = (name.get_ref(), fields::kind(value.get_ref()));
+            let (name_text, kind) = (name.get_ref(), kind(value.get_ref()));
             let message =
                 format!("a service must be one table, [services.{name_text}]; this is {kind}");
             self.wrong(value, message);
@@ -147,13 +120,13 @@ impl Reader<'_> {
         }
         // The backends come last: they are checked against the rest.
         if let Some((key, value)) = table.get_key_value("backends") {
-            service.source = Source::Given(self.backends(key, value, &service));
+            service.backends = Backends::Given(self.backends(key, value, &service));
         }
         if let Some((key, value)) = table.get_key_value("source") {
             if table.contains_key("backends") {
                 self.wrong(key, "there are `backends` and a `source`: keep one of them");
             }
-            service.source = self.source(key, value).unwrap_or(service.source);
+            service.backends = self.source(key, value).unwrap_or(service.backends);
             if let DeValue::Table(source) = value.get_ref()
                 && let Some(value) = source.get("last_known")
                 && let Some(path) = value.get_ref().as_str()
@@ -186,7 +159,7 @@ impl Reader<'_> {
         } else if !text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
             self.wrong(
                 name,
-                format!("`{text}` is no name of a service: use letters, digits, `-`, `_` and `.`"),
+                format!("`{text}` can't name a service: use letters, digits, `-`, `_` and `.`"),
             );
         }
     }
@@ -207,7 +180,7 @@ impl Reader<'_> {
             return Some(name);
         }
         let known = fields::known();
-        if value.get_ref().is_table() && fields::nearest(key.get_ref(), &known).is_none() {
+        if value.get_ref().is_table() && nearest(key.get_ref(), &known).is_none() {
             let (service, key_text) = (service.get_ref(), key.get_ref());
             let message = format!(
                 "unknown table `{key_text}` in `{service}`: if the dot is part of the service's \
@@ -217,25 +190,6 @@ impl Reader<'_> {
             return None;
         }
         self.unknown(key, &format!("in `{}`", service.get_ref()), &known)
-    }
-
-    /// Tells of an unknown key, and returns the known one that it seems to stand for.
-    pub(super) fn unknown(
-        &mut self,
-        key: &Key<'_>,
-        place: &str,
-        known: &[&'static str],
-    ) -> Option<&'static str> {
-        let (given, nearest) = (key.get_ref(), fields::nearest(key.get_ref(), known));
-        let message = match nearest {
-            Some(nearest) => format!("unknown key `{given}`: did you mean `{nearest}`?"),
-            None => {
-                let list: Vec<_> = known.iter().map(|known| format!("`{known}`")).collect();
-                format!("unknown key `{given}` {place}: expected {}", list.join(", "))
-            }
-        };
-        self.wrong(key, message);
-        nearest
     }
 
     fn listen(&mut self, service: &Key<'_>, value: &Value<'_>) -> Vec<Address> {
@@ -313,7 +267,7 @@ impl Reader<'_> {
 
     /// Finds services whose backends lead to each other in a circle. A connection would go round
     /// until the descriptors run out.
-    fn check_circles(&mut self, tree: &DeTable<'_>, services: &BTreeMap<String, Service>) {
+    fn check_circles(&mut self, tree: &DeTable<'_>, services: &BTreeMap<String, ServiceConfig>) {
         // A port that isn't bound yet is unknown.
         let has_port = |own: &Address| !matches!(own, Address::Tcp(TcpTarget { port: 0, .. }));
         let own = services.iter().flat_map(|(name, service)| {
@@ -322,12 +276,12 @@ impl Reader<'_> {
         });
         let (fronts, mut ways) = (Fronts::new(own), Ways::default());
         for (name, service) in services {
-            if let Source::Given(backends) = &service.source {
+            if let Backends::Given(backends) = &service.backends {
                 ways.set(name, fronts.reached(backends).into_keys());
             }
         }
         for (from, to) in ways.closing() {
-            let Source::Given(backends) = &services[from].source else { continue };
+            let Backends::Given(backends) = &services[from].backends else { continue };
             let key = &fronts.reached(backends)[to];
             let Some(at) = backend_at(tree, from, key.as_str()) else { continue };
             let message = format!(
@@ -350,8 +304,8 @@ impl Reader<'_> {
         });
     }
 
-    /// What services must have of their own: offset in bytes, service, and what. `message` is given
-    /// which service had the same before, and in which line.
+    /// Checks things that no two services may share: offset in bytes, service, and the thing.
+    /// `message` is given the service that had it first, and its line.
     fn check_own<T: Ord>(
         &mut self,
         mut all: Vec<(usize, String, T)>,
@@ -377,10 +331,10 @@ impl Reader<'_> {
         &mut self,
         at: &Key<'_>,
         value: &Value<'_>,
-        service: &Service,
+        service: &ServiceConfig,
     ) -> BackendSet<Address> {
         let DeValue::Table(table) = value.get_ref() else {
-            let kind = fields::kind(value.get_ref());
+            let kind = kind(value.get_ref());
             let message = format!(
                 "`backends` must be a table, such as {{ a = \"127.0.0.1:9001\" }}; this is {kind}"
             );
@@ -424,7 +378,7 @@ impl Reader<'_> {
 
     fn address(&mut self, what: &str, value: &Value<'_>) -> Option<Address> {
         let DeValue::String(text) = value.get_ref() else {
-            let kind = fields::kind(value.get_ref());
+            let kind = kind(value.get_ref());
             let message = format!(
                 "{what} must be a string, \"HOST:PORT\", \"[IPV6]:PORT\" or \"unix:/PATH\"; this \
                  is {kind}"

@@ -10,24 +10,23 @@ use toml::de::DeValue;
 
 use super::{
     LoadError,
-    document::{Reader, Value},
-    fields::{kind, time},
-    source::{list, text},
+    reader::{Reader, Value},
+    values::{kind, list, text, time},
 };
 use crate::Failure;
 
-/// An etcd cluster, a prefix in it, and as whom it is asked; as arguments or a file say.
+/// An etcd cluster, a prefix in it, and the user that reads it, from arguments or from a file.
 #[derive(Args, Clone, Debug, Default, PartialEq)]
 #[command(next_help_heading = "etcd (in a build with the feature `etcd`)")]
 pub(crate) struct Etcd {
-    /// Members of an etcd cluster, such as http://10.0.0.1:2379. May be repeated, or be several
-    /// with commas.
+    /// Members of an etcd cluster, such as http://10.0.0.1:2379: separated by commas, or by repeating
+    /// the option.
     #[arg(long = "etcd", id = "etcd", value_name = "URL", value_delimiter = ',')]
     pub(crate) endpoints: Vec<String>,
-    /// What the keys of the backends begin with, such as /lb/web/.
+    /// The prefix of the backends' keys, such as /lb/web/.
     #[arg(long, value_name = "PREFIX")]
     prefix: Option<String>,
-    /// The user that etcd knows.
+    /// The etcd user.
     #[arg(long = "etcd-user", value_name = "NAME", requires = "password_file")]
     user: Option<String>,
     /// A file with that user's password.
@@ -38,7 +37,7 @@ pub(crate) struct Etcd {
         requires = "user"
     )]
     password_file: Option<PathBuf>,
-    /// The authority that signs the members' certificates, as PEM.
+    /// The CA that signs the members' certificates, as PEM.
     #[arg(long = "etcd-ca", id = "ca", value_name = "FILE")]
     ca: Option<PathBuf>,
     /// A certificate to show to etcd, as PEM.
@@ -97,7 +96,7 @@ pub(crate) const WITHOUT_ETCD: &str =
     "this tinylb was built without etcd: build it with `--features etcd`";
 
 impl Etcd {
-    /// As arguments say, with the password read; `None` if they don't.
+    /// The cluster that the arguments name, with the password read; `None` if they name none.
     ///
     /// # Errors
     /// They are wrong, or the password can't be read.
@@ -106,9 +105,7 @@ impl Etcd {
             return Ok(None);
         }
         let incomplete = match (self.endpoints.is_empty(), &self.prefix) {
-            (true, _) => {
-                Some("`--prefix` and `--etcd-…` are about etcd: give `--etcd`, its members")
-            }
+            (true, _) => Some("`--prefix` and `--etcd-…` need `--etcd`: give the members' URLs"),
             (_, None) => Some("`--etcd` needs a prefix: give `--prefix`, for example /lb/web/"),
             _ => None,
         };
@@ -150,15 +147,15 @@ impl Etcd {
         self.prefix.as_deref().unwrap_or_default()
     }
 
-    /// Whether this is the same prefix of the same cluster as that which once was displayed as this
-    /// text. Members come and go: one that is in both is enough.
+    /// Whether this text once displayed the same prefix of the same cluster. Members come and go: one
+    /// that is in both is enough.
     pub(crate) fn was(&self, text: &str) -> bool {
         let Some((endpoints, prefix)) = text.rsplit_once(' ') else { return false };
         let stayed = |one: &String| endpoints.split(',').any(|endpoint| endpoint == one);
         prefix == self.prefix() && self.endpoints.iter().any(stayed)
     }
 
-    /// What the library is to be told.
+    /// The library's options.
     ///
     /// # Errors
     /// What is wrong, for people to read.
@@ -178,7 +175,7 @@ impl Etcd {
         });
         options.resync = self.resync.unwrap_or(options.resync);
         options.timeout = self.timeout.unwrap_or(options.timeout);
-        // Not the cause of a bad endpoint: it would name addresses that are none of etcd's.
+        // Without the cause of a bad endpoint: it would mention addresses that aren't etcd's.
         options.validate().map_err(|error| error.to_string())?;
         Ok(options)
     }

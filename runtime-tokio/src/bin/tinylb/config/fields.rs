@@ -8,24 +8,24 @@ use tinylb_tokio::Address;
 use toml::de::DeValue;
 
 use super::{
-    Service,
-    document::{Reader, Value},
-    source::{list, text},
+    ServiceConfig,
+    reader::{Reader, Value},
+    values::{count, kind, list, text, time, time_or_off},
 };
 
 /// A setting of a service: its key, what is written there, and where it goes. Ranges are checked
-/// by [`Service::check_ranges`].
+/// by [`ServiceConfig::check_ranges`].
 pub(super) struct Field {
     name: &'static str,
     set: Set,
 }
 
 enum Set {
-    Time(fn(&mut Service, Duration)),
-    TimeOrOff(fn(&mut Service, Option<Duration>)),
-    Count(fn(&mut Service, usize)),
-    Removal(fn(&mut Service, Removal)),
-    Addresses(fn(&mut Service, Vec<IpAddr>)),
+    Time(fn(&mut ServiceConfig, Duration)),
+    TimeOrOff(fn(&mut ServiceConfig, Option<Duration>)),
+    Count(fn(&mut ServiceConfig, usize)),
+    Removal(fn(&mut ServiceConfig, Removal)),
+    Addresses(fn(&mut ServiceConfig, Vec<IpAddr>)),
 }
 
 /// Every setting. A new one is a line here.
@@ -87,7 +87,12 @@ pub(super) fn find(key: &str) -> Option<&'static Field> {
 
 impl Field {
     /// Takes the setting over into the service if it is good.
-    pub(super) fn read(&self, reader: &mut Reader<'_>, value: &Value<'_>, service: &mut Service) {
+    pub(super) fn read(
+        &self,
+        reader: &mut Reader<'_>,
+        value: &Value<'_>,
+        service: &mut ServiceConfig,
+    ) {
         let mut changed = service.clone();
         // What is blamed if the range is wrong.
         let mut blamed = value;
@@ -116,91 +121,6 @@ impl Field {
             },
         }
     }
-}
-
-pub(super) fn time_or_off(value: &Value<'_>) -> Result<Option<Duration>, String> {
-    match value.get_ref().as_str() {
-        Some("off") => Ok(None),
-        _ => time(value, ", or \"off\"").map(Some),
-    }
-}
-
-pub(super) fn time(value: &Value<'_>, or: &str) -> Result<Duration, String> {
-    let wanted =
-        format!("write a number with its unit in quotes, such as \"3s\", \"500ms\" or \"5m\"{or}");
-    let Some(text) = value.get_ref().as_str() else {
-        return Err(format!("is {}: {wanted}", kind(value.get_ref())));
-    };
-    duration(text).map_err(|cause| format!("is \"{text}\", {cause}: {wanted}"))
-}
-
-/// Reads a length of time: whole numbers, each with `ms`, `s`, `m` (or `min`), `h` or `d`, as in
-/// `1h 30m`.
-///
-/// # Errors
-/// The problem, as the end of a sentence.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let mut rest = text.trim();
-    let mut sum: Option<Duration> = None;
-    while !rest.is_empty() {
-        let (number, after) = split(rest, |c| c.is_ascii_digit());
-        let (unit, after) = split(after.trim_start(), char::is_alphabetic);
-        rest = after.trim_start();
-        let is_number = !number.is_empty() && (!unit.is_empty() || rest.is_empty());
-        let number: u64 = match number.parse() {
-            Ok(number) if is_number => number,
-            _ => return Err("which is not a length of time".into()),
-        };
-        let seconds = match unit {
-            "ms" => None,
-            "s" => Some(1),
-            "m" | "min" => Some(60),
-            "h" => Some(60 * 60),
-            "d" => Some(24 * 60 * 60),
-            "" if text.trim() == "0" => Some(0),
-            "" => return Err("without a unit".into()),
-            other => return Err(not_a_unit(number, other)),
-        };
-        let part = match seconds {
-            None => Some(Duration::from_millis(number)),
-            Some(seconds) => number.checked_mul(seconds).map(Duration::from_secs),
-        };
-        let so_far = sum.unwrap_or_default();
-        sum = part.and_then(|part| so_far.checked_add(part));
-        if sum.is_none() {
-            return Err("which is too long".into());
-        }
-    }
-    sum.ok_or("which is not a length of time".into())
-}
-
-/// Splits a text after its leading characters of this kind.
-fn split(text: &str, is_one: impl Fn(char) -> bool) -> (&str, &str) {
-    text.split_at(text.find(|c| !is_one(c)).unwrap_or(text.len()))
-}
-
-/// Says what was probably meant.
-fn not_a_unit(number: u64, unit: &str) -> String {
-    let meant = match unit {
-        "M" | "mins" | "minute" | "minutes" => "m",
-        "S" | "sec" | "secs" | "second" | "seconds" => "s",
-        "H" | "hr" | "hrs" | "hour" | "hours" => "h",
-        "D" | "day" | "days" => "d",
-        "MS" | "Ms" | "msec" | "millis" | "milliseconds" => "ms",
-        _ => return "which is not a length of time".into(),
-    };
-    format!("and `{unit}` is not a unit (did you mean \"{number}{meant}\"?)")
-}
-
-pub(super) fn count(value: &Value<'_>) -> Result<usize, String> {
-    let DeValue::Integer(given) = value.get_ref() else {
-        return Err(format!(
-            "must be a whole number without quotes; this is {}",
-            kind(value.get_ref())
-        ));
-    };
-    usize::from_str_radix(given.as_str(), given.radix())
-        .map_err(|_| format!("is {given}; it must be a whole number from 0 to {}", usize::MAX))
 }
 
 /// Reads an address of this machine, as far as its text shows.
@@ -250,46 +170,4 @@ fn removal<'v, 'i>(
             None
         }
     }
-}
-
-/// What a value is, for people.
-pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "an integer",
-        DeValue::Float(_) => "a float",
-        DeValue::Boolean(_) => "a boolean",
-        DeValue::Datetime(_) => "a date or time",
-        DeValue::Array(_) => "an array",
-        DeValue::Table(_) => "a table",
-    }
-}
-
-/// The known key that was probably meant: the first of the nearest that are at most two slips,
-/// and less than half of the key, away.
-pub(super) fn nearest(given: &str, known: &[&'static str]) -> Option<&'static str> {
-    let length = given.chars().count();
-    known
-        .iter()
-        .filter(|known| length.abs_diff(known.len()) <= 2)
-        .map(|known| (slips(given, known), *known))
-        .filter(|(slips, _)| *slips <= 2 && 2 * slips < length)
-        .min_by_key(|(slips, _)| *slips)
-        .map(|(_, known)| known)
-}
-
-/// How many letters were left out, added or changed (Levenshtein's distance).
-fn slips(given: &str, known: &str) -> usize {
-    // For each length of the beginning of `known`, the slips from what was read of `given`.
-    let mut row: Vec<usize> = (0..=known.chars().count()).collect();
-    for (read, from) in given.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = read + 1;
-        for (place, to) in known.chars().enumerate() {
-            let changed = diagonal + usize::from(from != to);
-            diagonal = row[place + 1];
-            row[place + 1] = changed.min(diagonal + 1).min(row[place] + 1);
-        }
-    }
-    row[row.len() - 1]
 }

@@ -1,5 +1,5 @@
 use std::{
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
@@ -10,17 +10,17 @@ use tinylb_tokio::{Address, DnsFamily, DnsName, DnsOptions};
 use toml::de::DeValue;
 
 use super::{
-    document::{Key, Reader, Value},
     etcd::Etcd,
-    fields::{count, kind, time, time_or_off},
+    reader::{Key, Reader, Value},
+    values::{count, kind, list, text, time, time_or_off},
 };
 
 /// Where a service's backends come from.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Source {
-    /// The configuration itself; empty on purpose if it says so.
+pub(crate) enum Backends {
+    /// In the configuration itself; perhaps none, on purpose.
     Given(BackendSet<Address>),
-    /// Elsewhere: they are looked up, again and again.
+    /// Elsewhere: they are looked up again and again.
     Followed(Box<Followed>),
 }
 
@@ -40,7 +40,27 @@ pub(crate) enum Place {
     File(PathBuf),
 }
 
-/// Every key of a source. One of [`PLACES`] says where it is.
+impl Place {
+    /// Whether this text once displayed the same place.
+    pub(crate) fn was(&self, text: &str) -> bool {
+        match self {
+            Self::Etcd(etcd) => text.strip_prefix("etcd ").is_some_and(|text| etcd.was(text)),
+            place => place.to_string() == text,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(name, _) => write!(f, "dns {name}"),
+            Self::Etcd(etcd) => write!(f, "etcd {etcd}"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+        }
+    }
+}
+
+/// Every key of a source. One of [`PLACES`] names its place.
 const KEYS: [&str; 13] = [
     "dns",
     "etcd",
@@ -59,7 +79,7 @@ const KEYS: [&str; 13] = [
 
 const PLACES: [&str; 3] = ["dns", "etcd", "file"];
 
-/// Those that are about names.
+/// The keys that only `dns` has.
 const DNS_KEYS: [&str; 5] = ["servers", "family", "refresh_min", "refresh_max", "timeout"];
 
 const PLACE_REMEDY: &str = "write for example { dns = \"db.example.org:5432\" }, \
@@ -98,12 +118,12 @@ struct Draft {
     options: DnsOptions,
     settings: SourceSettings,
     last_known: Option<PathBuf>,
-    /// A key is most likely one that isn't there now.
+    /// One of the keys was most likely meant to be another one.
     is_misspelt: bool,
 }
 
 impl Reader<'_> {
-    pub(super) fn source(&mut self, at: &Key<'_>, value: &Value<'_>) -> Option<Source> {
+    pub(super) fn source(&mut self, at: &Key<'_>, value: &Value<'_>) -> Option<Backends> {
         let DeValue::Table(table) = value.get_ref() else {
             let kind = kind(value.get_ref());
             self.wrong(value, format!("`source` must be a table; this is {kind}: {PLACE_REMEDY}"));
@@ -114,7 +134,7 @@ impl Reader<'_> {
             let read = self.source_key(key, value, &mut draft);
             let checked = read.and_then(|()| {
                 draft.settings.validate().map_err(|error| {
-                    // The next key isn't to be blamed for it.
+                    // So that the next key isn't blamed for it.
                     draft.settings = SourceSettings::default();
                     error.to_string()
                 })
@@ -155,10 +175,10 @@ impl Reader<'_> {
         if matches!(&place, Place::File(path) if Some(path) == last_known.as_ref()) {
             self.wrong(value, "`last_known` is the source itself: give another file");
         }
-        Some(Source::Followed(Box::new(Followed { place, settings, last_known })))
+        Some(Backends::Followed(Box::new(Followed { place, settings, last_known })))
     }
 
-    /// Takes one key of a source over, or says what is wrong with it.
+    /// Reads one key of a source, or returns what is wrong with it.
     fn source_key(
         &mut self,
         key: &Key<'_>,
@@ -168,7 +188,9 @@ impl Reader<'_> {
         let name: &str = key.get_ref();
         let read = match name {
             "dns" => text(value)
-                .and_then(|text| text.parse().map_err(|error| format!("is no name: {error}")))
+                .and_then(|text| {
+                    text.parse().map_err(|error| format!("isn't a valid name: {error}"))
+                })
                 .map(|name| draft.dns = Some(name)),
             "file" => text(value).map(|path| draft.file = Some(path.into())),
             "servers" => servers(value).map(|servers| draft.options.servers = servers),
@@ -180,7 +202,7 @@ impl Reader<'_> {
             "max_stale" => time_or_off(value).map(|time| draft.settings.max_stale = time),
             "keep_absent" => time_or_off(value).map(|time| draft.settings.keep_absent = time),
             "last_known" => text(value).map(|path| draft.last_known = Some(path.into())),
-            // These say themselves what is wrong.
+            // These report themselves what is wrong.
             "etcd" => {
                 draft.etcd = self.etcd(value);
                 Ok(())
@@ -224,17 +246,9 @@ impl Reader<'_> {
                 self.missing(value.span().start, format!("`floor` has no `{key}`: {remedy}"));
             }
         }
-        // What doesn't fit is out of range as well.
+        // A number that doesn't fit is out of range as well.
         let removed_percent_max = u8::try_from(percent?).unwrap_or(u8::MAX);
         Some(Floor { removed_percent_max, hold: hold? })
-    }
-}
-
-pub(super) fn text<'v>(value: &'v Value<'_>) -> Result<&'v str, String> {
-    match value.get_ref().as_str() {
-        Some("") => Err("is empty: give one, or leave it out".into()),
-        Some(text) => Ok(text),
-        None => Err(format!("must be a string; this is {}", kind(value.get_ref()))),
     }
 }
 
@@ -285,16 +299,4 @@ fn servers(value: &Value<'_>) -> Result<Vec<SocketAddr>, String> {
             )
         })
     })
-}
-
-/// One value, or a list of at least one.
-pub(super) fn list<T>(
-    value: &Value<'_>,
-    read: impl Fn(&Value<'_>) -> Result<T, String>,
-) -> Result<Vec<T>, String> {
-    match value.get_ref() {
-        DeValue::Array(array) if array.is_empty() => Err("is empty: give one at least".into()),
-        DeValue::Array(array) => array.iter().map(read).collect(),
-        _ => Ok(vec![read(value)?]),
-    }
 }

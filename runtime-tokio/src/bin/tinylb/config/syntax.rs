@@ -5,7 +5,7 @@ use toml::de::{DeTable, Error};
 /// What is wrong with a text as TOML.
 ///
 /// The parser goes on after an error, and may then misread what follows. So there are parts of
-/// the text, each beginning with the line of an error, in which nothing else is told.
+/// the text, each beginning with the line of an error, in which nothing else is reported.
 pub(super) struct Syntax {
     /// Offset in bytes, and message; by offset.
     pub(super) errors: Vec<(usize, String)>,
@@ -17,10 +17,10 @@ pub(super) struct Syntax {
 struct Fault {
     /// Offset in bytes.
     at: usize,
-    /// In the parser's words.
+    /// The parser's message.
     message: String,
-    /// In ours.
-    told: String,
+    /// The message that is reported.
+    explained: String,
 }
 
 /// After a line that is neither a key with a value nor a whole header, the parser loses the rest
@@ -28,7 +28,7 @@ struct Fault {
 const LOST_LINES_MAX: usize = 10;
 
 impl Syntax {
-    /// Hands over what the text says, as far as it can be read, and what is wrong with it.
+    /// Hands over the text's tree, as far as it can be read, and what is wrong with it.
     pub(super) fn read<R>(text: &str, then: impl FnOnce(&DeTable<'_>, Self) -> R) -> R {
         Self::read_without(text, Vec::new(), then)
     }
@@ -65,18 +65,18 @@ impl Syntax {
             }
             // A key that is there twice was read well; it needs no doubt.
             if fault.message == "duplicate key" {
-                syntax.errors.push((fault.at, fault.told.clone()));
+                syntax.errors.push((fault.at, fault.explained.clone()));
                 continue;
             }
             let line = line_of(text, fault.at);
             let mut on_line = faults[place..].iter().take_while(|fault| line.contains(&fault.at));
             let runaway = on_line.find(|fault| has_runaway && fault.is_about_brackets());
             let fault = runaway.unwrap_or(fault);
-            let mut told = fault.told.clone();
+            let mut message = fault.explained.clone();
             if runaway.is_some() && !fault.is_unclosed_value() {
-                told.push_str("; or a `]` or `}` is missing above");
+                message.push_str("; or a `]` or `}` is missing above");
             }
-            syntax.errors.push((fault.at, told));
+            syntax.errors.push((fault.at, message));
             let end = match runaway {
                 Some(_) => text.len() + 1,
                 None => end_of_doubt(text, &line),
@@ -96,7 +96,7 @@ impl Syntax {
 impl Fault {
     fn new(text: &str, error: &Error) -> Self {
         let at = error.span().map_or(0, |span| floor(text, span.start));
-        Self { at, message: error.message().into(), told: explain(text, error) }
+        Self { at, message: error.message().into(), explained: explain(text, error) }
     }
 
     fn is_unclosed_value(&self) -> bool {
@@ -152,7 +152,7 @@ fn explain(text: &str, error: &Error) -> String {
         "duplicate key" => format!("duplicate key `{given}`: keep one of the two"),
         quotes if quotes.starts_with("string values must be quoted") => match given {
             "" => "the value is missing: write one after the `=`".into(),
-            _ => format!("`{given}` is no TOML value: put text in quotes, \"{given}\""),
+            _ => format!("`{given}` isn't a TOML value: put text in quotes, \"{given}\""),
         },
         number
             if ["invalid float", "invalid int", "invalid date", "invalid time", "invalid boo"]

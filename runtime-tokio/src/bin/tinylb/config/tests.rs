@@ -41,10 +41,10 @@ fn address(text: &str) -> Address {
     text.parse().unwrap()
 }
 
-fn service(listen: &[&str], backends: &[(&'static str, &str)]) -> Service {
+fn service(listen: &[&str], backends: &[(&'static str, &str)]) -> ServiceConfig {
     let backends = backends.iter().map(|(key, target)| (*key, address(target)));
-    let backends = Source::Given(BackendSet::new(backends).unwrap());
-    Service::new(listen.iter().map(|text| address(text)).collect(), backends)
+    let backends = Backends::Given(BackendSet::new(backends).unwrap());
+    ServiceConfig::new(listen.iter().map(|text| address(text)).collect(), backends)
 }
 
 /// `LINE:COLUMN: message` of each problem; none if the text is good.
@@ -249,7 +249,7 @@ fn a_bad_setting_is_told_with_its_place_and_remedy() {
             "shutdown_timeout = \"24h 1s\"",
             "20: shutdown_timeout is 86401s; it must be 0s to 24h".into(),
         ),
-        ("dial_from = []", "13: `dial_from` is empty: give one at least".into()),
+        ("dial_from = []", "13: `dial_from` is empty: give at least one".into()),
         ("dial_from = 5", "13: `dial_from` must be a string; this is an integer".into()),
         (
             "dial_from = \"db.example\"",
@@ -357,14 +357,8 @@ fn what_a_service_cannot_do_without_is_missed() {
     }
     for (name, expected) in [
         ("\"\"", ["1:11: a service's name is empty: write [services.NAME]"].as_slice()),
-        (
-            "\"a b\"",
-            &["1:11: `a b` is no name of a service: use letters, digits, `-`, `_` and `.`"],
-        ),
-        (
-            "\"a/é\"",
-            &["1:11: `a/é` is no name of a service: use letters, digits, `-`, `_` and `.`"],
-        ),
+        ("\"a b\"", &["1:11: `a b` can't name a service: use letters, digits, `-`, `_` and `.`"]),
+        ("\"a/é\"", &["1:11: `a/é` can't name a service: use letters, digits, `-`, `_` and `.`"]),
         ("\"a.b-C_9\"", &[]),
     ] {
         let text = format!("[services.{name}]\nlisten = \"127.0.0.1:1\"\nbackends = {{}}");
@@ -479,7 +473,7 @@ fn an_address_that_another_takes_in_is_told_before_the_program_starts() {
 #[test]
 fn an_error_of_syntax_is_told_with_a_remedy() {
     for (line, expected) in [
-        ("dial_timeout = 3s", "3:16: `3s` is no TOML value: put text in quotes, \"3s\""),
+        ("dial_timeout = 3s", "3:16: `3s` isn't a TOML value: put text in quotes, \"3s\""),
         ("dial_timeout =", "3:15: the value is missing: write one after the `=`"),
         ("start = 1.2.3.4:5", "3:12: invalid float: put quotes around the value if it is text"),
         ("start = 01", "3:9: unexpected leading zero"),
@@ -772,12 +766,12 @@ fn every_key_of_a_source_reaches_its_setting() {
         settings,
         last_known: Some("/var/known".into()),
     };
-    let expected = Source::Followed(Box::new(followed));
-    assert_eq!(parse(&text).unwrap().services["a"].source, expected);
+    let expected = Backends::Followed(Box::new(followed));
+    assert_eq!(parse(&text).unwrap().services["a"].backends, expected);
 
     let least = parse(&source("{ dns = \"db:1\", max_stale = \"off\" }")).unwrap();
     let followed = Followed::new(Place::Dns("db:1".parse().unwrap(), DnsOptions::default()));
-    assert_eq!(least.services["a"].source, Source::Followed(Box::new(followed)));
+    assert_eq!(least.services["a"].backends, Backends::Followed(Box::new(followed)));
 }
 
 #[test]
@@ -793,7 +787,7 @@ fn a_source_that_is_no_good_is_told_with_its_remedy() {
         ("{ file = 5 }", "3:19: `file` must be a string"),
         ("{ file = \"x\", last_known = \"x\" }", "`last_known` is the source itself"),
         ("{ dns = \"db:1\", servers = [] }", "`servers` is empty"),
-        ("{ dns = \"db\" }", "3:18: `dns` is no name: "),
+        ("{ dns = \"db\" }", "3:18: `dns` isn't a valid name: "),
         ("{ dns = 5 }", "3:18: `dns` must be a string; this is an integer"),
         ("{ dns = \"db:1\", servers = \"db\" }", "`servers` has \"db\": write a server's IP"),
         ("{ dns = \"db:1\", refresh_min = \"1ms\" }", "is 1ms; it must be 100ms to 24h"),
@@ -844,7 +838,7 @@ fn a_path_is_relative_to_the_file_that_names_it() {
     let scratch = Scratch::new("relative", text.as_bytes());
     let directory = scratch.0.parent().unwrap();
     let config = load(&scratch.0).unwrap();
-    let Source::Followed(followed) = &config.services["a"].source else { panic!("no source") };
+    let Backends::Followed(followed) = &config.services["a"].backends else { panic!("no source") };
     assert_eq!(followed.place, Place::File(directory.join("b.toml")));
     assert_eq!(followed.last_known, Some("/known".into()));
 }
@@ -862,12 +856,12 @@ fn every_key_of_etcd_reaches_its_option() {
     let directory = scratch.0.parent().unwrap();
     let missing = load(&scratch.0).unwrap_err().to_string();
     assert!(
-        missing.contains("can't read a user's password in") && missing.contains("pw"),
+        missing.contains("can't read the etcd user's password in") && missing.contains("pw"),
         "{missing}"
     );
     fs::write(directory.join("pw"), "secret\r\n").unwrap();
     let config = load(&scratch.0).unwrap();
-    let Source::Followed(followed) = &config.services["a"].source else { panic!("no source") };
+    let Backends::Followed(followed) = &config.services["a"].backends else { panic!("no source") };
     assert_eq!(followed.last_known, Some(directory.join("known")));
     assert_eq!(followed.place.to_string(), "etcd https://a:1,b:2 /lb/web/");
     let Place::Etcd(etcd) = &followed.place else { panic!("no etcd") };
@@ -898,7 +892,7 @@ fn an_etcd_that_is_no_good_is_told_with_its_remedy() {
         ("\"a:1\"", "3:19: `etcd` must be a table; this is a string: write { endpoints = "),
         ("{}", "3:19: `etcd` has no `endpoints`: write { endpoints = "),
         ("{ endpoints = \"a:1\" }", "3:19: `etcd` has no `prefix`: write"),
-        ("{ endpoints = [], prefix = \"/\" }", "`endpoints` is empty: give one at least"),
+        ("{ endpoints = [], prefix = \"/\" }", "`endpoints` is empty: give at least one"),
         ("{ endpoints = [5], prefix = \"/\" }", "`endpoints` must be a string"),
         ("{ endpoint = \"a:1\" }", "3:21: unknown key `endpoint`: did you mean `endpoints`?"),
         ("{ endpoints = \"a:1\", prefix = \"/lb\" }", "doesn't end in `/`"),
@@ -940,7 +934,7 @@ fn without_etcd_a_file_that_wants_it_is_refused_with_what_to_build() {
 
 #[test]
 fn a_length_of_time_has_units_that_nobody_can_mistake() {
-    let ms = |text| super::fields::duration(text).map(|time| time.as_millis()).ok();
+    let ms = |text| duration(text).map(|time| time.as_millis()).ok();
     for (text, expected) in [
         ("5ms", 5),
         ("3s", 3_000),

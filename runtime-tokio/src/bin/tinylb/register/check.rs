@@ -11,11 +11,11 @@ use tokio::{
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Verdict {
     Accepts,
-    /// It doesn't, and why.
+    /// It doesn't, with the reason.
     Refuses(String),
 }
 
-/// Between two connections.
+/// Time between two connections.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a connection may take, and how long a backend may be without one.
@@ -23,9 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The first verdict, and each that differs from the one before.
 ///
-/// That nobody listens counts at once. Whatever else prevents a connection may be this machine's
-/// own trouble, or a backlog that is full for a moment, and to take a backend out cuts its
-/// connections: it counts once it has lasted for [`PATIENCE`].
+/// If nothing listens, the verdict changes at once. Anything else that prevents a connection may be
+/// this machine's own trouble, or a backlog that is full for a moment, so it counts once it has
+/// lasted for [`PATIENCE`]: taking a backend out cuts its connections.
 pub(super) fn verdicts(address: Address) -> impl Stream<Item = Verdict> + Send {
     let check = Check { address, accepted: None, last: None };
     stream::unfold(check, |mut check| async move {
@@ -36,7 +36,7 @@ pub(super) fn verdicts(address: Address) -> impl Stream<Item = Verdict> + Send {
 
 struct Check {
     address: Address,
-    /// When it did last.
+    /// When it last accepted a connection.
     accepted: Option<Instant>,
     last: Option<Verdict>,
 }
@@ -60,7 +60,7 @@ impl Check {
         }
     }
 
-    /// `None`: it can't be told.
+    /// `None`: it isn't certain yet.
     async fn ask(&mut self) -> Option<Verdict> {
         let began = Instant::now();
         let (reason, is_refused) = match timeout(PATIENCE, connect(&self.address)).await {
@@ -83,7 +83,7 @@ async fn connect(address: &Address) -> io::Result<()> {
     }
 }
 
-/// Whether an error says that nobody listens.
+/// Whether an error means that nothing listens.
 fn is_refused(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
 }

@@ -11,7 +11,7 @@ use tracing::error;
 
 use crate::stop::Stop;
 
-/// A command that runs beside.
+/// The command whose backend is registered.
 pub(super) struct Command {
     child: Child,
 }
@@ -25,7 +25,7 @@ impl Command {
         Ok(Self { child: tokio::process::Command::new(program).args(arguments).spawn()? })
     }
 
-    /// Waits for its end. If it is dropped, nothing is lost.
+    /// Waits for its end. Dropping this loses nothing.
     pub(super) async fn ended(&mut self) -> ExitCode {
         match self.child.wait().await {
             Ok(status) => ExitCode::from(code(status)),
@@ -36,30 +36,30 @@ impl Command {
         }
     }
 
-    /// Has it end, and waits for that. Each further signal goes to it as well.
+    /// Terminates it, and waits for its end. Each further signal is passed on to it.
     pub(super) async fn finish(mut self, stop: &mut Stop) -> ExitCode {
         loop {
             self.terminate();
             tokio::select! {
                 biased;
                 code = self.ended() => return code,
-                () = stop.said() => {}
+                () = stop.requested() => {}
             }
         }
     }
 
     fn terminate(&self) {
-        // It has none once it has ended.
+        // Once it has ended, it has no id.
         let id = self.child.id().and_then(|id| Pid::from_raw(id as i32));
         if let Some(id) = id
             && let Err(error) = kill_process(id, Signal::TERM)
         {
-            error!("can't have the command end: {error}");
+            error!("can't terminate the command: {error}");
         }
     }
 }
 
-/// The exit code that says how a command has ended, as shells have it.
+/// A command's exit code; for one that a signal has ended, the code that shells report.
 fn code(status: ExitStatus) -> u8 {
     match (status.code(), status.signal()) {
         (Some(code), _) => code as u8,
