@@ -315,7 +315,8 @@ impl Flow<'_> {
             let polled = match &self.state.held {
                 Carried::Nothing => return Poll::Ready(Ok(())),
                 Carried::InMemory { bytes, start } => self.writer.poll_write(cx, &bytes[*start..]),
-                Carried::InPipe { pipe, length } => match pipe.poll_drain(self.writer, *length, cx) {
+                Carried::InPipe { pipe, length } => match pipe.poll_drain(self.writer, *length, cx)
+                {
                     // A write shows whether the socket or the pipe is at fault.
                     Poll::Ready(Err(_)) => {
                         self.unload()?;

@@ -178,7 +178,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        SocketRelay, Splice, TcpConn, TcpDialer, TcpListener, TcpOptions, TcpTarget, conn::HasStream,
+        SocketRelay, Splice, TcpConn, TcpDialer, TcpListener, TcpOptions, TcpTarget,
+        conn::HasStream,
     };
 
     const LONG: Duration = Duration::from_secs(30);

@@ -18,8 +18,8 @@ use super::{
     signal::{Signal, Word},
 };
 use crate::{
-    Admission, Conn, DialFailure, Dialer, Direction, EndReason, Progress, Refusal, Relay, Runtime, SessionId,
-    Settings, Side, Target,
+    Admission, Conn, DialFailure, Dialer, Direction, EndReason, Progress, Refusal, Relay, Runtime,
+    SessionId, Settings, Side, Target,
 };
 
 /// Pause before a client's second round through targets that have all failed.

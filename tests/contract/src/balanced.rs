@@ -8,9 +8,7 @@ use futures::{
     future::{join, join4},
     io::{AsyncRead, AsyncWrite},
 };
-use tinylb_core::{
-    BackendSet, Dialer, EndReason, Event, Listener, Removal, Server, Settings,
-};
+use tinylb_core::{BackendSet, Dialer, EndReason, Event, Listener, Removal, Server, Settings};
 
 use super::{
     Accepted, Adapter, Capabilities, Dialled, Sight, TargetOf,

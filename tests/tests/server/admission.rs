@@ -5,8 +5,8 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use tinylb_core::Event;
 use tinylb_contract::pipe::{DialScript, Gate};
+use tinylb_core::Event;
 
 use super::harness::*;
 

@@ -3,8 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use futures::FutureExt;
-use tinylb_core::{EndReason, Event};
 use tinylb_contract::pipe::{DialScript, PipeNetwork};
+use tinylb_core::{EndReason, Event};
 
 use super::harness::*;
 

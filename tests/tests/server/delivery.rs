@@ -1,7 +1,7 @@
 //! What a side sent before it failed reaches the other, and what doesn't isn't counted.
 
-use tinylb_core::{CopyRelay, Settings};
 use tinylb_contract::pipe::Pipe;
+use tinylb_core::{CopyRelay, Settings};
 
 use super::harness::*;
 

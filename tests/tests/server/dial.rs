@@ -2,8 +2,8 @@
 
 use std::io::ErrorKind;
 
-use tinylb_core::Conn;
 use tinylb_contract::pipe::{DialScript, Gate};
+use tinylb_core::Conn;
 
 use super::harness::*;
 

@@ -1,7 +1,7 @@
 //! Removal with the policy to drain: connected sessions get time, nothing new goes there.
 
-use tinylb_core::{Removal, Settings};
 use tinylb_contract::pipe::DialScript;
+use tinylb_core::{Removal, Settings};
 
 use super::harness::*;
 

@@ -6,8 +6,8 @@ use std::sync::{
 };
 
 use futures::FutureExt;
-use tinylb_core::{CopyRelay, EndReason, Event, Replacement, Server, Shutdown};
 use tinylb_contract::pipe::{PipeNetwork, PipeTarget};
+use tinylb_core::{CopyRelay, EndReason, Event, Replacement, Server, Shutdown};
 
 use super::harness::*;
 

@@ -13,11 +13,11 @@ use std::{
 };
 
 use futures::{AsyncReadExt, AsyncWriteExt, task::noop_waker_ref};
+use tinylb_contract::pipe::{Pipe, PipeDialer, PipeListener, PipeNetwork, PipeStats, PipeTarget};
 use tinylb_core::{
     BackendSet, Conn, CopyRelay, EndReason, Event, Handle, ListenerHandle, Replacement, Report,
     Server, Settings, Snapshot, SourceSettings,
 };
-use tinylb_contract::pipe::{Pipe, PipeDialer, PipeListener, PipeNetwork, PipeStats, PipeTarget};
 use tokio::time::Instant;
 
 pub use self::{log::Log, runtime::TestRuntime};

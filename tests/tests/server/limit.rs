@@ -1,7 +1,7 @@
 //! The limit of connections.
 
-use tinylb_core::{Conn, SharedBudget};
 use tinylb_contract::pipe::{DialScript, Pipe};
+use tinylb_core::{Conn, SharedBudget};
 
 use super::harness::*;
 

@@ -8,10 +8,10 @@ use std::{
 
 use async_trait::async_trait;
 use futures::io::{AsyncRead, AsyncWrite};
+use tinylb_contract::pipe::{DialScript, Pipe, PipeListener};
 use tinylb_core::{
     Conn, CopyRelay, EndReason, Listener, ListenerError, Progress, Relay, RelayError,
 };
-use tinylb_contract::pipe::{DialScript, Pipe, PipeListener};
 
 use super::harness::*;
 

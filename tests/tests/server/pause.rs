@@ -1,8 +1,8 @@
 //! A process that is stopped for longer than its time limits, and resumes: timers fire first, and
 //! what arrived meanwhile is reported a moment later.
 
-use tinylb_core::{Floor, publisher};
 use tinylb_contract::pipe::{DialScript, Gate};
+use tinylb_core::{Floor, publisher};
 use tokio::time::advance;
 
 use super::harness::*;

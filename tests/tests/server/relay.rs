@@ -1,7 +1,7 @@
 //! Sessions that move no byte: after one direction has ended, and before.
 
-use tinylb_core::{Conn, CopyRelay, Settings};
 use tinylb_contract::pipe::Pipe;
+use tinylb_core::{Conn, CopyRelay, Settings};
 
 use super::harness::*;
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use tinylb_core::Handle;
 use tinylb_contract::pipe::{DialScript, Gate, PipeTarget};
+use tinylb_core::Handle;
 
 use super::harness::*;
 

@@ -10,8 +10,8 @@ use std::{
 };
 
 use futures::FutureExt;
-use tinylb_core::{CopyRelay, EndReason, Handle, Listener, ListenerError};
 use tinylb_contract::pipe::{DialScript, Pipe, PipeTarget};
+use tinylb_core::{CopyRelay, EndReason, Handle, Listener, ListenerError};
 use tinylb_tokio::TokioRuntime;
 
 use super::harness::*;

@@ -4,8 +4,8 @@ use std::{io, sync::Arc, task::Wake};
 
 use async_trait::async_trait;
 use futures::{FutureExt, stream};
-use tinylb_core::{CopyRelay, EndReason, Event, Handle, Listener, Removal};
 use tinylb_contract::pipe::{DialScript, Pipe, PipeListener, PipeTarget};
+use tinylb_core::{CopyRelay, EndReason, Event, Handle, Listener, Removal};
 
 use super::harness::*;
 

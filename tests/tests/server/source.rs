@@ -1,8 +1,8 @@
 //! Where sets come from, and sets that are no good.
 
 use futures::{StreamExt, stream};
-use tinylb_core::{BadEntries, BadEntry, Floor, Server, SetError, Update, publisher};
 use tinylb_contract::pipe::DialScript;
+use tinylb_core::{BadEntries, BadEntry, Floor, Server, SetError, Update, publisher};
 
 use super::harness::*;
 

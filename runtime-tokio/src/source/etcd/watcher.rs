@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     failure::Failure,
-    keys::{KeyChange, Compared, Keys, Listing},
+    keys::{Compared, KeyChange, Keys, Listing},
     member::{Member, Watch},
     options::EtcdOptions,
 };

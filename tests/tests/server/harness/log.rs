@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use tinylb_core::{Event, Handle, Snapshot};
 use tinylb_contract::pipe::PipeTarget;
+use tinylb_core::{Event, Handle, Snapshot};
 use tokio::time::Instant;
 
 /// One event, as text.
