@@ -356,7 +356,8 @@ pub async fn a_thread_outside_every_runtime_steers_the_server<A: Adapter>(a: &A)
     let handle = bench.server.handle();
     let next = BackendSet::new([("1".to_string(), bench.backends[1].1.clone())]).expect("a set");
     let steer = move || {
-        let settings = Settings { removal: Removal::Drain(HOUR), ..Settings::default() };
+        let mut settings = Settings::default();
+        settings.removal = Removal::Drain(HOUR);
         handle.configure(settings).expect("valid settings");
         let replacement = handle.replace(next).expect("a valid set");
         (replacement.report().sessions_draining, handle.shutdown(HOUR), handle)

@@ -46,7 +46,8 @@
 //!
 //! let (time, network) = (VirtualTime::new(), PipeNetwork::new());
 //! let hour = Duration::from_secs(3600);
-//! let settings = Settings { removal: Removal::Drain(hour), ..Settings::default() };
+//! let mut settings = Settings::default();
+//! settings.removal = Removal::Drain(hour);
 //! let server = Server::new(network.dialer(), time.clone(), settings)?;
 //! server.listen(network.listen("front"), CopyRelay::default(), time.clone());
 //! let mut backend = network.listen("backend");

@@ -80,8 +80,9 @@ impl VirtualTime {
     fn pass(&self) -> bool {
         let mut state = self.lock();
         let Some(((due, _), _)) = state.sleeps.first_key_value() else { return false };
-        state.now = *due;
-        let later = state.sleeps.split_off(&(state.now + Duration::from_nanos(1), 0));
+        let now = *due;
+        state.now = now;
+        let later = state.sleeps.split_off(&(now + Duration::from_nanos(1), 0));
         let over = mem::replace(&mut state.sleeps, later);
         drop(state);
         over.into_values().for_each(Waker::wake);
