@@ -353,6 +353,8 @@ pub async fn a_thread_outside_every_runtime_steers_the_server<A: Adapter>(a: &A)
     const HOUR: Duration = Duration::from_secs(3600);
     let mut bench = Bench::new(a, 2).await;
     let (mut client, mut backend) = bench.connect(0).await;
+    // The balancer may not have seen yet that its dial has succeeded.
+    ping(&mut client, &mut backend).await;
     let handle = bench.server.handle();
     let next = BackendSet::new([("1".to_string(), bench.backends[1].1.clone())]).expect("a set");
     let steer = move || {
