@@ -21,7 +21,13 @@ mod usage;
 mod watchers;
 mod window;
 
-use std::{fs, io, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand, value_parser};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -30,6 +36,7 @@ use tokio::runtime::Builder;
 use crate::{
     child::Control,
     harness::Etcd,
+    machine::create_result,
     report::{Report, Table},
 };
 
@@ -117,6 +124,7 @@ async fn run(cli: &Cli) -> io::Result<()> {
 }
 
 async fn bench(cli: &Cli) -> io::Result<()> {
+    let json = cli.json.as_deref().map(create_result).transpose()?;
     let proxies = if cli.proxy { " behind a gRPC proxy" } else { "" };
     let processes = format!("members: {}{proxies}", cli.members);
     let mut report = Report::new(harness::version()?, processes);
@@ -134,8 +142,8 @@ async fn bench(cli: &Cli) -> io::Result<()> {
     report.add(table);
     eprint!("\r\x1b[K");
     print!("{report}");
-    if let Some(path) = &cli.json {
-        fs::write(path, report.json())?;
+    if let Some(mut file) = json {
+        file.write_all(report.json().as_bytes())?;
     }
     Ok(())
 }

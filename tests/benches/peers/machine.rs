@@ -1,4 +1,20 @@
-use std::{fs, thread, time::SystemTime};
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+    thread,
+    time::SystemTime,
+};
+
+/// A file for results, by its path from the project's folder: cargo runs a benchmark in its package's.
+/// Created before anything is measured, so that nothing is measured in vain.
+pub fn create_result(path: &Path) -> io::Result<File> {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(""));
+    let path = project.join(path);
+    let created = path.parent().map_or(Ok(()), fs::create_dir_all);
+    let named = |error| io::Error::other(format!("{}: {error}", path.display()));
+    created.and_then(|()| File::create(&path)).map_err(named)
+}
 
 /// Three digits that count.
 pub fn round(value: f64) -> String {

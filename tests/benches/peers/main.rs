@@ -19,7 +19,11 @@ mod scenario;
 mod usage;
 
 use std::{
-    collections::BTreeMap, fs, io, net::SocketAddr, path::PathBuf, process::ExitCode,
+    collections::BTreeMap,
+    io::{self, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
     time::Duration,
 };
 
@@ -27,6 +31,7 @@ use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
+    machine::create_result,
     proxy::{Proxy, Running},
     report::{Report, Row, Table},
     scenario::{Scenario, What},
@@ -53,10 +58,10 @@ struct Cli {
     /// How long a turn takes, in seconds; those that have an end of their own take as long as that.
     #[arg(long, default_value_t = 3.0, value_name = "SECONDS")]
     seconds: f64,
-    /// Also write all figures of all rounds.
+    /// Also write all figures of all rounds; relative to the project's folder.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Also draw the summary.
+    /// Also draw the summary; relative to the project's folder.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Given by `cargo bench`.
@@ -98,6 +103,8 @@ fn main() -> ExitCode {
 }
 
 fn bench(cli: &Cli) -> io::Result<()> {
+    let json = cli.json.as_deref().map(create_result).transpose()?;
+    let svg = cli.svg.as_deref().map(create_result).transpose()?;
     proxy::build_tinylb()?;
     let matches = |names: &[String], name: &str| {
         names.is_empty() || names.iter().any(|wanted| name.starts_with(wanted))
@@ -125,11 +132,11 @@ fn bench(cli: &Cli) -> io::Result<()> {
         report.tables.push(table);
     }
     print!("{report}");
-    if let Some(path) = &cli.json {
-        fs::write(path, report.json())?;
+    if let Some(mut file) = json {
+        file.write_all(report.json().as_bytes())?;
     }
-    if let Some(path) = &cli.svg {
-        fs::write(path, chart::draw(&report))?;
+    if let Some(mut file) = svg {
+        file.write_all(chart::draw(&report).as_bytes())?;
     }
     match report.failures {
         0 => Ok(()),
