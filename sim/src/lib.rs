@@ -6,10 +6,11 @@
 //!   by who watches it with [`Network::watch`].
 //! - [`Scenario`]s: what there is in a run and what happens when, as plain data, drawn from any
 //!   source of choices ([`Entropy`]), written and read as text.
-//! - [`pure`]: runs a scenario on the balancer's decisions alone, millions of steps a second, and
+//! - [`decisions`]: runs a scenario on the balancer's decisions alone, millions of steps a second, and
 //!   judges each step by a naive balancer beside it. What it finds are [`Violation`]s of [`Law`]s.
-//! - [`Level`]: in which of these ways a scenario is run; [`minimize`]: a smaller scenario that
-//!   breaks the same law; [`timeline`]: what happened, as a page to look at.
+//! - [`driver`]: runs it on the server that ships, with clients and backends on that network.
+//! - [`Level`]: which of these ways a scenario is run; [`minimize`]: a smaller scenario that breaks
+//!   the same law; [`timeline`]: what happened, as a page to look at.
 //! - The program `tinylb-sim`, which does all this from the command line.
 //!
 //! The same seeds give the same run, in any process and on any thread: nothing here reads a clock,
@@ -46,39 +47,29 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-mod conn;
-mod dialer;
+mod adapter;
+pub mod decisions;
+pub mod driver;
 mod entropy;
 mod level;
-mod listener;
 pub mod minimize;
-mod network;
 mod oracle;
 mod outcome;
-mod packets;
-pub mod pure;
-mod runtime;
 pub mod scenario;
 mod sometimes;
 pub mod timeline;
 pub mod trace;
-mod trace_text;
-mod wire;
-pub mod world;
 
 pub use self::{
-    conn::TurmoilConn,
-    dialer::TurmoilDialer,
+    adapter::{
+        Network, NetworkOptions, Packet, PacketFate, PacketKind, TurmoilConn, TurmoilDialer,
+        TurmoilListener, TurmoilRuntime,
+    },
     entropy::{Bytes, Entropy, Seeded},
     level::Level,
-    listener::TurmoilListener,
-    network::{Network, NetworkOptions},
     oracle::{Law, Violation},
     outcome::Outcome,
-    packets::{Packet, PacketFate, PacketKind},
-    runtime::TurmoilRuntime,
     scenario::{Profile, Scenario},
     sometimes::{Counts, Sometimes},
-    trace::Trace,
-    trace_text::RecordOf,
+    trace::{RecordOf, Trace},
 };

@@ -3,7 +3,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use tinylb_sim::{Level, Profile};
 
-use crate::{run::Seeds, time};
+use crate::{seeds::Seeds, time};
 
 /// Runs scenarios of the balancer on simulated time, finds those that break a law, and shows how.
 #[derive(Parser)]

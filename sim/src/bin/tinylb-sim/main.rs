@@ -4,16 +4,11 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
 mod args;
-mod corpus;
-mod judge;
-mod meta;
-mod minimize;
-mod replay;
-mod run;
-mod source;
+mod catch;
+mod commands;
+mod scenario_arg;
+mod seeds;
 mod time;
-mod timeline;
-mod zoo;
 
 use std::{
     fmt, fs,
@@ -24,7 +19,10 @@ use std::{
 
 use clap::Parser;
 
-use crate::args::{Cli, Command};
+use crate::{
+    args::{Cli, Command},
+    commands::{corpus, meta, minimize, replay, run, timeline, zoo},
+};
 
 /// Why the program ends otherwise than well.
 #[derive(Debug)]
@@ -39,7 +37,7 @@ pub(crate) enum Failure {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    judge::keep_panics_quiet();
+    catch::keep_panics_quiet();
     let result = match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Replay(args) => replay::replay(args),

@@ -1,0 +1,18 @@
+//! `tinylb-sim timeline`: one scenario as a page to look at.
+
+use tinylb_sim::timeline;
+
+use crate::{Failure, args, catch, print, scenario_arg, write_file};
+
+pub(crate) fn timeline(args: &args::Timeline) -> Result<(), Failure> {
+    let scenario = scenario_arg::read(&args.what)?;
+    let outcome = catch::run(args.what.way.level, &scenario, true);
+    let page = timeline::page(&scenario_arg::name(&args.what), &scenario, &outcome);
+    write_file(&args.output, &page)?;
+    let seen = match outcome.violations.first() {
+        Some(violation) => violation.to_string(),
+        None => "no law is broken".into(),
+    };
+    print(format_args!("{}: {seen}\n", args.output.display()));
+    Ok(())
+}
