@@ -53,6 +53,7 @@ pub mod driver;
 mod entropy;
 mod level;
 pub mod minimize;
+mod nemesis;
 mod oracle;
 mod outcome;
 pub mod scenario;

@@ -21,8 +21,7 @@ use super::{
 };
 use crate::{
     Law,
-    decisions::backend_key,
-    scenario::{Backends, Config, Place, removal},
+    scenario::{Backends, Config, Place, backend_key, removal},
 };
 
 /// Runs the balancer of a scenario on this host, for ever. The run has one thread: this, the

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     Outcome, Scenario,
     oracle::SLACK,
-    scenario::{AcceptError, Act, Leaving, Link, Operation, Place, all},
+    scenario::{AcceptError, Leaving, Link, Operation, Place, all},
     trace::{Host, Note},
 };
 
@@ -177,16 +177,7 @@ impl Director {
             self.operate(&step.operation, disturbances);
         }
         let due = self.world.judge().due();
-        for (act, place) in due {
-            let link = Link::Backend(place);
-            match act {
-                Act::Crash => self.crash(place, disturbances),
-                Act::Bounce => self.bounce(place, disturbances),
-                Act::Partition => self.cut(Disturbance::Partition(link), link, disturbances),
-                Act::Hold => self.cut(Disturbance::Hold(link), link, disturbances),
-                _ => self.release(link, disturbances),
-            }
-        }
+        due.iter().for_each(|operation| self.disturb(operation, disturbances));
     }
 
     fn operate(&mut self, operation: &Operation, disturbances: &mut Vec<Disturbance>) {

@@ -1,13 +1,17 @@
 //! What is to happen in one run, as plain data.
 
-mod act;
 mod config;
 mod generate;
+mod keys;
 mod text;
 
 use std::fmt;
 
-pub(crate) use self::{act::sets_of, config::removal, generate::all};
+pub(crate) use self::{
+    config::removal,
+    generate::all,
+    keys::{backend_key, key_number},
+};
 pub use self::{
     config::{CONFIG_FIELDS, Config, ConfigField},
     generate::{Class, Profile},

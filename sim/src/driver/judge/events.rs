@@ -5,9 +5,8 @@ use tinylb_core::{DialFailure, EndReason, Event, Side};
 use super::{Judge, attempt::other, flows::Flow};
 use crate::{
     Law, Sometimes,
-    decisions::key_number,
     driver::payload::{Greeting, Header},
-    scenario::{Backends, Place, Trigger},
+    scenario::{Backends, Place, Trigger, key_number},
     trace::{Failure, Note},
 };
 

@@ -22,6 +22,7 @@ impl Judge {
     pub(in crate::driver) fn heal(&mut self) -> Vec<Waker> {
         self.note(Note::Healed);
         self.is_healed = true;
+        self.nemesis.stop();
         self.wanted.clear();
         self.panics.clear();
         let tell = |number: &u32| self.attempts[*number as usize].tell(Word::Close);

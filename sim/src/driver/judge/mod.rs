@@ -31,9 +31,10 @@ pub(super) use self::{
     orders::{LOST, Order, Visit, backends_of},
 };
 use crate::{
-    Entropy, Law, Outcome, Scenario, Seeded, Sometimes, Trace,
+    Law, Outcome, Scenario, Seeded, Sometimes, Trace,
+    nemesis::{Deed, Nemesis},
     oracle::{Ledger, PLACES},
-    scenario::{Act, Backends, Place, Trigger, sets_of},
+    scenario::{Backends, Operation, Place, Trigger},
     trace::{Host, Note},
 };
 
@@ -52,7 +53,7 @@ pub(in crate::driver) struct Judge {
     pub(in crate::driver) orders: Channel<Order>,
     pub(in crate::driver) visits: Channel<Visit>,
 
-    rules_left: Vec<u32>,
+    nemesis: Nemesis,
     /// What rules want done, and when.
     pub(in crate::driver) wanted: VecDeque<(u64, u32, Place)>,
 
@@ -116,7 +117,7 @@ impl Judge {
             entropy: Seeded::for_purpose(scenario.seed, 2),
             orders: (orders.0, Some(orders.1)),
             visits: (visits.0, Some(visits.1)),
-            rules_left: scenario.rules.iter().map(|rule| rule.times).collect(),
+            nemesis: Nemesis::new(&scenario),
             wanted: VecDeque::new(),
             said: VecDeque::new(),
             newest: Vec::new(),
@@ -182,57 +183,39 @@ impl Judge {
     // The nemesis.
 
     pub(in crate::driver) fn trigger(&mut self, on: Trigger, place: Place) {
-        if self.is_healed {
-            return;
-        }
-        let scenario = Arc::clone(&self.scenario);
-        for (number, rule) in scenario.rules.iter().enumerate() {
-            if rule.on != on || self.rules_left[number] == 0 || !self.entropy.chance(rule.chance) {
-                continue;
-            }
-            self.rules_left[number] -= 1;
+        let mut last = None;
+        while let Some(answer) = self.nemesis.answer(on, last, &mut self.entropy) {
+            last = Some(answer);
             self.count(Sometimes::RuleFired);
-            if rule.after == 0 && !is_disturbance(rule.act) {
-                self.act(number as u32, place);
+            if answer.after == 0 && !answer.disturbs {
+                self.act(answer.rule, place);
             } else {
-                let at = self.at + u64::from(rule.after) * 1000;
-                self.wanted.push_back((at, number as u32, place));
+                self.wanted.push_back((self.at + answer.after, answer.rule, place));
             }
         }
     }
 
-    /// A rule does something to the balancer.
-    pub(in crate::driver) fn act(&mut self, number: u32, place: Place) {
-        self.note(Note::Act(number, place));
-        let act = self.scenario.rules[number as usize].act;
-        match act {
-            Act::Shutdown => self.order(Order::Shutdown(0)),
-            act => {
-                let sets = sets_of(act, place, &self.newest, &self.scenario.config);
-                self.order_sets(sets);
-            }
+    /// A rule acts. Returns what it does to a host or a link, which is left to the caller.
+    fn act(&mut self, rule: u32, place: Place) -> Option<Operation> {
+        self.note(Note::Act(rule, place));
+        match self.nemesis.deed(rule, place, &self.newest, &self.scenario.config) {
+            Deed::Replace(sets) => self.order_sets(sets),
+            Deed::ShutDown => self.order(Order::Shutdown(0)),
+            Deed::Disturb(operation) => return Some(operation),
         }
+        None
     }
 
-    /// Does what rules want done by now, and returns what of it is about hosts and links.
-    pub(in crate::driver) fn due(&mut self) -> Vec<(Act, Place)> {
+    /// Does what rules want done by now. Returns what they do to hosts and links.
+    pub(in crate::driver) fn due(&mut self) -> Vec<Operation> {
         let mut due = Vec::new();
-        for (at, number, place) in mem::take(&mut self.wanted) {
-            let act = self.scenario.rules[number as usize].act;
+        for (at, rule, place) in mem::take(&mut self.wanted) {
             if at > self.at {
-                self.wanted.push_back((at, number, place));
-            } else if is_disturbance(act) {
-                self.note(Note::Act(number, place));
-                due.push((act, place));
+                self.wanted.push_back((at, rule, place));
             } else {
-                self.act(number, place);
+                due.extend(self.act(rule, place));
             }
         }
         due
     }
-}
-
-/// Whether an act is about hosts and links.
-fn is_disturbance(act: Act) -> bool {
-    matches!(act, Act::Crash | Act::Bounce | Act::Partition | Act::Hold | Act::Release)
 }

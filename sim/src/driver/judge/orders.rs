@@ -7,9 +7,8 @@ use tinylb_core::{BackendKey, BackendSet, Report};
 use super::Judge;
 use crate::{
     Law,
-    decisions::key_number,
     oracle::Said,
-    scenario::{Backends, Key, Place, Plan, Trigger},
+    scenario::{Backends, Key, Place, Plan, Trigger, key_number},
     trace::Note,
 };
 
