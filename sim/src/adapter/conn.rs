@@ -22,7 +22,7 @@ use turmoil::net::TcpStream;
 
 use super::{
     Network,
-    wire::{Direction, End, Wire},
+    wire::{Direction, END_MARK, End, Wire},
 };
 use crate::{Entropy, Seeded};
 
@@ -57,10 +57,6 @@ pub struct TurmoilConn {
     waker: Waker,
     network: Network,
 }
-
-/// What a close sends. It is told from data by where it stands in the stream; its bytes are for
-/// who watches the network.
-pub(crate) const END_MARK: [u8; 8] = [0xE4, 0xD1, 0x9A, 0xC7, 0x8E, 0xB5, 0xF3, 0xA6];
 
 /// What was heard from the other end.
 #[derive(Clone, Copy, PartialEq, Eq)]

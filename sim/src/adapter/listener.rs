@@ -12,7 +12,7 @@ use futures::{FutureExt, future::BoxFuture};
 use tinylb_core::Listener;
 use tokio::task::JoinHandle;
 
-use super::{Network, TurmoilConn, runtime::catch_panics, wire::End};
+use super::{Network, TurmoilConn, network::FailAccept, runtime::catch_panics, wire::End};
 
 /// Accepts connections on the simulated network.
 ///
@@ -22,6 +22,8 @@ pub struct TurmoilListener {
     network: Network,
     address: SocketAddr,
     backlog: Arc<Backlog>,
+    /// By which the network knows it.
+    fail: FailAccept,
     acceptor: Acceptor,
     task: JoinHandle<()>,
 }
@@ -48,14 +50,18 @@ impl TurmoilListener {
         let backlog = Arc::new(Backlog::default());
         let accepting = accept(network.clone(), listener, address, Arc::clone(&backlog));
         let acceptor = Arc::new(Mutex::new(Some(accepting.boxed())));
-        network.add_listener(address, &backlog);
+        let fail: FailAccept = {
+            let backlog = Arc::clone(&backlog);
+            Arc::new(move |error| backlog.fail(error))
+        };
+        network.add_listener(address, &fail);
         let shared = Arc::clone(&acceptor);
         let accepting = poll_fn(move |cx| match &mut *lock(&shared) {
             Some(accepting) => accepting.poll_unpin(cx),
             None => Poll::Ready(()),
         });
         let task = tokio::spawn(catch_panics(network, accepting));
-        Ok(Self { network: network.clone(), address, backlog, acceptor, task })
+        Ok(Self { network: network.clone(), address, backlog, fail, acceptor, task })
     }
 
     /// Where it listens.
@@ -79,7 +85,7 @@ impl Drop for TurmoilListener {
         let accepting = lock(&self.acceptor).take();
         drop(accepting);
         self.task.abort();
-        self.network.remove_listener(self.address, &self.backlog);
+        self.network.remove_listener(self.address, &self.fail);
         self.backlog.clear();
     }
 }
@@ -110,7 +116,7 @@ async fn accept(
 
 /// Connections that wait to be accepted.
 #[derive(Default)]
-pub(crate) struct Backlog {
+struct Backlog {
     state: Mutex<State>,
 }
 
@@ -127,7 +133,7 @@ impl Backlog {
     }
 
     /// Lets an accept fail.
-    pub(crate) fn fail(&self, error: io::Error) {
+    fn fail(&self, error: io::Error) {
         self.change(|state| state.failures.push_back(error));
     }
 

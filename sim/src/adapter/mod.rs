@@ -6,6 +6,7 @@ mod listener;
 mod network;
 mod packets;
 mod runtime;
+mod watch;
 mod wire;
 
 pub use self::{

@@ -11,7 +11,7 @@ use std::{
 
 use turmoil::{LinksIter, Sim};
 
-use super::{Packet, listener::Backlog, wire::Wire};
+use super::{Packet, wire::Wire};
 use crate::Seeded;
 
 /// What the hosts of one simulation share: the state of the links, and what turmoil doesn't carry
@@ -58,6 +58,9 @@ impl Default for NetworkOptions {
     }
 }
 
+/// Lets the next accept of a listener fail.
+pub(crate) type FailAccept = Arc<dyn Fn(io::Error) + Send + Sync>;
+
 struct Shared {
     options: NetworkOptions,
     table: Mutex<Table>,
@@ -70,7 +73,7 @@ struct Shared {
 #[derive(Default)]
 struct Table {
     links: BTreeMap<(IpAddr, IpAddr), Link>,
-    listeners: BTreeMap<SocketAddr, Arc<Backlog>>,
+    listeners: BTreeMap<SocketAddr, FailAccept>,
     /// Connections that were accepted and that the dialer has not picked up yet, by the addresses
     /// of the dialer and of the acceptor.
     accepted: BTreeMap<(SocketAddr, SocketAddr), Arc<Wire>>,
@@ -160,8 +163,8 @@ impl Network {
     /// Lets the next accept of the listener at this address fail, before it takes a connection;
     /// each call is another failure. `false`: nobody listens there.
     pub fn fail_accept(&self, address: SocketAddr, error: io::Error) -> bool {
-        let backlog = self.table().listeners.get(&address).cloned();
-        backlog.inspect(|backlog| backlog.fail(error)).is_some()
+        let fail = self.table().listeners.get(&address).cloned();
+        fail.inspect(|fail| fail(error)).is_some()
     }
 
     // What can be seen.
@@ -234,13 +237,13 @@ impl Network {
         self.table().accepted.remove(&(dialer, acceptor))
     }
 
-    pub(crate) fn add_listener(&self, address: SocketAddr, backlog: &Arc<Backlog>) {
-        self.table().listeners.insert(address, Arc::clone(backlog));
+    pub(crate) fn add_listener(&self, address: SocketAddr, fail: &FailAccept) {
+        self.table().listeners.insert(address, Arc::clone(fail));
     }
 
-    pub(crate) fn remove_listener(&self, address: SocketAddr, backlog: &Arc<Backlog>) {
+    pub(crate) fn remove_listener(&self, address: SocketAddr, fail: &FailAccept) {
         let mut table = self.table();
-        if table.listeners.get(&address).is_some_and(|there| Arc::ptr_eq(there, backlog)) {
+        if table.listeners.get(&address).is_some_and(|there| Arc::ptr_eq(there, fail)) {
             table.listeners.remove(&address);
         }
     }

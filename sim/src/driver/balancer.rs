@@ -16,12 +16,13 @@ use tinylb_core::{BackendSet, BadEntry, Event, Handle, Runtime, Server, Update};
 
 use super::{
     Fabric, Spot, World,
-    judge::{LOST, Order, backends_of},
-    tap::{TapDialer, TapListener},
+    orders::{LOST, Order},
+    tap::TapListener,
+    tap_dialer::TapDialer,
 };
 use crate::{
     Law,
-    scenario::{Backends, Config, Place, backend_key, removal},
+    scenario::{Config, Place, backends_of, removal, set_of},
 };
 
 /// Runs the balancer of a scenario on this host, for ever. The run has one thread: this, the
@@ -189,11 +190,6 @@ impl<R: Runtime> Control<R> {
             world.judge().applied(generation);
         }));
     }
-}
-
-fn set_of(set: &Backends) -> BackendSet<Place> {
-    let backends = set.iter().map(|(key, place)| (backend_key(*key), *place));
-    BackendSet::new(backends).expect("the keys of a scenario's set differ")
 }
 
 /// Lets other tasks go on.

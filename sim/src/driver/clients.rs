@@ -11,7 +11,7 @@ use tinylb_core::{Conn, Dialer, Listener, Runtime};
 
 use super::{
     Fabric, Spot, World,
-    judge::Visit,
+    orders::Visit,
     party::{Party, read_header},
     payload::Greeting,
 };

@@ -6,7 +6,8 @@ use futures::channel::mpsc::unbounded;
 
 use super::{
     World,
-    judge::{Judge, LinkFault, Order, Visit, Word},
+    judge::{Judge, LinkFault, Word},
+    orders::{Order, Visit},
 };
 use crate::{
     Outcome, Scenario,

@@ -12,9 +12,9 @@ use futures::{FutureExt, future::BoxFuture};
 use tinylb_core::{Conn, Runtime, Side};
 
 use super::{
-    PIECE, World,
+    World,
     judge::Word,
-    payload::{Greeting, Header, Payload},
+    payload::{Greeting, Header, PIECE, Payload},
 };
 use crate::{
     scenario::{Manner, Place, Plan, SILENCE},

@@ -5,6 +5,9 @@ use tinylb_core::Side;
 
 use crate::scenario::{Manner, Place, Plan};
 
+/// The most bytes that an end writes at once.
+pub(super) const PIECE: usize = 1_500;
+
 /// One direction of one client's attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Payload {

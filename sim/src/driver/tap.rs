@@ -3,11 +3,8 @@
 use std::{
     future::poll_fn,
     io,
-    panic::resume_unwind,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -15,26 +12,13 @@ use futures::{
     future::{Either, select},
     io::{AsyncRead, AsyncWrite},
 };
-use tinylb_core::{
-    AcceptFailure, Conn, Dialer, Direction, Listener, Progress, Relay, RelayError, Side,
-};
+use tinylb_core::{AcceptFailure, Conn, Direction, Listener, Progress, Relay, RelayError, Side};
 
-use super::{Fabric, Spot, World};
-use crate::scenario::Place;
-
-/// What a dial panics with when a scenario wants it to.
-pub(super) const PANIC_AS_TOLD: &str = "a dial panics as told";
+use super::World;
 
 /// A listener whose connections are watched, and whose accepts fail as told.
 pub(super) struct TapListener<L> {
     pub(super) inner: L,
-    pub(super) world: World,
-}
-
-/// A dialer whose dials and connections are watched; its targets are places.
-pub(super) struct TapDialer<F: Fabric> {
-    pub(super) fabric: Arc<F>,
-    pub(super) inner: F::Dialer,
     pub(super) world: World,
 }
 
@@ -72,23 +56,6 @@ impl<L: Listener> Listener for TapListener<L> {
 }
 
 #[async_trait]
-impl<F: Fabric> Dialer for TapDialer<F> {
-    type Target = Place;
-    type Conn = TapConn<<F::Dialer as Dialer>::Conn>;
-
-    async fn dial(&self, target: &Place, within: Duration) -> io::Result<Self::Conn> {
-        let session = self.world.judge().dials(*target);
-        if self.world.judge().takes_panic(*target) {
-            resume_unwind(Box::new(PANIC_AS_TOLD));
-        }
-        let address = self.fabric.address(Spot::Backend(*target));
-        let conn = self.inner.dial(&address, within).await?;
-        self.world.judge().dialled(session, *target, &self.fabric.name(&conn));
-        Ok(TapConn::new(conn, &self.world, Side::Backend, session))
-    }
-}
-
-#[async_trait]
 impl<C: Conn, B: Conn, R: Relay<C, B>> Relay<TapConn<C>, TapConn<B>> for TapRelay<R> {
     async fn relay(
         &self,
@@ -121,7 +88,7 @@ impl<C: Conn, B: Conn, R: Relay<C, B>> Relay<TapConn<C>, TapConn<B>> for TapRela
 }
 
 impl<C> TapConn<C> {
-    fn new(inner: C, world: &World, side: Side, session: u64) -> Self {
+    pub(super) fn new(inner: C, world: &World, side: Side, session: u64) -> Self {
         world.judge().opened(session);
         Self { inner, world: world.clone(), side, session, is_open: true }
     }

@@ -11,8 +11,14 @@ use std::{
 use futures::channel::mpsc::UnboundedReceiver;
 use tinylb_core::Handle;
 
-use super::judge::{Judge, Order, Visit};
+use super::{
+    judge::Judge,
+    orders::{Order, Visit},
+};
 use crate::{Law, PacketFate, PacketKind, Scenario, Sometimes, scenario::Place, trace::Host};
+
+/// What a dial panics with when a scenario wants it to.
+pub(super) const PANIC_AS_TOLD: &str = "a dial panics as told";
 
 /// What all that takes part in a run shares. Clones are the same run.
 #[derive(Clone)]
@@ -62,7 +68,7 @@ impl World {
 
     /// A task panicked with this text.
     pub fn panicked(&self, text: &str) {
-        if text != super::tap::PANIC_AS_TOLD {
+        if text != PANIC_AS_TOLD {
             self.fail(Law::Panic, format!("a task panicked: {text}"));
         }
     }

@@ -1,8 +1,8 @@
-//! A scenario's keys as the balancer knows them.
+//! A scenario's keys and sets as the balancer knows them.
 
-use tinylb_core::BackendKey;
+use tinylb_core::{BackendKey, BackendSet};
 
-use super::Key;
+use super::{Backends, Key, Place};
 
 /// Keys of three digits, so that their order as text is that of their numbers.
 pub(crate) fn backend_key(key: Key) -> BackendKey {
@@ -12,4 +12,15 @@ pub(crate) fn backend_key(key: Key) -> BackendKey {
 /// The number of a key that [`backend_key`] made.
 pub(crate) fn key_number(key: &BackendKey) -> Key {
     Key(key.as_str().bytes().skip(1).fold(0, |number, digit| number * 10 + (digit - b'0')))
+}
+
+/// The set that the balancer is given for a scenario's.
+pub(crate) fn set_of(set: &Backends) -> BackendSet<Place> {
+    let backends = set.iter().map(|(key, place)| (backend_key(*key), *place));
+    BackendSet::new(backends).expect("the keys of a scenario's set differ")
+}
+
+/// A set of the balancer's in the scenario's words.
+pub(crate) fn backends_of(set: &BackendSet<Place>) -> Backends {
+    set.iter().map(|(key, place)| (key_number(key), *place)).collect()
 }

@@ -10,7 +10,7 @@ use std::fmt;
 pub(crate) use self::{
     config::removal,
     generate::all,
-    keys::{backend_key, key_number},
+    keys::{backend_key, backends_of, key_number, set_of},
 };
 pub use self::{
     config::{CONFIG_FIELDS, Config, ConfigField},

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{By, Failure, Host, Note, Record, Sight};
+use super::record::{By, Failure, Host, Note, Record, Sight};
 use crate::{
     PacketFate, PacketKind, Scenario,
     scenario::{Backends, Place},
@@ -26,6 +26,12 @@ impl fmt::Display for RecordOf<'_> {
             },
             _ => Ok(()),
         }
+    }
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>6}.{:03} {}", self.at / 1000, self.at % 1000, self.note)
     }
 }
 

@@ -5,8 +5,8 @@ use std::{env, fs};
 use tinylb_sim::{Level, Scenario};
 
 use crate::{
-    Failure,
     args::{Way, What},
+    output::Failure,
 };
 
 /// A seed is a number; everything else is a file.

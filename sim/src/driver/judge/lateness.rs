@@ -8,12 +8,11 @@ use super::{
     Judge,
     attempt::{Attempt, Word},
     flows::Flow,
-    orders::backends_of,
 };
 use crate::{
     Law, Sometimes,
-    driver::PIECE,
-    scenario::{Place, SILENCE},
+    driver::payload::PIECE,
+    scenario::{Place, SILENCE, backends_of},
     trace::Note,
 };
 

@@ -25,13 +25,10 @@ use self::{
     heard::Heard,
     source::Source,
 };
-pub(super) use self::{
-    attempt::Word,
-    flows::LinkFault,
-    orders::{LOST, Order, Visit, backends_of},
-};
+pub(super) use self::{attempt::Word, flows::LinkFault};
 use crate::{
     Law, Outcome, Scenario, Seeded, Sometimes, Trace,
+    driver::orders::{Order, Visit},
     nemesis::{Deed, Nemesis},
     oracle::{Ledger, PLACES},
     scenario::{Backends, Operation, Place, Trigger},

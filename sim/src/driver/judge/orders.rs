@@ -1,43 +1,17 @@
-//! What the balancer is told, and what it makes of it.
+//! What the balancer makes of its orders.
 
 use std::{collections::BTreeMap, io, task::Waker};
 
-use tinylb_core::{BackendKey, BackendSet, Report};
+use tinylb_core::{BackendKey, Report};
 
 use super::Judge;
 use crate::{
     Law,
+    driver::orders::{Order, Visit},
     oracle::Said,
-    scenario::{Backends, Key, Place, Plan, Trigger, key_number},
+    scenario::{Backends, Key, Place, Trigger, key_number},
     trace::Note,
 };
-
-/// How the reason of every loss ends.
-pub(in crate::driver) const LOST: &str = "as told";
-
-/// What the balancer is told to do.
-#[derive(Debug)]
-pub(in crate::driver) enum Order {
-    /// To take these sets, one right after the other.
-    Replace(Vec<Backends>),
-    /// To wait until what it has taken is applied.
-    Confirm,
-    LoseSource,
-    /// To take this set with an entry that is no backend.
-    Spoil(Backends),
-    /// In milliseconds.
-    Drain(u32),
-    ResetCycle,
-    /// With so many milliseconds of grace.
-    Shutdown(u32),
-}
-
-/// What clients are told to do.
-#[derive(Debug)]
-pub(in crate::driver) enum Visit {
-    Connect(u32, Plan),
-    Probe(u32),
-}
 
 impl Judge {
     pub(in crate::driver) fn order(&mut self, order: Order) {
@@ -185,9 +159,4 @@ impl Judge {
             self.fail(Law::Report, text);
         }
     }
-}
-
-/// A set in the scenario's words.
-pub(in crate::driver) fn backends_of(set: &BackendSet<Place>) -> Backends {
-    set.iter().map(|(key, place)| (key_number(key), *place)).collect()
 }

@@ -5,14 +5,11 @@ use std::{collections::BTreeSet, mem};
 
 use tinylb_core::{Held, Update};
 
-use super::{
-    Judge,
-    heard::places,
-    orders::{LOST, Order, backends_of},
-};
+use super::{Judge, heard::places};
 use crate::{
     Law, Sometimes,
-    scenario::{Backends, Key, Place},
+    driver::orders::{LOST, Order},
+    scenario::{Backends, Key, Place, backends_of},
     trace::Note,
 };
 

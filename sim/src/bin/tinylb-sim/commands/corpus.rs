@@ -7,7 +7,11 @@ use std::{
 
 use tinylb_sim::{Level, Scenario};
 
-use crate::{Failure, catch, print, scenario_arg};
+use crate::{
+    catch,
+    output::{Failure, print},
+    scenario_arg,
+};
 
 pub(crate) fn corpus(dir: &Path) -> Result<(), Failure> {
     let files = files(dir).map_err(|error| {

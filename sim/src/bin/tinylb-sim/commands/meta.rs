@@ -5,11 +5,10 @@ use std::{env, path::Path, process::Command, thread};
 use tinylb_sim::{RecordOf, Scenario};
 
 use crate::{
-    Failure,
     args::{self, Way},
     catch,
     commands::run::cores,
-    print,
+    output::{Failure, print},
 };
 
 pub(crate) fn meta(args: &args::Meta) -> Result<(), Failure> {

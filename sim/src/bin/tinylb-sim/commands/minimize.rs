@@ -2,7 +2,11 @@
 
 use tinylb_sim::{Level, Scenario, Violation, minimize};
 
-use crate::{Failure, args, catch, print, scenario_arg, write_file};
+use crate::{
+    args, catch,
+    output::{Failure, print, write_file},
+    scenario_arg,
+};
 
 pub(crate) fn minimize(args: &args::Minimize) -> Result<(), Failure> {
     let level = args.what.way.level;

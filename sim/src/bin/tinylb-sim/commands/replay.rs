@@ -4,7 +4,11 @@ use std::fmt::Write;
 
 use tinylb_sim::{Outcome, RecordOf, Scenario, Violation};
 
-use crate::{Failure, args, catch, print, scenario_arg};
+use crate::{
+    args, catch,
+    output::{Failure, print},
+    scenario_arg,
+};
 
 pub(crate) fn replay(args: &args::Replay) -> Result<(), Failure> {
     let scenario = scenario_arg::read(&args.what)?;

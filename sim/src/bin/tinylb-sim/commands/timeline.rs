@@ -2,7 +2,11 @@
 
 use tinylb_sim::timeline;
 
-use crate::{Failure, args, catch, print, scenario_arg, write_file};
+use crate::{
+    args, catch,
+    output::{Failure, print, write_file},
+    scenario_arg,
+};
 
 pub(crate) fn timeline(args: &args::Timeline) -> Result<(), Failure> {
     let scenario = scenario_arg::read(&args.what)?;

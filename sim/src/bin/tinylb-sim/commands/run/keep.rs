@@ -1,11 +1,21 @@
 use std::{fs, path::Path};
 
-use tinylb_sim::{Scenario, timeline};
+use tinylb_sim::{Scenario, Violation, timeline};
 
-use super::Found;
-use crate::{Failure, args::Way, catch, commands::minimize, print, write_file};
+use crate::{
+    args::Way,
+    catch,
+    commands::minimize,
+    output::{Failure, print, write_file},
+};
 
 const KEPT_MAX: usize = 10;
+
+/// A seed, and the first law that its run broke.
+pub(super) struct Found {
+    pub(super) seed: u64,
+    pub(super) violation: Violation,
+}
 
 /// Writes a smaller scenario and its timeline for each of the first failures.
 pub(super) fn keep(dir: &Path, found: &[Found], way: Way) -> Result<(), Failure> {

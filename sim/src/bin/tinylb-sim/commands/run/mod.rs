@@ -15,20 +15,16 @@ use std::{
 use tinylb_sim::Violation;
 
 use self::{
+    keep::Found,
     pool::{Done, Pool},
-    progress::Progress,
+    progress::{GLANCE, Progress},
     sums::Sums,
 };
-use crate::{Failure, args, print, scenario_arg};
-
-/// How often the time is looked at.
-const GLANCE: Duration = Duration::from_millis(100);
-
-/// A seed, and the first law that its run broke.
-struct Found {
-    seed: u64,
-    violation: Violation,
-}
+use crate::{
+    args,
+    output::{Failure, print},
+    scenario_arg,
+};
 
 pub(crate) fn run(args: &args::Run) -> Result<(), Failure> {
     let began = Instant::now();

@@ -3,8 +3,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::GLANCE;
-use crate::{seeds::Seeds, tell};
+use crate::{output::tell, seeds::Seeds};
+
+/// How often the time is looked at.
+pub(super) const GLANCE: Duration = Duration::from_millis(100);
 
 /// How far it is: a bar on a terminal, a line now and then elsewhere. On standard error.
 pub(super) struct Progress {

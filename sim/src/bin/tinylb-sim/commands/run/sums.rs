@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use tinylb_sim::{Counts, Entropy, Outcome, Seeded};
 
-use crate::{print, seeds::Seeds};
+use crate::{output::print, seeds::Seeds};
 
 /// What many runs come to. The order in which they are added makes no difference.
 #[derive(Default)]

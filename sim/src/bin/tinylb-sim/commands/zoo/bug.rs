@@ -3,7 +3,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::Failure;
+use crate::output::Failure;
 
 /// Where bugs are kept, below the root of the sources.
 const DIRECTORIES: [&str; 2] = ["core/tests/planted", "sim/zoo"];

@@ -3,7 +3,7 @@ use std::{fmt, path::Path, process::Command};
 use tinylb_sim::Level;
 
 use super::bug::Bug;
-use crate::Failure;
+use crate::output::Failure;
 
 /// Between two starts, so that they have no seeds in common.
 const STRIDE: u64 = 1_000_000;

@@ -14,7 +14,10 @@ use self::{
     found::{Found, look_for},
     tree::Tree,
 };
-use crate::{Failure, args, print};
+use crate::{
+    args,
+    output::{Failure, print},
+};
 
 pub(crate) fn zoo(args: &args::Zoo) -> Result<(), Failure> {
     let all = bug::all(&args.root)?;

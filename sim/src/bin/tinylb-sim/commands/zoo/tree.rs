@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::bug::Bug;
-use crate::Failure;
+use crate::output::Failure;
 
 /// A copy of the sources to plant bugs in. It stays where it is from one run to the next, below
 /// the directory of builds, so that only what a bug changes is built.
