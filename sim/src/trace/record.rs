@@ -47,7 +47,7 @@ pub enum Note {
     Replaced(u64, Backends, u32, u32, u32),
     /// The same set was said again.
     SaidAgain(u64),
-    /// A replacement is applied.
+    /// A replacement is applied, and so is every one before it.
     Applied(u64),
     /// The deadline of a replacement's drain has come.
     DrainExpired(u64),
