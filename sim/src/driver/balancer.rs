@@ -88,7 +88,7 @@ fn clock<R: Runtime + Clone>(
     world: &World,
     runtime: R,
 ) -> impl Fn() -> u64 + Clone + Send + Sync + use<R> {
-    let began = (runtime.now().as_micros() as u64).saturating_sub(world.judge().at);
+    let began = (runtime.now().as_micros() as u64).saturating_sub(world.judge().at());
     move || (runtime.now().as_micros() as u64).saturating_sub(began)
 }
 
@@ -151,7 +151,7 @@ impl<R: Runtime> Control<R> {
             }
             Order::ResetCycle => {
                 self.handle.reset_cycle();
-                self.world.judge().ledger.reset_cycle();
+                self.world.judge().reset_cycle();
             }
             Order::Shutdown(grace) => {
                 self.world.judge().closing(grace);

@@ -65,7 +65,7 @@ impl<F: Fabric> Clients<F> {
             let pause = entropy.between(1, scenario.config.pause);
             self.fabric.runtime().sleep(Duration::from_millis(u64::from(pause))).await;
             let plan = Plan::draw(&scenario.config, &mut entropy);
-            if self.world.judge().is_healed {
+            if self.world.judge().is_healed() {
                 return;
             }
             let sight = self.attempt(plan, false).await;
@@ -78,7 +78,7 @@ impl<F: Fabric> Clients<F> {
     async fn attempt(&self, plan: Plan, is_probe: bool) -> Sight {
         let attempt = self.world.judge().client_dials(plan, is_probe);
         let address = self.fabric.address(Spot::Front);
-        let told = poll_fn(|cx| self.world.judge().poll_told(attempt, cx));
+        let told = poll_fn(|cx| self.world.judge().cues().poll_leaves(attempt, cx));
         let dial = self.dialer.dial(&address, Duration::MAX);
         let sight = match select(told, dial).await {
             Either::Left(((), _)) => Sight::GivenUp,
@@ -98,7 +98,7 @@ impl<F: Fabric> Clients<F> {
 
 /// Runs a backend on this host, until it crashes.
 pub async fn serve<F: Fabric>(world: World, fabric: F, place: Place) {
-    let boot = world.judge().boots(place);
+    let boot = world.judge().cues().boots(place);
     let listener = match fabric.listen(Spot::Backend(place)).await {
         Ok(listener) => listener,
         Err(error) => return world.fail(Law::Simulation, format!("{place} can't listen: {error}")),

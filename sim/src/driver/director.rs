@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeSet, io, sync::Arc, task::Waker, time::Duration};
 
-use futures::channel::mpsc::unbounded;
-
 use super::{
     World,
-    judge::{Judge, LinkFault, Word},
-    orders::{Order, Visit},
+    judge::{Judge, LinkFault},
+    orders::{Order, Visit, Word},
 };
 use crate::{
     Outcome, Scenario,
@@ -75,7 +73,6 @@ impl Director {
     /// `patience`: how long a task that can go on may take to do so.
     pub fn new(scenario: &Scenario, patience: Duration, keep_trace: bool) -> Self {
         let scenario = Arc::new(scenario.clone());
-        let (orders, visits) = (unbounded(), unbounded());
         let patience = patience.as_micros() as u64;
         let latencies = scenario.steps.iter().filter_map(|step| match step.operation {
             Operation::Latency(_, time) => Some(time),
@@ -83,7 +80,7 @@ impl Director {
         });
         let slowest = latencies.fold(scenario.config.latency_max, u32::max);
         let round_trip = u64::from(slowest) * 2000 + 2 * SLACK;
-        let judge = Judge::new(Arc::clone(&scenario), patience, keep_trace, orders, visits);
+        let judge = Judge::new(Arc::clone(&scenario), patience, keep_trace);
         Self {
             world: World::new(judge),
             scenario,
@@ -135,7 +132,7 @@ impl Director {
             }
             Phase::Closing(until) => {
                 let mut judge = self.world.judge();
-                if judge.is_shut_down || at >= until {
+                if judge.is_shut_down() || at >= until {
                     judge.check_empty();
                     self.phase = Phase::Over;
                 }
@@ -193,12 +190,9 @@ impl Director {
                 let set = judge.newest().clone();
                 judge.order_sets(vec![set]);
             }
-            Operation::LoseSource => {
-                judge.source_loses();
-                judge.order(Order::LoseSource);
-            }
+            Operation::LoseSource => judge.lose_source(),
             Operation::Spoil => judge.spoil(),
-            Operation::Connect(count, plan) => judge.visit(Visit::Connect(*count, *plan)),
+            Operation::Connect(count, plan) => judge.cues().visit(Visit::Connect(*count, *plan)),
             Operation::Leave(how) => {
                 let word = match how {
                     Leaving::Close => Word::Close,
@@ -213,14 +207,14 @@ impl Director {
                     AcceptError::Aborted => io::ErrorKind::ConnectionAborted.into(),
                     AcceptError::NoDescriptors => io::Error::from_raw_os_error(24),
                 };
-                let waker = judge.fail_accepts((0..*count).map(|_| error()));
+                let waker = judge.cues().fail_accepts((0..*count).map(|_| error()));
                 drop(judge);
                 waker.into_iter().for_each(Waker::wake);
             }
-            Operation::PanicDial(place) => judge.panic_next_dial(*place),
-            Operation::Drain(time) => judge.order(Order::Drain(*time)),
-            Operation::ResetCycle => judge.order(Order::ResetCycle),
-            Operation::Shutdown(grace) => judge.order(Order::Shutdown(*grace)),
+            Operation::PanicDial(place) => judge.cues().panic_next_dial(*place),
+            Operation::Drain(time) => judge.cues().order(Order::Drain(*time)),
+            Operation::ResetCycle => judge.cues().order(Order::ResetCycle),
+            Operation::Shutdown(grace) => judge.cues().order(Order::Shutdown(*grace)),
             disturbance => {
                 drop(judge);
                 self.disturb(disturbance, disturbances);
@@ -323,13 +317,13 @@ impl Director {
             drop(judge);
             return self.close(at);
         }
-        judge.visit(Visit::Probe(self.scenario.config.backends));
+        judge.cues().visit(Visit::Probe(self.scenario.config.backends));
         self.phase = Phase::Probing(at + PROBING);
     }
 
     /// A second shutdown aborts at once.
     fn close(&mut self, at: u64) {
-        self.world.judge().order(Order::Shutdown(CLOSING_GRACE));
+        self.world.judge().cues().order(Order::Shutdown(CLOSING_GRACE));
         self.phase = Phase::Closing(at + SETTLING);
     }
 }

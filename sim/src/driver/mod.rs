@@ -7,6 +7,7 @@
 
 mod balancer;
 mod clients;
+mod cues;
 mod director;
 mod fabric;
 mod judge;

@@ -28,3 +28,13 @@ pub(super) enum Visit {
     Connect(u32, Plan),
     Probe(u32),
 }
+
+/// What one client is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Word {
+    GoOn,
+    /// To send no more and to come to its end.
+    Close,
+    /// To reset the connection.
+    Abort,
+}

@@ -13,7 +13,7 @@ use tinylb_core::{Conn, Runtime, Side};
 
 use super::{
     World,
-    judge::Word,
+    orders::Word,
     payload::{Greeting, Header, PIECE, Payload},
 };
 use crate::{
@@ -177,7 +177,7 @@ impl<C: Conn, R: Runtime> Party<C, R> {
 
     fn poll_word(&self, cx: &mut Context<'_>) -> Word {
         match self.side {
-            Side::Client => self.world.judge().poll_word(self.attempt, cx),
+            Side::Client => self.world.judge().cues().poll_word(self.attempt, cx),
             Side::Backend => Word::GoOn,
         }
     }

@@ -120,7 +120,7 @@ impl<C: Conn> Conn for TapConn<C> {
     fn abort(&mut self) {
         if self.is_open {
             let lost = self.inner.unacknowledged() as u64;
-            self.world.judge().lost(self.session, self.side, lost);
+            self.world.judge().discards(self.session, self.side, lost);
         }
         self.inner.abort();
         self.let_go();

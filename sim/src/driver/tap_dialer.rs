@@ -22,7 +22,7 @@ impl<F: Fabric> Dialer for TapDialer<F> {
 
     async fn dial(&self, target: &Place, within: Duration) -> io::Result<Self::Conn> {
         let session = self.world.judge().dials(*target);
-        if self.world.judge().takes_panic(*target) {
+        if self.world.judge().cues().takes_panic(*target) {
             resume_unwind(Box::new(PANIC_AS_TOLD));
         }
         let address = self.fabric.address(Spot::Backend(*target));

@@ -15,7 +15,7 @@ use super::{
     judge::Judge,
     orders::{Order, Visit},
 };
-use crate::{Law, PacketFate, PacketKind, Scenario, Sometimes, scenario::Place, trace::Host};
+use crate::{Law, PacketFate, PacketKind, Scenario, scenario::Place, trace::Host};
 
 /// What a dial panics with when a scenario wants it to.
 pub(super) const PANIC_AS_TOLD: &str = "a dial panics as told";
@@ -30,7 +30,7 @@ pub struct World {
 
 impl World {
     pub(super) fn new(judge: Judge) -> Self {
-        let scenario = Arc::clone(&judge.scenario);
+        let scenario = Arc::clone(judge.scenario());
         Self { scenario, judge: Arc::new(Mutex::new(judge)), handle: Arc::default() }
     }
 
@@ -56,9 +56,7 @@ impl World {
 
     /// A stream between these two has lost a segment, so nothing is expected of it any more.
     pub fn lost(&self, a: SocketAddr, b: SocketAddr) {
-        let mut judge = self.judge();
-        judge.count(Sometimes::PacketLost);
-        judge.lossy.extend([a, b]);
+        self.judge().lost(a, b);
     }
 
     /// Something that is none of the scenario's doing was wrong.
@@ -75,7 +73,7 @@ impl World {
 
     /// Whether a law was broken.
     pub fn has_failed(&self) -> bool {
-        !self.judge().ledger.violations().is_empty()
+        self.judge().has_failed()
     }
 
     pub(super) fn set_handle(&self, handle: Handle<Place>) {
@@ -93,22 +91,15 @@ impl World {
 
     /// What the balancer is told; for the first that asks.
     pub(super) fn take_orders(&self) -> Option<UnboundedReceiver<Order>> {
-        self.judge().orders.1.take()
+        self.judge().cues().take_orders()
     }
 
     /// What clients are told; for the first that asks.
     pub(super) fn take_visits(&self) -> Option<UnboundedReceiver<Visit>> {
-        self.judge().visits.1.take()
+        self.judge().cues().take_visits()
     }
 
     pub(super) fn poll_accept_failure(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let mut judge = self.judge();
-        match judge.accept_failures.pop_front() {
-            Some(error) => Poll::Ready(error),
-            None => {
-                judge.acceptor = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
+        self.judge().cues().poll_accept_failure(cx)
     }
 }

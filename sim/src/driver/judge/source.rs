@@ -5,21 +5,25 @@ use std::{collections::BTreeSet, mem};
 
 use tinylb_core::{Held, Update};
 
-use super::{Judge, heard::places};
+use super::{
+    case::Case,
+    heard::{Heard, places},
+};
 use crate::{
     Law, Sometimes,
-    driver::orders::{LOST, Order},
-    scenario::{Backends, Key, Place, backends_of},
+    driver::orders::LOST,
+    scenario::{Backends, Config, Key, Place, backends_of},
     trace::Note,
 };
 
-#[derive(Default)]
-pub(in crate::driver) struct Source {
+/// Knows what the source was ordered to say, and what the balancer has heard and held of it.
+pub(super) struct Source {
+    heard: Heard,
     /// Since when a set is held.
     held_at: Option<u64>,
     /// The set that was said last was held, and dropped at a loss.
     is_dropped: bool,
-    /// Since when the source is lost, as it was told to be.
+    /// Since when the source is lost, as it was ordered to be.
     lost_at: Option<u64>,
     /// The last set was given up.
     is_stale: bool,
@@ -27,183 +31,181 @@ pub(in crate::driver) struct Source {
     gives_up: bool,
 }
 
-impl Judge {
-    /// The source is told to say a set.
-    pub(in crate::driver) fn source_says(&mut self) {
-        let Source { held_at, .. } = self.source;
-        self.source = Source { held_at, ..Source::default() };
-    }
-
-    /// The source is told to be lost.
-    pub(in crate::driver) fn source_loses(&mut self) {
-        if self.scenario.config.source == 1 {
-            self.source.lost_at.get_or_insert(self.at);
+impl Source {
+    pub(super) fn new(case: &Case) -> Self {
+        let keep = case.config().source_settings().keep_absent.unwrap_or_default();
+        Self {
+            heard: Heard::new(keep.as_micros() as u64, case.patience()),
+            held_at: None,
+            is_dropped: false,
+            lost_at: None,
+            is_stale: false,
+            gives_up: false,
         }
     }
 
-    /// The source is told to say its set with an entry that is no backend.
-    pub(in crate::driver) fn spoil(&mut self) {
-        if self.scenario.config.source == 0 {
-            return;
-        }
-        let set = self.newest.clone();
-        match self.scenario.config.leave_out {
-            0 => self.source_loses(),
-            // Nothing is left of it, and the source hasn't stated that there are no backends.
-            _ if set.is_empty() => self.source_loses(),
-            _ => self.say(std::slice::from_ref(&set)),
-        }
-        self.order(Order::Spoil(set));
+    /// The source is ordered to say a set.
+    pub(super) fn says(&mut self) {
+        (self.is_dropped, self.lost_at) = (false, None);
+        (self.is_stale, self.gives_up) = (false, false);
     }
 
-    /// What is said instead of a set while absent backends are kept: there, a place has eight keys of
-    /// its own, so that no key goes to another place while the old one is kept.
-    pub(in crate::driver) fn as_said(&self, set: Backends) -> Backends {
-        if self.scenario.config.keep_absent == 0 {
-            return set;
+    /// The source is ordered to be lost.
+    pub(super) fn loses(&mut self, case: &Case) {
+        if case.has_source() {
+            self.lost_at.get_or_insert(case.at());
         }
-        let own = |(key, place): (Key, Place)| (Key(place.0 * 8 + key.0 % 8), place);
-        set.into_iter().map(own).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// The balancer hears what the source says.
-    pub(in crate::driver) fn hears(&mut self, now: u64, update: &Update<Place>) {
-        self.now = now;
-        let leaves_out = self.scenario.config.leave_out == 1;
+    pub(super) fn hears(&mut self, case: &mut Case, update: &Update<Place>) {
+        let now = case.now();
+        let leaves_out = case.config().leave_out == 1;
         let said = match update {
             Update::Set(set) => set,
             Update::Partial(set, _) if leaves_out && !set.is_empty() => set,
             _ => return self.heard.hear_loss(now),
         };
-        let back = self.heard.hear(now, &backends_of(said), &self.in_force());
-        if self.scenario.config.keep_absent > 0 {
-            self.ledger.counts.add(Sometimes::AbsentBack, back as u64);
+        let back = self.heard.hear(now, &backends_of(said), &case.in_force());
+        if case.config().keep_absent > 0 {
+            case.count_times(Sometimes::AbsentBack, back);
         }
-        self.source.is_dropped = false;
-        if !self.may_remove_too_much() {
-            self.source.held_at = None;
-        }
-    }
-
-    pub(in crate::driver) fn left_out(&mut self, entries: usize) {
-        self.count(Sometimes::EntryLeftOut);
-        self.note(Note::LeftOut(entries as u32));
-        if self.scenario.config.leave_out == 0 {
-            self.fail(Law::Source, "an entry is left out that makes a set no good".into());
+        self.is_dropped = false;
+        if !self.may_remove_too_much(case) {
+            self.held_at = None;
         }
     }
 
-    pub(in crate::driver) fn source_lost(&mut self, reason: &str) {
-        self.note(Note::SourceLost);
+    /// Entries are left out of what the source says.
+    pub(super) fn left_out(&self, case: &mut Case, entries: usize) {
+        case.count(Sometimes::EntryLeftOut);
+        case.note(Note::LeftOut(entries as u32));
+        if case.config().leave_out == 0 {
+            case.fail(Law::Source, "an entry is left out that makes a set no good".into());
+        }
+    }
+
+    /// The balancer says that the source is lost.
+    pub(super) fn lost(&mut self, case: &mut Case, reason: &str) {
+        case.note(Note::SourceLost);
         if !reason.ends_with(LOST) {
-            self.fail(Law::Order, format!("a good set was rejected: {reason}"));
+            case.fail(Law::Order, format!("a good set was rejected: {reason}"));
         }
-        if !self.heard.told_loss(self.now) {
-            self.fail(Law::Source, "a source that isn't lost is told to be".into());
+        if !self.heard.told_loss(case.now()) {
+            case.fail(Law::Source, "a source that isn't lost is told to be".into());
         }
         // What was said just before may be dropped, too, if it would have been held.
-        let is_held = self.source.held_at.take().is_some();
-        self.source.is_dropped = is_held || self.may_remove_too_much();
+        let is_held = self.held_at.take().is_some();
+        self.is_dropped = is_held || self.may_remove_too_much(case);
     }
 
-    pub(in crate::driver) fn held(&mut self, held: &Held) {
-        self.count(Sometimes::SetHeld);
-        self.note(Note::SetHeld(held.removed as u32, held.targets as u32));
-        self.source.held_at = Some(self.at);
-        let (least, most) = self.heard.removes(self.now);
+    /// The balancer holds a set that removes too much.
+    pub(super) fn held(&mut self, case: &mut Case, held: &Held) {
+        case.count(Sometimes::SetHeld);
+        case.note(Note::SetHeld(held.removed as u32, held.targets as u32));
+        self.held_at = Some(case.at());
+        let (least, most) = self.heard.removes(case.now());
         let Held { removed, targets, .. } = *held;
         let is_right =
-            (least..=most).contains(&removed) && targets == places(&self.in_force()).len();
-        if !is_right || !self.is_too_much(removed, targets) {
+            (least..=most).contains(&removed) && targets == places(&case.in_force()).len();
+        if !is_right || !is_too_much(case, removed, targets) {
             let text = format!("the set said last doesn't remove {removed} of {targets} targets");
-            self.fail(Law::Source, text);
+            case.fail(Law::Source, text);
         }
     }
 
     /// A set takes effect.
-    pub(in crate::driver) fn source_replaces(&mut self, generation: u64, set: &Backends) {
-        if mem::take(&mut self.source.gives_up) {
+    pub(super) fn replaces(&mut self, case: &mut Case, generation: u64, set: &Backends) {
+        if mem::take(&mut self.gives_up) {
             if !set.is_empty() {
-                self.fail(Law::Order, "a set is given up for one that isn't empty".into());
+                case.fail(Law::Order, "a set is given up for one that isn't empty".into());
             }
             return self.heard.give_up();
         }
-        match self.heard.replaced(self.now, &self.in_force(), set) {
+        match self.heard.replaced(case.now(), &case.in_force(), set) {
             Ok(kept) => {
-                self.ledger.counts.add(Sometimes::AbsentGone, kept.gone as u64);
-                self.ledger.counts.add(Sometimes::AbsentWhileLost, kept.gone_after_loss as u64);
+                case.count_times(Sometimes::AbsentGone, kept.gone);
+                case.count_times(Sometimes::AbsentWhileLost, kept.gone_after_loss);
             }
-            Err((law, text)) => self.fail(law, format!("replacement {generation}: {text}")),
+            Err((law, text)) => case.fail(law, format!("replacement {generation}: {text}")),
         }
-        let held_at = self.source.held_at.take();
-        if !self.removes_too_much(set) {
+        let held_at = self.held_at.take();
+        if !removes_too_much(case, set) {
             return;
         }
-        let hold = u64::from(self.scenario.config.hold) * 1000;
-        if held_at.is_some_and(|at| self.at + self.patience >= at + hold) {
-            self.count(Sometimes::HoldOver);
+        let hold = u64::from(case.config().hold) * 1000;
+        if held_at.is_some_and(|at| case.at() + case.patience() >= at + hold) {
+            case.count(Sometimes::HoldOver);
         } else {
-            self.fail(Law::Source, "a set that removes too much wasn't held".into());
+            case.fail(Law::Source, "a set that removes too much wasn't held".into());
         }
     }
 
-    pub(in crate::driver) fn stale(&mut self) {
-        self.count(Sometimes::SourceStale);
-        self.note(Note::SourceStale);
-        (self.source.is_stale, self.source.gives_up) = (true, true);
-        if self.stale_at().is_none_or(|at| self.at + self.patience < at) {
-            self.fail(Law::Source, "the last set is given up too early".into());
+    /// The balancer gives the last set up.
+    pub(super) fn stale(&mut self, case: &mut Case) {
+        case.count(Sometimes::SourceStale);
+        case.note(Note::SourceStale);
+        (self.is_stale, self.gives_up) = (true, true);
+        if self.stale_at(case).is_none_or(|at| case.at() + case.patience() < at) {
+            case.fail(Law::Source, "the last set is given up too early".into());
         }
     }
 
     /// Whether the set may be another than the one that was said last.
-    pub(in crate::driver) fn may_lag(&self) -> bool {
-        let hold = u64::from(self.scenario.config.hold) * 1000;
-        let is_held = self.source.held_at.is_some_and(|at| self.at <= at + hold + self.patience);
-        is_held || self.source.is_dropped || self.source.is_stale
+    pub(super) fn may_lag(&self, case: &Case) -> bool {
+        let hold = u64::from(case.config().hold) * 1000;
+        let is_held = self.held_at.is_some_and(|at| case.at() <= at + hold + case.patience());
+        is_held || self.is_dropped || self.is_stale
     }
 
     /// The last set is given up in time.
-    pub(in crate::driver) fn check_source(&mut self) {
-        let is_late = self.stale_at().is_some_and(|at| self.at > at + self.patience);
-        let has_set = self.ledger.set().is_some_and(|set| !set.is_empty());
-        if is_late && has_set && !self.source.is_stale {
-            self.fail(Law::Source, "the last set of a lost source isn't given up".into());
+    pub(super) fn check_times(&self, case: &mut Case) {
+        let is_late = self.stale_at(case).is_some_and(|at| case.at() > at + case.patience());
+        let has_set = case.ledger.set().is_some_and(|set| !set.is_empty());
+        if is_late && has_set && !self.is_stale {
+            case.fail(Law::Source, "the last set of a lost source isn't given up".into());
         }
     }
 
-    /// How the set in force isn't the one to be expected of what was said last.
-    pub(in crate::driver) fn lags(&self) -> Option<String> {
-        let set = self.ledger.set()?;
-        match self.scenario.config.source {
-            0 if *set == self.newest => None,
-            0 => Some("the set isn't the one that was said last".into()),
-            _ => self.heard.is_late(self.at, &self.newest, set),
-        }
+    /// What is wrong with the set in force, if the one that was said last is due.
+    pub(super) fn is_late(&self, case: &Case, newest: &Backends, set: &Backends) -> Option<String> {
+        self.heard.is_late(case.at(), newest, set)
     }
 
-    fn stale_at(&self) -> Option<u64> {
-        let stale = self.scenario.config.source_settings().max_stale?;
-        Some(self.source.lost_at? + stale.as_micros() as u64)
-    }
-
-    fn in_force(&self) -> Backends {
-        self.ledger.set().cloned().unwrap_or_default()
-    }
-
-    fn removes_too_much(&self, set: &Backends) -> bool {
-        let before = places(&self.in_force());
-        self.is_too_much(before.difference(&places(set)).count(), before.len())
+    fn stale_at(&self, case: &Case) -> Option<u64> {
+        let stale = case.config().source_settings().max_stale?;
+        Some(self.lost_at? + stale.as_micros() as u64)
     }
 
     /// Whether the set heard last may remove too much if it took effect now.
-    fn may_remove_too_much(&self) -> bool {
-        let (_, most) = self.heard.removes(self.now);
-        self.is_too_much(most, places(&self.in_force()).len())
+    fn may_remove_too_much(&self, case: &Case) -> bool {
+        let (_, most) = self.heard.removes(case.now());
+        is_too_much(case, most, places(&case.in_force()).len())
     }
+}
 
-    fn is_too_much(&self, removed: usize, targets: usize) -> bool {
-        let floor = self.scenario.config.floor as usize;
-        floor > 0 && removed * 100 > targets * floor
+/// Whether the source is lost by saying this set with an entry that is no backend.
+pub(super) fn is_lost_by_bad_entry(config: &Config, set: &Backends) -> bool {
+    // If nothing is left of a set, the source hasn't stated that there are no backends.
+    config.leave_out == 0 || set.is_empty()
+}
+
+/// What is ordered instead of a set while absent backends are kept: there, a place has eight keys of
+/// its own, so that no key goes to another place while the old one is kept.
+pub(super) fn as_ordered(config: &Config, set: Backends) -> Backends {
+    if config.keep_absent == 0 {
+        return set;
     }
+    let own = |(key, place): (Key, Place)| (Key(place.0 * 8 + key.0 % 8), place);
+    set.into_iter().map(own).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn removes_too_much(case: &Case, set: &Backends) -> bool {
+    let before = places(&case.in_force());
+    is_too_much(case, before.difference(&places(set)).count(), before.len())
+}
+
+fn is_too_much(case: &Case, removed: usize, targets: usize) -> bool {
+    let floor = case.config().floor as usize;
+    floor > 0 && removed * 100 > targets * floor
 }
