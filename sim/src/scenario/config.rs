@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use tinylb_core::{BadEntries, Floor, Removal, Settings, SourceSettings};
 
-use super::Manner;
+use super::plan::Manner;
 
 /// What there is in a run. Every field is a number within bounds, see [`CONFIG_FIELDS`]; times are
 /// in milliseconds.

@@ -1,8 +1,31 @@
-//! A scenario's keys and sets as the balancer knows them.
+//! Backends: their keys and places, and how the balancer knows them.
+
+use std::fmt;
 
 use tinylb_core::{BackendKey, BackendSet};
 
-use super::{Backends, Key, Place};
+/// A backend's key: printed as `k3`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(pub u8);
+
+/// Where a backend is, one host each: printed as `b3`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place(pub u8);
+
+/// Backends by key, ascending.
+pub type Backends = Vec<(Key, Place)>;
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "k{}", self.0)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "b{}", self.0)
+    }
+}
 
 /// Keys of three digits, so that their order as text is that of their numbers.
 pub(crate) fn backend_key(key: Key) -> BackendKey {
