@@ -116,3 +116,17 @@ impl Case {
         }
     }
 }
+
+#[cfg(test)]
+impl Case {
+    /// A case of a scenario's text, with a patience of 30 ms.
+    pub(super) fn of(text: &str) -> Self {
+        let scenario: Scenario = text.parse().unwrap();
+        Self::new(Arc::new(scenario), 30_000, false)
+    }
+
+    /// The laws that were broken.
+    pub(super) fn laws(&self) -> Vec<Law> {
+        self.ledger.violations().iter().map(|violation| violation.law).collect()
+    }
+}

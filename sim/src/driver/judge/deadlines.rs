@@ -133,3 +133,42 @@ fn time_max(case: &Case, plan: Plan) -> u64 {
     let pace = u64::from(plan.pace) * 1000 + case.patience();
     dial + silence + pieces * pace + 2 * rounds * round_trip
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shutdown_completes_by_the_end_of_its_grace() {
+        let (mut case, mut deadlines) = (Case::of(""), Deadlines::default());
+        deadlines.closing(&mut case, 50);
+        case.set_time(80_000);
+        assert!(!deadlines.check_shutdown(&mut case));
+        deadlines.closing(&mut case, 50);
+        case.set_time(110_000);
+        assert!(!deadlines.check_shutdown(&mut case), "a second shutdown leaves no grace");
+        case.set_time(110_001);
+        assert!(deadlines.check_shutdown(&mut case));
+        assert_eq!(case.laws(), [Law::Shutdown]);
+        deadlines.shut_down(&mut case);
+        assert!(deadlines.check_shutdown(&mut case));
+        assert_eq!(case.laws(), [Law::Shutdown]);
+    }
+
+    #[test]
+    fn a_client_is_accepted_in_time_once_there_is_room() {
+        let (mut case, mut deadlines) = (Case::of(""), Deadlines::default());
+        deadlines.client_dials(&case);
+        let late = |deadlines: &Deadlines, case: &Case| {
+            deadlines.is_late(case, 0, Plan::default(), None, || false)
+        };
+        case.set_time(500_000);
+        assert_eq!(late(&deadlines, &case), None, "it isn't connected yet");
+        deadlines.client_connected(&case, 0);
+        deadlines.accept_failed(&case, 100_000);
+        case.set_time(630_000);
+        assert_eq!(late(&deadlines, &case), None);
+        case.set_time(630_001);
+        assert_eq!(late(&deadlines, &case), Some(Law::Accept));
+    }
+}

@@ -150,3 +150,49 @@ impl Links {
         &mut self.backends[place]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const B1: Place = Place(1);
+    const SERVED: Option<(u64, Place)> = Some((0, B1));
+
+    /// An attempt whose session has a connection to a backend.
+    fn connected() -> Links {
+        let mut links = Links::default();
+        links.client_dials();
+        links.client_connected(0, "10.0.0.2:5");
+        links.dialled(0, B1, "10.0.0.1:9");
+        links
+    }
+
+    #[test]
+    fn an_attempt_is_calm_until_a_link_of_its_own_is_disturbed() {
+        let mut links = connected();
+        links.disturb(Host::Backend(Place(2)), LinkFault::Cut, true);
+        assert!(links.is_calm(0, SERVED));
+        links.disturb(Host::Backend(B1), LinkFault::Cut, true);
+        links.disturb(Host::Backend(B1), LinkFault::Cut, false);
+        assert!(!links.is_calm(0, SERVED), "a fault that is over counts");
+        links.admitted(0);
+        assert!(links.is_calm(0, SERVED), "its next backend isn't dialled yet");
+        links.dialled(0, B1, "10.0.0.1:10");
+        assert!(links.is_calm(0, SERVED), "it began after the fault");
+        links.disturb(Host::Clients, LinkFault::Slow, true);
+        assert!(!links.is_calm(0, SERVED));
+    }
+
+    #[test]
+    fn a_lost_segment_excuses_the_attempt_that_it_was_of_and_no_other() {
+        let mut links = connected();
+        let backend = "10.0.1.1:80".parse().unwrap();
+        links.lost("10.0.0.1:8".parse().unwrap(), backend);
+        assert!(!links.is_lossy(0, Some(0)));
+        links.lost("10.0.0.1:9".parse().unwrap(), backend);
+        assert!(links.is_lossy(0, Some(0)));
+        assert!(!links.is_lossy(0, None), "another session had that connection");
+        links.lost("10.0.0.2:5".parse().unwrap(), backend);
+        assert!(links.is_lossy(0, None));
+    }
+}

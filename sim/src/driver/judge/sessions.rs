@@ -94,7 +94,7 @@ impl Sessions {
         (session.is_half_closed, session.moved_at) = (true, case.at());
     }
 
-    /// The balancer has a connection more for a session.
+    /// The balancer has another connection for a session.
     pub(super) fn opened(&mut self, serial: u64) {
         self.session(serial).open += 1;
     }
@@ -275,4 +275,33 @@ fn silence_max(case: &Case, session: &Session) -> Option<u64> {
     let half_close = session.is_half_closed.then_some(config.half_close_timeout);
     let limits = [half_close, Some(config.idle_timeout)].into_iter().flatten();
     limits.filter(|limit| *limit > 0).min().map(|limit| u64::from(limit) * 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_ends_holds_nothing_and_says_truly_what_it_moved() {
+        let (mut case, mut sessions) = (Case::of(""), Sessions::default());
+        assert!(!sessions.ended(&mut case, 0, EndReason::Shutdown, (0, 0)), "it is unknown");
+        sessions.accepted(0);
+        sessions.opened(0);
+        assert!(sessions.ended(&mut case, 0, EndReason::Shutdown, (0, 0)));
+        assert_eq!(case.laws(), [Law::Barrier]);
+        sessions.let_go(0);
+        assert!(sessions.ended(&mut case, 0, EndReason::Shutdown, (0, 0)));
+        assert_eq!(case.laws(), [Law::Barrier]);
+        assert!(sessions.ended(&mut case, 0, EndReason::Shutdown, (0, 1)));
+        assert_eq!(case.laws(), [Law::Barrier, Law::Bytes]);
+    }
+
+    #[test]
+    fn a_dial_goes_only_where_its_session_may_be() {
+        let (mut case, mut sessions) = (Case::of(""), Sessions::default());
+        case.ledger.accepted_one(0);
+        sessions.dial_started(0);
+        assert_eq!(sessions.dials(&mut case, Place(1)), 0);
+        assert_eq!(case.laws(), [Law::Barrier]);
+    }
 }

@@ -140,3 +140,35 @@ fn check_keys(case: &mut Case, report: &Report, set: &Backends) {
         case.fail(Law::Report, text);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_take_effect_in_the_order_in_which_they_were_ordered() {
+        let mut case = Case::of("");
+        let mut sets = Sets::new(&case);
+        let [first, second] = [0, 1].map(|number| vec![(Key(number), Place(number))]);
+        sets.ordered(&case, &[first.clone(), second.clone()]);
+        assert_eq!(sets.newest(), &second);
+        sets.check_order(&mut case, 1, &first);
+        sets.check_order(&mut case, 2, &second);
+        assert_eq!(case.laws(), []);
+        sets.ordered(&case, &[second.clone(), first]);
+        sets.check_order(&mut case, 3, &Vec::new());
+        assert_eq!(case.laws(), [Law::Order]);
+    }
+
+    #[test]
+    fn a_set_that_was_ordered_is_due_in_time() {
+        let mut case = Case::of("");
+        let mut sets = Sets::new(&case);
+        case.set_time(1_000);
+        sets.ordered(&case, &[Vec::new()]);
+        case.set_time(31_000);
+        assert!(!sets.is_due(&case));
+        case.set_time(31_001);
+        assert!(sets.is_due(&case));
+    }
+}

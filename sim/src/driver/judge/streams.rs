@@ -297,3 +297,50 @@ pub(super) fn other(side: Side) -> Side {
         Side::Backend => Side::Client,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An attempt whose client has ended its stream after this many bytes, all of which have come.
+    fn after(bytes: usize) -> (Case, Streams) {
+        let (mut case, mut streams) = (Case::of(""), Streams::default());
+        let attempt = streams.client_dials(&mut case, Plan::default(), false);
+        let header = Header { attempt, plan: Plan::default() };
+        assert!(streams.backend_took(&mut case, Place(1), Some(header), Some(Place(1))));
+        let mut payload = vec![0; bytes];
+        Payload::of(attempt, Side::Client).fill(0, &mut payload);
+        streams.sent(attempt, Side::Client, bytes as u64);
+        streams.closes(attempt, Side::Client);
+        streams.received(&mut case, attempt, Side::Backend, &payload);
+        (case, streams)
+    }
+
+    #[test]
+    fn a_clean_end_comes_after_all_that_was_sent_and_was_meant() {
+        let (mut case, streams) = after(50);
+        streams.sees_end(&mut case, 0, Side::Backend, true, false);
+        assert_eq!(case.laws(), []);
+        streams.sees_end(&mut case, 0, Side::Client, true, true);
+        assert_eq!(case.laws(), [], "a dead backend's system ends its streams");
+        streams.sees_end(&mut case, 0, Side::Client, true, false);
+        assert_eq!(case.laws(), [Law::Bytes], "nobody ended this one");
+        let (mut case, mut streams) = after(50);
+        streams.sent(0, Side::Client, 51);
+        streams.sees_end(&mut case, 0, Side::Backend, true, false);
+        assert_eq!(case.laws(), [Law::Bytes], "a byte is missing");
+    }
+
+    #[test]
+    fn a_byte_belongs_to_one_attempt() {
+        let (mut case, mut streams) = after(50);
+        let other = streams.client_dials(&mut case, Plan::default(), false);
+        let mut payload = [0; 50];
+        Payload::of(other, Side::Client).fill(50, &mut payload);
+        streams.received(&mut case, 0, Side::Backend, &payload);
+        assert_eq!(case.laws(), [Law::Crossed]);
+        let (mut case, mut streams) = after(50);
+        streams.received(&mut case, 0, Side::Backend, &[7; 50]);
+        assert_eq!(case.laws(), [Law::Bytes]);
+    }
+}
