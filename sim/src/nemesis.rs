@@ -26,8 +26,8 @@ pub(crate) struct Answer {
 /// What a rule does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Deed {
-    /// It replaces the set by each of these, one right after the other; by none, if there is nothing
-    /// to change.
+    /// It replaces the set by each of these, one right after the other; by none, if there is
+    /// nothing to change.
     Replace(Vec<Backends>),
     /// It shuts the server down, without grace.
     ShutDown,

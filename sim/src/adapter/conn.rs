@@ -32,10 +32,10 @@ use crate::{Entropy, Seeded};
 /// - [`Conn::abort`], a drop without [`Conn::finish`] (also by a host's crash), or a drop with
 ///   unread bytes: the other end sees a reset.
 /// - A close, or a drop after [`Conn::finish`]: an end of stream.
-/// - Bytes sent to who is gone: a reset.
+/// - Bytes sent to an end that is gone: a reset.
 ///
 /// The other end learns of it when the network has carried it there. Bytes on their way are not
-/// overtaken by an abort, unless the one who aborts has bytes left to read.
+/// overtaken by an abort, unless the end that aborts has bytes left to read.
 pub struct TurmoilConn {
     /// `None` once it was aborted.
     stream: Option<TcpStream>,
@@ -44,7 +44,7 @@ pub struct TurmoilConn {
     wire: Arc<Wire>,
     end: End,
     inbound: Inbound,
-    /// The user was told of the end of stream, which stays one then.
+    /// The user has seen the end of stream, which stays one then.
     has_told_end: bool,
     /// Whether a drop ends it instead of cutting it.
     is_finished: bool,
@@ -141,7 +141,7 @@ impl TurmoilConn {
 
     /// turmoil's FIN came: the other end has dropped its socket.
     fn finished(&self) -> Inbound {
-        // TCP resets who sent bytes that are not read any more, whether they had arrived or not.
+        // TCP resets a sender whose bytes are not read any more, whether they had arrived or not.
         let is_cut = self.incoming().is_reset() || self.outgoing().unread() > 0;
         if is_cut { Inbound::Cut } else { Inbound::Gone }
     }
@@ -185,7 +185,7 @@ impl TurmoilConn {
             if !self.outgoing().is_closed() && stream.try_write(&END_MARK).is_ok() {
                 self.outgoing().close();
             }
-            // turmoil resets who sends anything to a socket that is gone, be it an end of stream,
+            // turmoil resets whatever sends to a socket that is gone, be it an end of stream,
             // and the reset may overtake what was sent before. So the socket stays until something
             // comes: an end, or bytes that nobody reads.
             handle.spawn(async move {
@@ -342,8 +342,8 @@ fn reset() -> io::Error {
     io::ErrorKind::ConnectionReset.into()
 }
 
-/// Who waits for something from the network. A read, a write and a watch for a cut may each be
-/// another task's.
+/// The tasks that wait for something from the network. A read, a write and a watch for a cut may
+/// each be another task's.
 #[derive(Default)]
 struct Waits {
     read: AtomicWaker,

@@ -111,7 +111,7 @@ impl Dial {
     }
 }
 
-/// A connection on its way to who asked for it; aborted if it doesn't get there.
+/// A connection on its way to the task that asked for it; aborted if it doesn't get there.
 struct Claim(Option<TurmoilConn>);
 
 impl Claim {

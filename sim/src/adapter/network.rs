@@ -89,7 +89,7 @@ struct Link {
     is_cut_down: bool,
     /// How often it was cut.
     cuts: u64,
-    /// Who waits until it is whole.
+    /// Wakes the dials that wait until it is whole.
     waiting: Vec<Waker>,
 }
 
@@ -116,7 +116,7 @@ impl Network {
     // Faults.
 
     /// Cuts a link: what is on it is lost, and so is what is sent until [`Self::release`]. Returns
-    /// what was lost at once, of which who watches the network hears nothing. Dials hang.
+    /// what was lost at once, which a watcher of the network doesn't see. Dials hang.
     ///
     /// # Panics
     /// When the simulation has no such link.

@@ -9,9 +9,9 @@ use super::wire::END_MARK;
 /// Something that happened to a segment of TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Packet {
-    /// Who sent it.
+    /// The sender.
     pub from: SocketAddr,
-    /// Who is to get it.
+    /// The receiver.
     pub to: SocketAddr,
     /// What it is.
     pub kind: PacketKind,
@@ -30,7 +30,7 @@ pub enum PacketKind {
     Data,
     /// One direction was closed: TCP's FIN.
     End,
-    /// turmoil's FIN: who sends it has let go of the connection. A reset, unless a
+    /// turmoil's FIN: its sender has let go of the connection. A reset, unless a
     /// [`Self::End`] came before it or the connection was dropped, and not aborted.
     Fin,
     /// A reset: for bytes left unread, or of turmoil's own accord, in answer to what was sent to

@@ -14,8 +14,8 @@ use tokio::{runtime::Handle, time::Instant};
 use super::Network;
 use crate::{Entropy, Seeded};
 
-/// The runtime of one of turmoil's hosts, until that crashes. A task that panics is told of by
-/// [`Network::take_panics`], and ends alone.
+/// The runtime of one of turmoil's hosts, until that crashes. A task that panics ends alone; its
+/// message is in [`Network::take_panics`].
 #[derive(Clone)]
 pub struct TurmoilRuntime {
     network: Network,

@@ -46,8 +46,8 @@ struct Watch {
 
 struct State {
     callback: Box<dyn FnMut(Packet) + Send>,
-    /// Dials that were delivered and are not accepted yet: who dials, and whom. A listener only
-    /// says that it is bound to all addresses.
+    /// Dials that were delivered and are not accepted yet: from where, and to where. A listener
+    /// only says that it is bound to all addresses.
     handshakes: BTreeMap<SocketAddr, SocketAddr>,
 }
 

@@ -50,7 +50,7 @@ pub(crate) struct Direction {
     end: AtomicU64,
     /// The writer has aborted: turmoil's FIN in this direction stands for a reset.
     is_reset: AtomicBool,
-    /// Who waits to write.
+    /// Wakes a writer that waits for room.
     room: AtomicWaker,
 }
 
@@ -85,7 +85,7 @@ impl Direction {
         self.room.wake();
     }
 
-    /// Who is woken by the next read.
+    /// The waker of the next read.
     pub(crate) fn room(&self) -> &AtomicWaker {
         &self.room
     }
@@ -98,7 +98,7 @@ impl Direction {
         self.end.load(Ordering::Relaxed) != OPEN
     }
 
-    /// Whether what comes after so many bytes is the mark of the end. True before the mark
+    /// Whether what comes after this many bytes is the mark of the end. True before the mark
     /// arrives, and never before a byte of the stream.
     pub(crate) fn ends_at(&self, bytes: u64) -> bool {
         self.end.load(Ordering::Relaxed) == bytes

@@ -4,8 +4,8 @@ use tinylb_core::{EndReason, Load, Removal};
 
 use crate::scenario::{Backends, Key, Place};
 
-/// The decisions of a balancer, as a run asks for them. [`Rotation`](super::Rotation) is the one that ships; bring
-/// your own to have it judged by the same scenarios.
+/// The decisions of a balancer, as a run asks for them. [`Rotation`](super::Rotation) is the one
+/// that ships; bring your own to have it judged by the same scenarios.
 ///
 /// Sessions are numbered from 0 by the caller; a session's number is its kill handle too.
 pub trait Policy {

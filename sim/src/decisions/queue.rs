@@ -11,13 +11,13 @@ use crate::scenario::{Manner, Place};
 pub(super) enum Due {
     /// A looping client connects.
     Loop(u32),
-    /// A client connects once, for so many milliseconds.
+    /// A client connects once, for this many milliseconds.
     Once(u32, Manner),
     /// The dial of a session's attempt is over.
     Dialled(u32, u32, Failed),
     /// A session comes to its own end.
     Over(u32, u32, EndReason),
-    /// A session's task notices what it was told.
+    /// A session's task notices a signal.
     Told(u32, u32, Told),
     /// The pause is over before targets that have failed are dialled again.
     Again(u32, u32),
@@ -45,7 +45,7 @@ pub(super) enum Failed {
     TimedOut,
 }
 
-/// What a session's task is told.
+/// A signal to a session's task.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Told {
     Removed,

@@ -26,7 +26,7 @@ pub(super) struct Session {
     /// When its first dial began.
     pub(super) began: u64,
     pub(super) failures: u32,
-    /// Who connects again after it.
+    /// The looping client that connects again after it.
     pub(super) client: Option<u32>,
     pub(super) manner: Manner,
     pub(super) length: u32,

@@ -1,4 +1,4 @@
-//! The balancer that ships, and what it is told.
+//! The balancer that ships, and the orders that it follows.
 
 use std::{
     future::poll_fn,
@@ -105,7 +105,7 @@ fn observe(world: &World, now: u64, event: &Event<Place>) {
     }
 }
 
-/// Who steers the balancer.
+/// Gives the balancer its orders.
 struct Control<R> {
     world: World,
     handle: Handle<Place>,
@@ -124,7 +124,7 @@ impl<R: Runtime> Control<R> {
                         None => self.replace(set_of(set), false),
                         Some(_) => {
                             self.say(Update::Set(set_of(set)));
-                            // The next is another set, if who follows is quick.
+                            // A follower that is quick sees two sets, and not only the second.
                             give_way().await;
                         }
                     }

@@ -43,7 +43,7 @@ pub enum Disturbance {
     Hold(Link),
     /// Make the link whole.
     Release(Link),
-    /// Let messages on the link take so many milliseconds.
+    /// Let messages on the link take this many milliseconds.
     Latency(Link, u32),
     /// End the backend's process, as the system would: [`serve`](super::serve) is dropped.
     Crash(Place),
@@ -145,7 +145,7 @@ impl Director {
         disturbances
     }
 
-    /// What came of it, after so many steps of whoever moved time.
+    /// Ends the run, which took this many steps of time.
     pub fn finish(self, steps: u64) -> Outcome {
         // It keeps the server's state, which keeps the world.
         drop(self.world.take_handle());

@@ -11,9 +11,9 @@ use crate::scenario::Place;
 /// What carries connections, as seen from one host.
 #[async_trait]
 pub trait Fabric: Send + Sync + 'static {
-    /// Who accepts.
+    /// Accepts connections.
     type Listener: Listener;
-    /// Who dials.
+    /// Makes connections.
     type Dialer: Dialer;
     /// Tasks and time.
     type Runtime: Runtime + Clone;
@@ -29,7 +29,7 @@ pub trait Fabric: Send + Sync + 'static {
     fn address(&self, of: Spot) -> <Self::Dialer as Dialer>::Target;
     /// This host's runtime.
     fn runtime(&self) -> Self::Runtime;
-    /// What moves the bytes; it holds at most so many of them each way. By default, the one that
+    /// What moves the bytes; it holds at most `buffer` of them each way. By default, the one that
     /// serves any connections.
     fn relay(
         &self,

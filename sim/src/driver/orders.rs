@@ -5,7 +5,7 @@ use crate::scenario::{Backends, Plan};
 /// How the reason of every loss ends.
 pub(super) const LOST: &str = "as told";
 
-/// What the balancer is told to do.
+/// What the balancer is to do.
 #[derive(Debug)]
 pub(super) enum Order {
     /// To take these sets, one right after the other.
@@ -18,18 +18,18 @@ pub(super) enum Order {
     /// In milliseconds.
     Drain(u32),
     ResetCycle,
-    /// With so many milliseconds of grace.
+    /// With this many milliseconds of grace.
     Shutdown(u32),
 }
 
-/// What clients are told to do.
+/// What clients are to do.
 #[derive(Debug)]
 pub(super) enum Visit {
     Connect(u32, Plan),
     Probe(u32),
 }
 
-/// What one client is told.
+/// What one client is to do with its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Word {
     GoOn,

@@ -37,7 +37,7 @@ pub(super) struct Party<C, R> {
     sent: usize,
     begins: Begins,
     reads: Begins,
-    /// Gives up after so many bytes.
+    /// Gives up after this many bytes.
     aborts_at: Option<usize>,
     pause: Option<BoxFuture<'static, ()>>,
     silence: Option<BoxFuture<'static, ()>>,
@@ -54,7 +54,7 @@ enum Begins {
     Now,
     /// When the other side's stream has ended.
     AfterTheirEnd,
-    /// When it has been silent for long enough, or is told to come to its end.
+    /// When it has been silent for long enough, or is to come to its end.
     AfterSilence,
 }
 
@@ -67,7 +67,7 @@ impl<C: Conn, R: Runtime> Party<C, R> {
         };
         let head = Header { attempt, plan }.encode().to_vec();
         let mut party = Self::new(conn, world, runtime, (attempt, Side::Client), plan, head);
-        // Who waits says who it is nevertheless.
+        // A client that waits sends its header nevertheless.
         party.begins = begins;
         if plan.manner == Manner::Stall {
             party.reads = Begins::AfterSilence;

@@ -50,14 +50,14 @@ impl Payload {
     }
 }
 
-/// What a client says first: who it is, and what is to happen.
+/// What a client sends first: the number of its attempt, and its plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) attempt: u32,
     pub(super) plan: Plan,
 }
 
-/// What a backend says first: who it is, and how often it has booted.
+/// What a backend sends first: its place, and how often it has booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Greeting {
     pub(super) place: Place,

@@ -22,8 +22,8 @@ pub(super) struct TapListener<L> {
     pub(super) world: World,
 }
 
-/// A relay that moves the bytes of watched connections past whoever watches, who is told of what it
-/// has written whenever it has been at work, and not of what it holds.
+/// A relay for watched connections. It moves the bytes past the watcher, and reports what it has
+/// written whenever it has been at work; what it holds isn't seen.
 pub struct TapRelay<R>(pub R);
 
 /// A connection whose bytes are counted.

@@ -89,12 +89,12 @@ impl World {
         self.handle.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// What the balancer is told; for the first that asks.
+    /// The balancer's orders, for the first that asks.
     pub(super) fn take_orders(&self) -> Option<UnboundedReceiver<Order>> {
         self.judge().cues().take_orders()
     }
 
-    /// What clients are told; for the first that asks.
+    /// The clients' visits, for the first that asks.
     pub(super) fn take_visits(&self) -> Option<UnboundedReceiver<Visit>> {
         self.judge().cues().take_visits()
     }

@@ -66,7 +66,7 @@ pub enum Operation {
     LoseSource,
     /// The source says the same set with an entry that is no backend.
     Spoil,
-    /// So many clients connect, each for one connection of this kind.
+    /// This many clients connect, each for one connection of this kind.
     Connect(u32, Plan),
     /// A quarter of the connected clients leave before their plan is over.
     Leave(Leaving),
@@ -88,15 +88,16 @@ pub enum Operation {
     PowerLoss(Place),
     /// A backend's host is up again, with its link whole.
     Bounce(Place),
-    /// So many accepts fail.
+    /// This many accepts fail.
     FailAccept(u32, AcceptError),
     /// The next dial of a backend panics.
     PanicDial(Place),
-    /// From now on, sessions of a removed target drain for so many milliseconds; 0: are aborted.
+    /// From now on, sessions of a removed target drain for this many milliseconds; 0: they are
+    /// aborted.
     Drain(u32),
     /// The rotation begins anew.
     ResetCycle,
-    /// The server shuts down, with so many milliseconds of grace.
+    /// The server shuts down, with this many milliseconds of grace.
     Shutdown(u32),
 }
 

@@ -9,7 +9,7 @@ pub struct Plan {
     pub down: u32,
     /// Milliseconds between two pieces that an end writes.
     pub pace: u32,
-    /// Who does what.
+    /// How its two ends behave.
     pub manner: Manner,
 }
 

@@ -41,7 +41,7 @@ pub enum Note {
     HalfClosed(u64, By),
     /// A session is over.
     Ended(u64, EndReason),
-    /// It has moved so many bytes to the backend and to the client.
+    /// It has moved this many bytes to the backend and to the client.
     Moved(u64, u64, u64),
     /// The set was replaced by this one: generation, sessions cut, dials revoked, draining.
     Replaced(u64, Backends, u32, u32, u32),
@@ -59,7 +59,7 @@ pub enum Note {
     SourceStale,
     /// A set is held: how many targets it removes, and how many there are.
     SetHeld(u32, u32),
-    /// Sets lack so many entries from now on, which are no backends.
+    /// From now on, this many entries of the sets are left out, since they are no backends.
     LeftOut(u32),
     /// An accept failed.
     AcceptFailed,
@@ -74,13 +74,13 @@ pub enum Note {
     ClientDials(u32),
     /// It is connected.
     ClientConnected(u32),
-    /// It has read the greeting of this backend, in its so manieth boot.
+    /// It has read the greeting of this backend, and how often that one had booted.
     Greeted(u32, Place, u32),
-    /// It is over, after so many bytes sent and received, in this way.
+    /// It is over: bytes sent, bytes received, and how its stream was over.
     ClientOver(u32, u64, u64, Sight),
     /// A backend has taken this connection's header.
     BackendTook(Place, u32),
-    /// A backend's end is over, after so many bytes sent and received, in this way.
+    /// A backend's end is over: bytes sent, bytes received, and how its stream was over.
     BackendOver(Place, u32, u64, u64, Sight),
     /// A backend's process has died, and its connections with it.
     Crashed(Place),

@@ -9,8 +9,8 @@ use crate::{
     trace::Note,
 };
 
-/// A run as its checkers see it: the scenario, the time, the trace, and the ledger, which also keeps
-/// what was violated. Times are microseconds since the beginning.
+/// A run as its checkers see it: the scenario, the time, the trace, and the ledger, which also
+/// keeps what was violated. Times are microseconds since the beginning.
 pub(super) struct Case {
     scenario: Arc<Scenario>,
     at: u64,
@@ -20,8 +20,8 @@ pub(super) struct Case {
     pub(super) ledger: Ledger,
 }
 
-/// Bytes that the balancer has written for a session of which one side failed: to the other side, and
-/// to the one that failed.
+/// Bytes that the balancer has written for a session of which one side failed: to the other side,
+/// and to the one that failed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Written {
     pub(super) to_other: u64,

@@ -8,8 +8,8 @@ use crate::{
     trace::Note,
 };
 
-/// Knows when each attempt began, since when there is room for clients, and when the server is to be
-/// shut down.
+/// Knows when each attempt began, since when there is room for clients, and when the server is to
+/// be shut down.
 #[derive(Default)]
 pub(super) struct Deadlines {
     /// By attempt.

@@ -143,8 +143,8 @@ impl Judge {
         self.trigger(Trigger::Ended, place);
     }
 
-    /// What a side sent before it failed was delivered to the other, unless the network or the other
-    /// side failed too.
+    /// What a side sent before it failed was delivered to the other, unless the network or the
+    /// other side failed too.
     fn check_delivered(&mut self, serial: u64, failed: Side) {
         let Some(attempt) = self.pairs.attempt_of(serial) else { return };
         let Some(written) = self.sessions.to_deliver(serial, failed) else { return };

@@ -12,8 +12,8 @@ const PAUSE: u64 = 10_000;
 
 /// What the balancer has heard, in microseconds of its own clock.
 ///
-/// A backend that stays too long is judged with patience, since a timer may be late. One that leaves
-/// too early is judged with none: no timer fires early.
+/// A backend that stays too long is judged with patience, since a timer may be late. One that
+/// leaves too early is judged with none: no timer fires early.
 pub(super) struct Heard {
     /// How long a backend that is absent is kept. 0: not at all.
     keep: u64,
@@ -28,7 +28,7 @@ pub(super) struct Heard {
 struct Lost {
     /// When the balancer heard of it.
     heard_at: u64,
-    /// When the balancer told of it.
+    /// When the balancer reported it.
     told_at: Option<u64>,
 }
 

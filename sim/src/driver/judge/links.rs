@@ -119,8 +119,8 @@ impl Links {
         self.backends.get(serial as usize).is_some_and(|end| end.address.is_some())
     }
 
-    /// Whether neither link of an attempt was disturbed while it lasted; with the session that serves
-    /// it, and that session's backend.
+    /// Whether neither link of an attempt was disturbed while it lasted; with the session that
+    /// serves it, and that session's backend.
     pub(super) fn is_calm(&self, attempt: u32, session: Option<(u64, Place)>) -> bool {
         let clients = self.link(Host::Clients);
         clients.is_calm(self.clients[attempt as usize].calm_since)

@@ -59,7 +59,8 @@ impl Judge {
         }
     }
 
-    /// No session is silent for too long. Once one side has failed, what it sent is delivered first.
+    /// No session is silent for too long. Once one side has failed, what it sent is delivered
+    /// first.
     fn check_silences(&mut self) {
         let delivery_timeout = u64::from(self.case.config().delivery_timeout) * 1000;
         let grace = |serial| {

@@ -1,13 +1,13 @@
 //! The judge: everything that is seen of a run comes here.
 //!
-//! The judge knows nothing itself. Each checker owns what it knows, and no checker knows another. The
-//! judge informs them, always in the same order, since the trace's records come in that order. If one
-//! checker needs a fact that another owns, the judge passes it on.
+//! The judge knows nothing itself. Each checker owns what it knows, and no checker knows another.
+//! The judge informs them, always in the same order, since the trace's records come in that order.
+//! If one checker needs a fact that another owns, the judge passes it on.
 //!
-//! This file has what the judge is made of, and what it does to the run: orders, and the nemesis. Each
-//! of these has what the judge is informed of by one source: [`events`] by the balancer, [`door`] at
-//! the door of the balancer's adapter and on the network, [`ends`] by clients and backends, and
-//! [`looks`] by whatever moves time.
+//! This file has what the judge is made of, and what it does to the run: orders, and the nemesis.
+//! Each of these has what the judge is informed of by one source: [`events`] by the balancer,
+//! [`door`] at the door of the balancer's adapter and on the network, [`ends`] by clients and
+//! backends, and [`looks`] by whatever moves time.
 
 mod case;
 mod deadlines;

@@ -199,8 +199,8 @@ impl Sessions {
         }
     }
 
-    /// The first session that is silent for too long. `grace`: how much longer one may last, because
-    /// of what its sides have done.
+    /// The first session that is silent for too long. `grace`: how much longer one may last,
+    /// because of what its sides have done.
     pub(super) fn first_silent(&self, case: &Case, grace: impl Fn(u64) -> u64) -> Option<u64> {
         let mut all = (0..).zip(&self.sessions);
         let silent = all.find(|(serial, session)| {

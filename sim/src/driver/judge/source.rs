@@ -1,5 +1,5 @@
-//! What the balancer makes of a source: which sets it takes or holds, and when it gives the last one
-//! up.
+//! What the balancer makes of a source: which sets it takes or holds, and when it gives the last
+//! one up.
 
 use std::{collections::BTreeSet, mem};
 
@@ -190,8 +190,8 @@ pub(super) fn is_lost_by_bad_entry(config: &Config, set: &Backends) -> bool {
     config.leave_out == 0 || set.is_empty()
 }
 
-/// What is ordered instead of a set while absent backends are kept: there, a place has eight keys of
-/// its own, so that no key goes to another place while the old one is kept.
+/// What is ordered instead of a set while absent backends are kept: there, a place has eight keys
+/// of its own, so that no key goes to another place while the old one is kept.
 pub(super) fn as_ordered(config: &Config, set: Backends) -> Backends {
     if config.keep_absent == 0 {
         return set;

@@ -221,8 +221,8 @@ impl Streams {
         case.note(Note::BackendOver(place, attempt, sent, received, sight));
     }
 
-    /// All that a side sent before it failed was delivered to the other, if the failed side had read
-    /// all that was written to it: otherwise its reset may overtake what it sent.
+    /// All that a side sent before it failed was delivered to the other, if the failed side had
+    /// read all that was written to it: otherwise its reset may overtake what it sent.
     pub(super) fn check_delivered(
         &self,
         case: &mut Case,

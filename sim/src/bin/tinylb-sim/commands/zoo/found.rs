@@ -7,14 +7,14 @@ use crate::output::Failure;
 
 /// Between two starts, so that they have no seeds in common.
 const STRIDE: u64 = 1_000_000;
-/// So many seeds are tried on the decisions for each on the driver: they are that much faster.
+/// How many seeds are tried on the decisions for each on the driver: they are that much faster.
 const DECISIONS_FACTOR: u64 = 10;
-/// So many times the seeds must have seen all that the level reaches.
+/// This many times the seeds must have seen all that the level reaches.
 const SOMETIMES_FACTOR: u64 = 5;
 
 /// How a planted bug is found on a level.
 pub(super) enum Found {
-    /// By runs that break a law: after so many seeds, or more, in half of the starts; the law.
+    /// By runs that break a law: after this many seeds, or more, in half of the starts.
     ByLaw { seeds: u64, hits: u64, starts: u64, law: String },
     /// By a check of the simulation, this one.
     ByCheck(String),
