@@ -3,7 +3,7 @@
 #![allow(clippy::print_stdout)]
 
 use rustix::time::{ClockId, clock_gettime};
-use tinylb_sim::{Outcome, Profile, Scenario, pure, world};
+use tinylb_sim::{Outcome, Profile, Scenario, decisions, driver};
 
 const ROUNDS: u64 = 5;
 
@@ -75,8 +75,8 @@ impl Case {
 }
 
 fn main() {
-    let decisions = |scenario: &Scenario| pure::run(scenario, false);
-    let driver = |scenario: &Scenario| world::run(scenario, false);
+    let decisions = |scenario: &Scenario| decisions::run(scenario, false);
+    let driver = |scenario: &Scenario| driver::run(scenario, false);
     let mut cases = [
         Case::new("decisions", decisions, |_| {}, 1_000),
         Case::new("driver", driver, |_| {}, 40),

@@ -8,7 +8,7 @@ use std::{io, net::SocketAddr, process::ExitCode, time::Duration};
 
 use async_trait::async_trait;
 use tinylb_core::Dialer;
-use tinylb_sim::{Profile, Scenario, Sometimes, TurmoilConn, TurmoilDialer, world};
+use tinylb_sim::{Profile, Scenario, Sometimes, TurmoilConn, TurmoilDialer, driver};
 
 /// Waits a moment after each refusal. The balancer's time limit ends it.
 struct Patient(TurmoilDialer);
@@ -34,13 +34,13 @@ fn main() -> ExitCode {
     let (mut refused, mut refused_anyway) = (0, 0);
     for seed in 0..100 {
         let scenario = Scenario::from_seed(&Profile::FAST, seed);
-        let outcome = world::run_with(&scenario, false, Patient);
+        let outcome = driver::run_with(&scenario, false, Patient);
         if let Some(violation) = outcome.violations.first() {
             println!("seed {seed}: {violation}");
             return ExitCode::FAILURE;
         }
         refused_anyway += outcome.counts.of(Sometimes::DialRefused);
-        refused += world::run(&scenario, false).counts.of(Sometimes::DialRefused);
+        refused += driver::run(&scenario, false).counts.of(Sometimes::DialRefused);
     }
     println!(
         "100 scenarios, and no law was broken; {refused_anyway} dials were refused, not {refused}"

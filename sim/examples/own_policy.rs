@@ -9,14 +9,14 @@ use std::{collections::BTreeMap, process::ExitCode};
 use tinylb_core::{EndReason, Load, Removal};
 use tinylb_sim::{
     Profile, Scenario,
-    pure::{self, Policy, Taken, Verdict},
+    decisions::{self, Policy, Taken, Verdict},
     scenario::{Backends, Config, Place},
 };
 
 fn main() -> ExitCode {
     for seed in 0..2_000 {
         let scenario = Scenario::from_seed(&Profile::FAST, seed);
-        let outcome = pure::run_policy(&scenario, Fewest::new(&scenario.config), false);
+        let outcome = decisions::run_policy(&scenario, Fewest::new(&scenario.config), false);
         if let Some(violation) = outcome.violations.first() {
             println!("seed {seed}: {violation}");
             return ExitCode::FAILURE;

@@ -1,13 +1,13 @@
 //! How much of what ships a run is made of.
 
-use crate::{Outcome, Scenario, Sometimes, pure, world};
+use crate::{Outcome, Scenario, Sometimes, decisions, driver};
 
 /// How much of what ships a run is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Level {
-    /// The balancer's decisions alone: no bytes, no packets, no tasks. See [`pure`].
+    /// The balancer's decisions alone: no bytes, no packets, no tasks. See [`decisions`].
     Decisions,
-    /// The server that ships, its clients and backends on a simulated network. See [`world`].
+    /// The server that ships, its clients and backends on a simulated network. See [`driver`].
     #[default]
     Driver,
 }
@@ -32,8 +32,8 @@ impl Level {
     /// Runs a scenario; `keep_trace`: with the records of what happened.
     pub fn run(self, scenario: &Scenario, keep_trace: bool) -> Outcome {
         match self {
-            Self::Decisions => pure::run(scenario, keep_trace),
-            Self::Driver => world::run(scenario, keep_trace),
+            Self::Decisions => decisions::run(scenario, keep_trace),
+            Self::Driver => driver::run(scenario, keep_trace),
         }
     }
 

@@ -2,14 +2,16 @@
 //!
 //! - An adapter of the core's traits for [turmoil]: [`Network`], what the hosts of one simulation
 //!   share, and where faults are made; [`TurmoilListener`], [`TurmoilDialer`], [`TurmoilConn`] and
-//!   [`TurmoilRuntime`], to be used inside turmoil's hosts; [`Packet`], what is seen of the network
-//!   by who watches it with [`Network::watch`].
+//!   [`TurmoilRuntime`], for use inside turmoil's hosts; [`Packet`], what [`Network::watch`] shows
+//!   of the network.
 //! - [`Scenario`]s: what there is in a run and what happens when, as plain data, drawn from any
 //!   source of choices ([`Entropy`]), written and read as text.
-//! - [`pure`]: runs a scenario on the balancer's decisions alone, millions of steps a second, and
-//!   judges each step by a naive balancer beside it. What it finds are [`Violation`]s of [`Law`]s.
-//! - [`Level`]: in which of these ways a scenario is run; [`minimize`]: a smaller scenario that
-//!   breaks the same law; [`timeline`]: what happened, as a page to look at.
+//! - [`decisions`]: runs a scenario on the balancer's decisions alone, millions of steps a second,
+//!   and judges each step by a naive balancer beside it. What it finds are [`Violation`]s of
+//!   [`Law`]s.
+//! - [`driver`]: runs it on the server that ships, with clients and backends on that network.
+//! - [`Level`]: which of these ways a scenario is run; [`minimize`]: a smaller scenario that breaks
+//!   the same law; [`timeline`]: what happened, as a page to look at.
 //! - The program `tinylb-sim`, which does all this from the command line.
 //!
 //! The same seeds give the same run, in any process and on any thread: nothing here reads a clock,
@@ -18,7 +20,7 @@
 //! # What is made of turmoil
 //! turmoil's network is simpler than TCP. The adapter makes up for what the balancer relies on:
 //! - An abort is a reset: the two ends share a [table](Network) that says what the end of the
-//!   stream means, and who is told does so when that end arrives through the network.
+//!   stream means; the other end reads that there once the end arrives through the network.
 //! - A close of the write side is a segment of its own ([`PacketKind::End`]), so that a later abort
 //!   still has turmoil's FIN to announce it.
 //! - The window is counted in bytes, not in segments; reads and writes are short.
@@ -30,8 +32,8 @@
 //! - Nothing is sent again. A stream that lost a segment stalls for ever after, without an error;
 //!   [`Network::is_lossy`] tells which.
 //! - Segments of one direction are read in order, but a reset may overtake what was sent before it.
-//! - Who has sent bytes to a connection that was dropped meanwhile is reset when the drop becomes
-//!   known, which is up to a round trip earlier than TCP's answer to these bytes.
+//! - If an end has sent bytes to a connection that was dropped meanwhile, it is reset when it hears
+//!   of the drop: up to a round trip earlier than by TCP's answer to these bytes.
 //! - Room in a window and the answer to a SYN (accepted or refused) take no time on the network,
 //!   and pass partitions.
 //! - A dial that is given up while its SYN is under way still reaches the listener, which gets a
@@ -39,46 +41,37 @@
 //! - A dial that is refused or lost keeps its port and its socket until the simulation ends: a host
 //!   panics after some 16 000 of them. If the host crashes while its dial is being accepted, the
 //!   acceptor never hears of it.
-//! - A host can't be asked for its own address, so [`TurmoilListener`] and [`TurmoilDialer`] are
-//!   told. A connection belongs to the host that made it, and is used nowhere else.
+//! - A host can't be asked for its own address, so [`TurmoilListener`] and [`TurmoilDialer`] take
+//!   it as an argument. A connection belongs to the host that made it, and is used nowhere else.
 //! - Connections within one host need no link: faults don't touch them.
 //! - Hosts take turns: within one tick, one may be ahead of another.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-mod conn;
-mod dialer;
+mod adapter;
+pub mod decisions;
+pub mod driver;
 mod entropy;
 mod level;
-mod listener;
 pub mod minimize;
-mod network;
+mod nemesis;
 mod oracle;
 mod outcome;
-mod packets;
-pub mod pure;
-mod runtime;
 pub mod scenario;
 mod sometimes;
 pub mod timeline;
 pub mod trace;
-mod trace_text;
-mod wire;
-pub mod world;
 
 pub use self::{
-    conn::TurmoilConn,
-    dialer::TurmoilDialer,
+    adapter::{
+        Network, NetworkOptions, Packet, PacketFate, PacketKind, TurmoilConn, TurmoilDialer,
+        TurmoilListener, TurmoilRuntime,
+    },
     entropy::{Bytes, Entropy, Seeded},
     level::Level,
-    listener::TurmoilListener,
-    network::{Network, NetworkOptions},
     oracle::{Law, Violation},
     outcome::Outcome,
-    packets::{Packet, PacketFate, PacketKind},
-    runtime::TurmoilRuntime,
     scenario::{Profile, Scenario},
     sometimes::{Counts, Sometimes},
-    trace::Trace,
-    trace_text::RecordOf,
+    trace::{RecordOf, Trace},
 };

@@ -86,9 +86,9 @@ sometimes! {
     CrashEnded "a crash ended a connection",
     /// A dial was refused by a host.
     DialRefused "a dial was refused",
-    /// A dial panicked as it was told to.
+    /// A dial panicked because the scenario wanted it to.
     DialPanicked "a dial panicked as told",
-    /// An accept failed as it was told to.
+    /// An accept failed because the scenario wanted it to.
     AcceptFailed "an accept failed as told",
     /// A stream lost a segment and was excused.
     Excused "a stream lost a segment and was excused",
@@ -125,7 +125,7 @@ impl Default for Counts {
 }
 
 impl Counts {
-    /// It happened so many times more.
+    /// It happened this many times more.
     pub fn add(&mut self, what: Sometimes, times: u64) {
         self.0[what as usize] += times;
     }

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use tinylb_core::{EndReason, Load, Removal};
 use tinylb_sim::{
     Bytes, Counts, Level, Profile, Scenario, Sometimes,
+    decisions::{self, Policy, Rotation, Taken, Verdict},
     minimize::minimize,
-    pure::{self, Policy, Rotation, Taken, Verdict},
     scenario::{Backends, Place},
     timeline,
 };
@@ -22,7 +22,7 @@ fn the_balancer_that_ships_breaks_no_law_and_is_led_everywhere() {
         let mut counts = Counts::default();
         for seed in seeds(2_000) {
             let scenario = Scenario::from_seed(&profile, seed);
-            let outcome = pure::run(&scenario, false);
+            let outcome = decisions::run(&scenario, false);
             let first = outcome.violations.first();
             assert!(first.is_none(), "TINYLB_SIM_SEED={seed}: {}\n{scenario}", first.unwrap());
             counts.merge(&outcome.counts);
@@ -39,7 +39,7 @@ fn the_balancer_that_ships_breaks_no_law_and_is_led_everywhere() {
 fn a_seed_gives_one_trace_and_another_seed_another() {
     let hash = |seed| {
         let scenario = Scenario::from_seed(&Profile::FAST, seed);
-        pure::run(&scenario, seed % 2 == 0).trace.hash()
+        decisions::run(&scenario, seed % 2 == 0).trace.hash()
     };
     for seed in seeds(20) {
         assert_eq!(hash(seed), hash(seed));
@@ -55,7 +55,7 @@ proptest! {
     #[test]
     fn no_bytes_lead_the_balancer_to_break_a_law(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         let scenario = Scenario::generate(&Profile::FAST, &mut Bytes::new(&bytes));
-        let outcome = pure::run(&scenario, false);
+        let outcome = decisions::run(&scenario, false);
         prop_assert!(outcome.violations.is_empty(), "{}\n{scenario}", outcome.violations[0]);
     }
 }
@@ -152,7 +152,7 @@ fn a_policy_with_a_fault_is_found_within_two_hundred_seeds() {
         let found = (0..200).find(|seed| {
             let scenario = Scenario::from_seed(&Profile::FAST, *seed);
             let policy = Faulty { inner: Rotation::new(&scenario.config), fault, last: None };
-            !pure::run_policy(&scenario, policy, false).violations.is_empty()
+            !decisions::run_policy(&scenario, policy, false).violations.is_empty()
         });
         assert!(found.is_some(), "{fault:?} was not found");
     }
@@ -163,7 +163,7 @@ fn a_broken_law_can_be_made_small_and_looked_at() {
     let run = |scenario: &Scenario, keep_trace| {
         let inner = Rotation::new(&scenario.config);
         let policy = Faulty { inner, fault: Fault::ForgetsToCut, last: None };
-        pure::run_policy(scenario, policy, keep_trace)
+        decisions::run_policy(scenario, policy, keep_trace)
     };
     let (scenario, law) = (0..200)
         .find_map(|seed| {

@@ -8,10 +8,9 @@ use common::seeds;
 use proptest::prelude::*;
 use tinylb_core::EndReason;
 use tinylb_sim::{
-    Bytes, Counts, Level, Outcome, PacketFate, PacketKind, Profile, Scenario, Sometimes,
+    Bytes, Counts, Level, Outcome, PacketFate, PacketKind, Profile, Scenario, Sometimes, driver,
     scenario::{AcceptError, Config, Key, Leaving, Link, Operation, Place, Step},
     trace::{Host, Note, Record, Sight},
-    world,
 };
 
 #[test]
@@ -20,7 +19,7 @@ fn the_balancer_that_ships_breaks_no_law_and_is_led_everywhere() {
         let mut counts = Counts::default();
         for seed in seeds(100) {
             let scenario = Scenario::from_seed(&profile, seed);
-            let outcome = world::run(&scenario, false);
+            let outcome = driver::run(&scenario, false);
             let first = outcome.violations.first();
             assert!(first.is_none(), "TINYLB_SIM_SEED={seed}: {}\n{scenario}", first.unwrap());
             counts.merge(&outcome.counts);
@@ -36,7 +35,7 @@ fn the_balancer_that_ships_breaks_no_law_and_is_led_everywhere() {
 fn a_seed_gives_one_trace_and_another_seed_another() {
     let hash = |seed| {
         let scenario = Scenario::from_seed(&Profile::FAST, seed);
-        world::run(&scenario, seed % 2 == 0).trace.hash()
+        driver::run(&scenario, seed % 2 == 0).trace.hash()
     };
     for seed in seeds(5) {
         assert_eq!(hash(seed), hash(seed));
@@ -55,7 +54,7 @@ proptest! {
     #[test]
     fn no_bytes_lead_the_balancer_to_break_a_law(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         let scenario = Scenario::generate(&Profile::FAST, &mut Bytes::new(&bytes));
-        let outcome = world::run(&scenario, false);
+        let outcome = driver::run(&scenario, false);
         prop_assert!(outcome.violations.is_empty(), "{}\n{scenario}", outcome.violations[0]);
     }
 }
@@ -80,7 +79,7 @@ fn with(fault: Operation, repair: Option<Operation>) -> Outcome {
     steps.push(Step { at: 500, operation: fault });
     steps.extend(repair.map(|operation| Step { at: 1_000, operation }));
     let scenario = Scenario { seed: 7, config, rules: Vec::new(), steps };
-    let outcome = world::run(&scenario, true);
+    let outcome = driver::run(&scenario, true);
     assert_eq!(outcome.violations, [], "{scenario}");
     outcome
 }

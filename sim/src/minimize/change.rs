@@ -27,7 +27,7 @@ pub(super) fn without_items(scenario: &Scenario, items: Range<usize>) -> Scenari
     smaller
 }
 
-/// The scenario with so many backends, and without what the others did.
+/// The scenario with this many backends, and without what the others did.
 pub(super) fn with_backends(scenario: &Scenario, backends: u32) -> Scenario {
     let is_there = |place: Place| u32::from(place.0) < backends;
     let mut smaller = scenario.clone();
@@ -63,7 +63,7 @@ pub(super) fn with_backends(scenario: &Scenario, backends: u32) -> Scenario {
     smaller
 }
 
-/// What a number of the configuration is best at, for who reads it.
+/// The value of a configuration's number that is plainest to a reader.
 pub(super) fn plain_value(field: &ConfigField, scenario: &Scenario) -> u32 {
     match field.name {
         "clients" => field.least,

@@ -10,7 +10,7 @@ mod change;
 
 use crate::{Law, Outcome, Scenario, scenario::CONFIG_FIELDS};
 
-/// After so many runs, the best so far is good enough.
+/// After this many runs, the best so far is good enough.
 const RUNS_MAX: u32 = 4_000;
 
 /// What is left out deals the rest of the run anew, and may hide what it had no part in. So what is

@@ -11,8 +11,8 @@ use crate::{
     trace::Failure,
 };
 
-/// A naive balancer beside the one that is judged: told of each step, it says whether the step was
-/// the right one. It knows neither bytes nor packets.
+/// A naive balancer beside the one that is judged. It hears of each step, and says whether the step
+/// was the right one. It knows neither bytes nor packets.
 ///
 /// Times are microseconds since the beginning.
 pub(crate) struct Ledger {
@@ -92,8 +92,7 @@ enum Phase {
     /// Accepted, and no more is known.
     New,
     Waiting,
-    /// It waited, and was told that it does so in vain: the first set was empty, or the server
-    /// has closed.
+    /// It waited in vain, and is about to end: the first set was empty, or the server has closed.
     Refused,
     Dialling,
     /// The dial has failed; still in the pool until the next attempt.
@@ -472,7 +471,7 @@ impl Ledger {
                     || self.has_set && self.set.is_empty() && (phase == Phase::New || is_between)
             }
             EndReason::WaitingFull => phase == Phase::New && !self.has_set,
-            // Its time may be over in the moment in which it is told.
+            // Its time may be over in the moment in which the first set, an empty one, ends it.
             EndReason::WaitingTimedOut => {
                 matches!(phase, Phase::Waiting | Phase::Refused)
                     && since_began + self.slack >= self.waiting_timeout
@@ -715,7 +714,7 @@ impl Ledger {
         self.closes_at.is_some_and(|at| self.at + self.slack >= at)
     }
 
-    /// The server aborts what is left; how many sessions it told so.
+    /// The server aborts what is left. `told`: how many sessions it says that is.
     pub(crate) fn closed(&mut self, told: usize) {
         self.closing(self.at);
         let waiting = std::mem::take(&mut self.waiting);

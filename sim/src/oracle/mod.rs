@@ -1,4 +1,4 @@
-//! What must hold, and who sees to it.
+//! The laws, and the ledger that sees to them.
 
 mod law;
 mod ledger;

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use tinylb_core::{BadEntries, Floor, Removal, Settings, SourceSettings};
 
-use super::Manner;
+use super::plan::Manner;
 
 /// What there is in a run. Every field is a number within bounds, see [`CONFIG_FIELDS`]; times are
 /// in milliseconds.
@@ -42,8 +42,9 @@ pub struct Config {
     pub hold: u32,
     /// A source's [`SourceSettings::max_stale`]; 0: none.
     pub stale: u32,
-    /// A source's [`SourceSettings::keep_absent`]; 0: none. With it, whatever key a step names, each
-    /// place has eight keys of its own: no key goes to another place while the old one is kept.
+    /// A source's [`SourceSettings::keep_absent`]; 0: none. With it, whatever key a step names,
+    /// each place has eight keys of its own: no key goes to another place while the old one is
+    /// kept.
     pub keep_absent: u32,
     /// A source's [`SourceSettings::bad_entries`]: whether they are left out (1) or not (0).
     pub leave_out: u32,

@@ -399,8 +399,8 @@ impl<'a, E: Entropy> Draft<'a, E> {
         self.step(repair_at, repair);
     }
 
-    /// A backend is absent. Before its time is over, the source is lost for a while, or names it and
-    /// at once lacks it again.
+    /// A backend is absent. Before its time is over, the source is lost for a while, or names it
+    /// and at once lacks it again.
     fn absence(&mut self) {
         let Config { duration, keep_absent, .. } = self.config;
         let at = self.entropy.between(0, duration);

@@ -1,21 +1,26 @@
 //! What is to happen in one run, as plain data.
 
-mod act;
+mod backends;
 mod config;
 mod generate;
+mod plan;
 mod text;
 
-use std::fmt;
-
-pub(crate) use self::{act::sets_of, config::removal, generate::all};
 pub use self::{
+    backends::{Backends, Key, Place},
     config::{CONFIG_FIELDS, Config, ConfigField},
     generate::{Class, Profile},
+    plan::{Manner, Plan, SILENCE},
     text::ScenarioError,
+};
+pub(crate) use self::{
+    backends::{backend_key, backends_of, key_number, set_of},
+    config::removal,
+    generate::all,
 };
 
 /// One run: what there is, and what happens when. Printed and parsed as text, a line for each step
-/// (see [`fmt::Display`] and [`std::str::FromStr`]); equal scenarios run equally.
+/// (see [`std::fmt::Display`] and [`std::str::FromStr`]); equal scenarios run equally.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Scenario {
     /// Decides whatever the rest leaves open: latencies within their bounds, the lengths of reads,
@@ -37,17 +42,6 @@ pub struct Step {
     /// What is done.
     pub operation: Operation,
 }
-
-/// A backend's key: printed as `k3`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(pub u8);
-
-/// Where a backend is, one host each: printed as `b3`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place(pub u8);
-
-/// Backends by key, ascending.
-pub type Backends = Vec<(Key, Place)>;
 
 /// The link between the balancer and a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,7 +66,7 @@ pub enum Operation {
     LoseSource,
     /// The source says the same set with an entry that is no backend.
     Spoil,
-    /// So many clients connect, each for one connection of this kind.
+    /// This many clients connect, each for one connection of this kind.
     Connect(u32, Plan),
     /// A quarter of the connected clients leave before their plan is over.
     Leave(Leaving),
@@ -94,15 +88,16 @@ pub enum Operation {
     PowerLoss(Place),
     /// A backend's host is up again, with its link whole.
     Bounce(Place),
-    /// So many accepts fail.
+    /// This many accepts fail.
     FailAccept(u32, AcceptError),
     /// The next dial of a backend panics.
     PanicDial(Place),
-    /// From now on, sessions of a removed target drain for so many milliseconds; 0: are aborted.
+    /// From now on, sessions of a removed target drain for this many milliseconds; 0: they are
+    /// aborted.
     Drain(u32),
     /// The rotation begins anew.
     ResetCycle,
-    /// The server shuts down, with so many milliseconds of grace.
+    /// The server shuts down, with this many milliseconds of grace.
     Shutdown(u32),
 }
 
@@ -122,62 +117,6 @@ pub enum AcceptError {
     Aborted,
     /// The process has no descriptors left.
     NoDescriptors,
-}
-
-/// What one connection does, known to both its ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Plan {
-    /// Bytes from the client to the backend, after its header.
-    pub up: u32,
-    /// Bytes from the backend to the client, after its greeting.
-    pub down: u32,
-    /// Milliseconds between two pieces that an end writes.
-    pub pace: u32,
-    /// Who does what.
-    pub manner: Manner,
-}
-
-impl Plan {
-    /// Whether nothing moves for [`SILENCE`].
-    pub(crate) fn is_silent(&self) -> bool {
-        matches!(self.manner, Manner::Idle | Manner::Stall)
-    }
-}
-
-/// What is special about a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Manner {
-    /// The client sends all it has and ends its stream; the backend answers and ends its own.
-    #[default]
-    Ask,
-    /// Both send at the same time.
-    Both,
-    /// The backend sends and ends its stream first; the client does so after that.
-    Tell,
-    /// The client resets the connection in the middle.
-    ClientAborts,
-    /// The backend resets the connection in the middle.
-    BackendAborts,
-    /// The client reads nothing for [`SILENCE`].
-    Stall,
-    /// Both sides are silent for [`SILENCE`].
-    Idle,
-}
-
-/// In milliseconds, how long a client is silent that is so by its [`Manner`].
-pub const SILENCE: u32 = 400;
-
-impl Manner {
-    /// Every manner, in the order of declaration.
-    pub const ALL: [Self; 7] = [
-        Self::Ask,
-        Self::Both,
-        Self::Tell,
-        Self::ClientAborts,
-        Self::BackendAborts,
-        Self::Stall,
-        Self::Idle,
-    ];
 }
 
 /// Something that answers to what happens: a reactive nemesis. It hits races that operations at
@@ -248,16 +187,4 @@ pub enum Act {
     Release,
     /// The server shuts down, without grace.
     Shutdown,
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "k{}", self.0)
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "b{}", self.0)
-    }
 }

@@ -75,26 +75,31 @@ fn short(text: &str) -> String {
     }
 }
 
-/// Each replacement, until it is applied.
+/// Each replacement, until it is applied. A replacement that is applied says so for all before it:
+/// of those that came from a source, no other record does.
 fn replacements(records: &[Record], end: u64) -> Vec<Bar> {
-    let mut bars: Vec<(u64, Bar)> = Vec::new();
+    let mut bars: Vec<Bar> = Vec::new();
+    // Those that aren't applied yet: generation, and place among the bars.
+    let mut open: Vec<(u64, usize)> = Vec::new();
     for record in records {
         match &record.note {
             Note::Replaced(generation, ..) => {
                 let (from, to, class) = (record.at, end, "replaced".into());
                 let title = record.to_string();
-                bars.push((*generation, Bar { from, to, class, title, text: String::new() }));
+                open.push((*generation, bars.len()));
+                bars.push(Bar { from, to, class, title, text: String::new() });
             }
             Note::Applied(applied) => {
-                for (_, bar) in bars.iter_mut().rev().filter(|(number, _)| number == applied) {
-                    bar.to = record.at;
-                    let _ = write!(bar.title, "\napplied {} ms", Milliseconds(record.at));
+                for (_, place) in open.extract_if(.., |(generation, _)| *generation <= *applied) {
+                    bars[place].to = record.at;
+                    let at = Milliseconds(record.at);
+                    let _ = write!(bars[place].title, "\napplied {at} ms");
                 }
             }
             _ => {}
         }
     }
-    bars.into_iter().map(|(_, bar)| bar).collect()
+    bars
 }
 
 fn backend_lane(
@@ -229,5 +234,33 @@ struct Times(u64, u64);
 impl fmt::Display for Times {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} to {} ms", Milliseconds(self.0), Milliseconds(self.1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_is_drawn_until_it_or_one_after_it_is_applied() {
+        let replaced = |generation| Note::Replaced(generation, Vec::new(), 0, 0, 0);
+        // The first came from a source: what is applied is the same set again, from the handle.
+        let records: Vec<_> = [
+            (10, replaced(1)),
+            (11, Note::SaidAgain(2)),
+            (15, Note::Applied(2)),
+            (20, replaced(3)),
+            (21, replaced(4)),
+            (28, Note::Applied(4)),
+            (29, Note::Applied(3)),
+            (30, replaced(5)),
+        ]
+        .map(|(at, note)| Record { at, note })
+        .into();
+        let bars = replacements(&records, 99);
+        let spans: Vec<_> = bars.iter().map(|bar| (bar.from, bar.to)).collect();
+        assert_eq!(spans, [(10, 15), (20, 28), (21, 28), (30, 99)]);
+        let applied = bars.iter().filter(|bar| bar.title.contains("\napplied ")).count();
+        assert_eq!(applied, 3);
     }
 }

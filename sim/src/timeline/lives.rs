@@ -18,7 +18,7 @@ pub(super) enum Phase {
     Connected,
     /// Its target has left, and it has time.
     Draining,
-    /// Its target has left, and it has been told to end.
+    /// Its target has left, and it is about to end.
     Told,
 }
 

@@ -25,7 +25,7 @@ use crate::{
 
 const STYLE: &str = include_str!("style.css");
 
-/// So many records are listed, the last of them if there are more.
+/// At most this many records are listed: the last ones.
 const RECORDS_MAX: usize = 20_000;
 
 /// A page of HTML about a run whose trace was kept. `name` says which run it is.
@@ -148,7 +148,7 @@ fn write_chart(
     Ok(())
 }
 
-/// Marks at round times: coarse ones with their time, fine ones for who zooms.
+/// Marks at round times: coarse ones with their time, fine ones for those that zoom in.
 fn write_axis(page: &mut String, scale: Scale, end: u64) -> fmt::Result {
     let coarse = round_step(end / 12);
     page.push_str("<div class=axis><div class=name>ms</div><div class=track>");

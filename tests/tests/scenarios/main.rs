@@ -8,7 +8,9 @@ mod sockets;
 
 use std::{env, fs, path::Path, sync::Mutex, thread};
 
-use tinylb_sim::{Counts, Outcome, Profile, Scenario, Sometimes, pure, scenario::Config, world};
+use tinylb_sim::{
+    Counts, Outcome, Profile, Scenario, Sometimes, decisions, driver, scenario::Config,
+};
 
 /// For sockets, where time is real: less than a second of it.
 const SHORT: Profile = Profile {
@@ -99,7 +101,7 @@ fn run_all(
 
 const SOCKETS: (&str, Level) = ("sockets", sockets::run);
 const LEVELS: &[(&str, Level)] =
-    &[("the decisions", pure::run), ("a simulated network", world::run), SOCKETS];
+    &[("the decisions", decisions::run), ("a simulated network", driver::run), SOCKETS];
 
 #[test]
 fn the_balancer_that_ships_breaks_no_law_on_sockets() {

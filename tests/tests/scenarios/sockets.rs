@@ -24,10 +24,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tinylb_core::{CopyRelay, Progress, Relay, RelayError, Runtime};
 use tinylb_sim::{
     Law, Outcome, Scenario,
-    scenario::{Act, Operation, Place},
-    world::{
+    driver::{
         Director, Disturbance, Fabric, Spot, TapConn, TapRelay, World, balance, connect, serve,
     },
+    scenario::{Act, Operation, Place},
 };
 use tinylb_tokio::{
     SocketRelay, Splice, TcpConn, TcpDialer, TcpListener, TcpOptions, TcpTarget, TokioRuntime,

@@ -3,7 +3,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use tinylb_sim::{Level, Profile};
 
-use crate::{run::Seeds, time};
+use crate::{seeds::Seeds, time};
 
 /// Runs scenarios of the balancer on simulated time, finds those that break a law, and shows how.
 #[derive(Parser)]
@@ -142,11 +142,11 @@ pub(crate) struct Zoo {
     /// Only on this level [default: on every level].
     #[arg(long, value_name = "NAME", value_parser = level)]
     pub(crate) level: Option<Level>,
-    /// From each start, look for a bug in so many seeds.
+    /// How many seeds to look through for a bug, from each start.
     #[arg(long, value_name = "COUNT", default_value_t = 200,
           value_parser = clap::value_parser!(u64).range(1..1_000_000))]
     pub(crate) seeds: u64,
-    /// From how many seeds far from each other to start.
+    /// How many starts there are, far from each other.
     #[arg(long, value_name = "COUNT", default_value_t = 3,
           value_parser = clap::value_parser!(u64).range(1..1000))]
     pub(crate) starts: u64,

@@ -4,42 +4,26 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
 mod args;
-mod corpus;
-mod judge;
-mod meta;
-mod minimize;
-mod replay;
-mod run;
-mod source;
+mod catch;
+mod commands;
+mod output;
+mod scenario_arg;
+mod seeds;
 mod time;
-mod timeline;
-mod zoo;
 
-use std::{
-    fmt, fs,
-    io::{self, Write},
-    path::Path,
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Cli, Command};
-
-/// Why the program ends otherwise than well.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    /// The arguments, or a file that they name, are wrong: exit code 2. With cause and remedy.
-    Usage(String),
-    /// A law is broken, or something can't be done: exit code 1. With what to print.
-    Error(String),
-    /// The same, and what there is to say has been printed.
-    Told,
-}
+use crate::{
+    args::{Cli, Command},
+    commands::{corpus, meta, minimize, replay, run, timeline, zoo},
+    output::{Failure, tell},
+};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    judge::keep_panics_quiet();
+    catch::keep_panics_quiet();
     let result = match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Replay(args) => replay::replay(args),
@@ -57,22 +41,4 @@ fn main() -> ExitCode {
     };
     tell(format_args!("tinylb-sim: {}\n", message.trim_end()));
     code
-}
-
-/// Prints to standard output. Whether anybody reads it makes no difference.
-pub(crate) fn print(text: fmt::Arguments<'_>) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_fmt(text).and_then(|()| out.flush());
-}
-
-/// Prints to standard error.
-pub(crate) fn tell(text: fmt::Arguments<'_>) {
-    let mut out = io::stderr().lock();
-    let _ = out.write_fmt(text);
-}
-
-pub(crate) fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
-    fs::write(path, text).map_err(|error| {
-        Failure::Usage(format!("{} can't be written: {error}; name another file", path.display()))
-    })
 }

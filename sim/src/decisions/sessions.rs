@@ -1,0 +1,233 @@
+//! What becomes of each client.
+
+use std::mem;
+
+use tinylb_core::EndReason;
+
+use super::{
+    Policy, Verdict,
+    queue::{Due, Failed, Told},
+    run::{Run, Session},
+};
+use crate::{
+    Entropy, Sometimes,
+    oracle::Law,
+    scenario::{Key, Manner, Place, Plan, SILENCE, Trigger},
+    trace::{Failure, Note},
+};
+
+/// Microseconds before targets that have failed are dialled again.
+const ROUND_PAUSE: u64 = 250_000;
+
+impl<P: Policy> Run<'_, P> {
+    pub(super) fn arrive(&mut self, due: Due) {
+        if self.is_healed && matches!(due, Due::Loop(_)) {
+            return;
+        }
+        if self.is_closing {
+            return;
+        }
+        let is_full = self.ledger.live() >= self.scenario.config.connections as usize;
+        if is_full || self.is_client_link_cut {
+            self.ledger.counts.add(Sometimes::LimitReached, u64::from(is_full));
+            return self.parked.push(due);
+        }
+        let (client, manner, length) = match due {
+            Due::Loop(client) => {
+                let plan = Plan::draw(&self.scenario.config, &mut self.entropy);
+                (Some(client), plan.manner, length_of(&plan))
+            }
+            Due::Once(length, manner) => (None, manner, length),
+            _ => (None, Manner::Ask, 1),
+        };
+        let session = self.sessions.len() as u32;
+        self.sessions.push(Session {
+            epoch: 0,
+            began: self.now,
+            failures: 0,
+            client,
+            manner,
+            length,
+            is_probe: due == Due::Probe,
+            has_ended: false,
+        });
+        let verdict = self.policy.admit(session);
+        self.note(Note::Accepted(u64::from(session)));
+        self.ledger.accepted_one(u64::from(session));
+        match verdict {
+            Verdict::Dial(key, place) => self.dial(session, key, place),
+            Verdict::Wait => {
+                let timeout = u64::from(self.scenario.config.waiting_timeout) * 1000;
+                self.after(timeout, timeout, Due::WaitOver(session));
+            }
+            Verdict::End(reason) => self.end(session, reason),
+        }
+    }
+
+    /// A session was given a backend.
+    pub(super) fn dial(&mut self, session: u32, key: Key, place: Place) {
+        let serial = u64::from(session);
+        self.note(Note::Admitted(serial, key, place));
+        self.ledger.admitted(serial, key, place);
+        self.note(Note::DialStarted(serial, place));
+        self.ledger.dial_started(serial, place);
+        let config = &self.scenario.config;
+        let state = &mut self.places[usize::from(place.0)];
+        let record = &mut self.sessions[session as usize];
+        self.probed |= u64::from(record.is_probe) << place.0;
+        record.epoch += 1;
+        let epoch = record.epoch;
+        if mem::take(&mut state.panics) {
+            self.ledger.may_panic(serial);
+            return self.after(0, 0, Due::Told(session, epoch, Told::Panicked));
+        }
+        let (least, most) = state
+            .latency
+            .map_or((config.latency_min, config.latency_max), |latency| (latency, latency));
+        let (least, most) = (u64::from(least) * 2000, u64::from(most.max(least)) * 2000);
+        let used = self.now - record.began;
+        let left = (u64::from(config.dial_time) * 1000).saturating_sub(used);
+        let timeout = left.min(u64::from(config.dial_timeout) * 1000);
+        let due = match (state.is_cut, state.is_down) {
+            (true, _) => Failed::TimedOut,
+            (false, true) => Failed::Refused,
+            (false, false) => Failed::No,
+        };
+        let takes = least + self.entropy.below(most - least + 1);
+        if due == Failed::TimedOut || takes >= timeout {
+            self.after(timeout, timeout, Due::Dialled(session, epoch, Failed::TimedOut));
+        } else {
+            self.after(takes, takes, Due::Dialled(session, epoch, due));
+        }
+        self.trigger(Trigger::DialStarted, place);
+    }
+
+    pub(super) fn dialled(&mut self, session: u32, failed: Failed) {
+        let serial = u64::from(session);
+        let place = self.ledger.place_of(serial);
+        // The host may have gone down since the dial began.
+        let is_up = !self.places[usize::from(place.0)].is_down;
+        if failed == Failed::No && is_up {
+            if self.policy.connected(session) {
+                self.note(Note::Connected(serial, place));
+                self.ledger.connected(serial, place);
+                self.relay(session);
+                self.trigger(Trigger::Connected, place);
+            } else {
+                self.ledger.counts.add(Sometimes::LateConnect, 1);
+                self.dial_failed(session, place, Failure::Revoked);
+            }
+            return;
+        }
+        let failure = match failed {
+            Failed::TimedOut => Failure::TimedOut,
+            _ => Failure::Failed,
+        };
+        let what = match failed {
+            Failed::TimedOut => Sometimes::DialTimedOut,
+            _ => Sometimes::DialRefused,
+        };
+        self.ledger.counts.add(what, 1);
+        self.dial_failed(session, place, failure);
+    }
+
+    fn dial_failed(&mut self, session: u32, place: Place, failure: Failure) {
+        let serial = u64::from(session);
+        self.note(Note::DialFailed(serial, failure));
+        self.ledger.dial_failed(serial, failure);
+        let record = &mut self.sessions[session as usize];
+        record.failures += u32::from(failure != Failure::Revoked);
+        let (failures, began) = (record.failures, record.began);
+        let config = &self.scenario.config;
+        if failures >= config.dial_attempts {
+            self.end(session, EndReason::DialFailed);
+        } else if self.now - began >= u64::from(config.dial_time) * 1000 {
+            self.end(session, EndReason::DialTimedOut);
+        } else if failure != Failure::Revoked && self.ledger.has_tried_all(serial) {
+            // A signal to the session meanwhile still counts, and ends the pause.
+            let epoch = self.sessions[session as usize].epoch;
+            let left = began + u64::from(config.dial_time) * 1000 - self.now;
+            let pause = ROUND_PAUSE.min(left);
+            self.after(pause, pause, Due::Again(session, epoch));
+        } else {
+            self.retry(session);
+        }
+        self.trigger(Trigger::DialFailed, place);
+    }
+
+    pub(super) fn retry(&mut self, session: u32) {
+        let time = u64::from(self.scenario.config.dial_time) * 1000;
+        if self.now - self.sessions[session as usize].began >= time {
+            return self.end(session, EndReason::DialTimedOut);
+        }
+        match self.policy.retry(session) {
+            Verdict::Dial(key, place) => self.dial(session, key, place),
+            Verdict::Wait => self.ledger.fail(Law::Pool, format!("{session} is to wait again")),
+            Verdict::End(reason) => self.end(session, reason),
+        }
+    }
+
+    fn relay(&mut self, session: u32) {
+        let record = &mut self.sessions[session as usize];
+        record.epoch += 1;
+        let (epoch, length) = (record.epoch, u64::from(record.length) * 1000);
+        let reason = match record.manner {
+            Manner::ClientAborts => EndReason::ClientFailed,
+            Manner::BackendAborts => EndReason::BackendFailed,
+            _ => EndReason::Finished,
+        };
+        self.after(length / 2, length, Due::Over(session, epoch, reason));
+    }
+
+    pub(super) fn end(&mut self, session: u32, reason: EndReason) {
+        let serial = u64::from(session);
+        let place = self.ledger.place_of(serial);
+        self.policy.finish(session, reason);
+        self.note(Note::Ended(serial, reason));
+        self.ledger.ended(serial, reason);
+        let record = &mut self.sessions[session as usize];
+        record.has_ended = true;
+        let client = record.client;
+        if let Some(client) = client {
+            let pause = u64::from(self.scenario.config.pause) * 1000;
+            self.after(1, pause, Due::Loop(client));
+        }
+        if !self.is_client_link_cut
+            && let Some(due) = self.parked.pop()
+        {
+            self.after(0, 1000, due);
+        }
+        self.trigger(Trigger::Ended, place);
+    }
+
+    pub(super) fn tell(&mut self, sessions: Vec<u32>, told: Told) {
+        for session in sessions {
+            let epoch = self.sessions[session as usize].epoch;
+            self.after(0, 3000, Due::Told(session, epoch, told));
+        }
+    }
+
+    pub(super) fn told(&mut self, session: u32, told: Told) {
+        let reason = match told {
+            Told::Removed => EndReason::BackendRemoved,
+            Told::Expired => EndReason::DrainExpired,
+            Told::Refused => EndReason::NoBackends,
+            Told::Closed => EndReason::Shutdown,
+            Told::Panicked => EndReason::Panicked,
+            Told::Revoked => {
+                let place = self.ledger.place_of(u64::from(session));
+                return self.dial_failed(session, place, Failure::Revoked);
+            }
+        };
+        self.end(session, reason);
+    }
+}
+
+/// How long a connection lasts, in milliseconds.
+pub(super) fn length_of(plan: &Plan) -> u32 {
+    let pieces = (plan.up + plan.down) / 1500 + 1;
+    match plan.manner {
+        Manner::Idle | Manner::Stall => SILENCE,
+        _ => 5 + pieces * plan.pace,
+    }
+}

@@ -1,0 +1,206 @@
+//! The balancer that ships, and the orders that it follows.
+
+use std::{
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use futures::{
+    StreamExt,
+    channel::mpsc::{UnboundedSender, unbounded},
+};
+use tinylb_core::{BackendSet, BadEntry, Event, Handle, Runtime, Server, Update};
+
+use super::{
+    Fabric, Spot, World,
+    orders::{LOST, Order},
+    tap::TapListener,
+    tap_dialer::TapDialer,
+};
+use crate::{
+    Law,
+    scenario::{Config, Place, backends_of, removal, set_of},
+};
+
+/// Runs the balancer of a scenario on this host, for ever. The run has one thread: this, the
+/// clients and the backends.
+pub async fn balance<F: Fabric>(world: World, fabric: F) {
+    let config = world.scenario().config.clone();
+    let runtime = fabric.runtime();
+    let fabric = Arc::new(fabric);
+    let inner = match fabric.listen(Spot::Front).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            return world.fail(Law::Simulation, format!("the balancer can't listen: {error}"));
+        }
+    };
+    let dialer =
+        TapDialer { inner: fabric.dialer(), fabric: Arc::clone(&fabric), world: world.clone() };
+    let clock = clock(&world, runtime.clone());
+    let server = Server::with_observer(dialer, runtime.clone(), config.settings(), {
+        let (world, clock) = (world.clone(), clock.clone());
+        move |_, event| observe(&world, clock(), event)
+    });
+    let server = match server {
+        Ok(server) => server,
+        Err(error) => return world.fail(Law::Simulation, format!("bad settings: {error}")),
+    };
+    let handle = server.handle();
+    world.set_handle(handle.clone());
+    let relay = fabric.relay(config.buffer as usize);
+    let listener = TapListener { inner, world: world.clone() };
+    let listening = server.listen(listener, relay, runtime.clone());
+    runtime.spawn(Box::pin({
+        let world = world.clone();
+        async move {
+            if let Err(error) = listening.await {
+                world.fail(Law::Accept, format!("the listener died: {error}"));
+            }
+        }
+    }));
+    let source = (config.source == 1).then(|| {
+        let (source, updates) = unbounded();
+        let world = world.clone();
+        let updates = updates.inspect({
+            let world = world.clone();
+            move |update| {
+                let now = clock();
+                world.judge().hears(now, update);
+            }
+        });
+        if let Err(error) = handle.follow_with(updates, config.source_settings()) {
+            world.fail(Law::Simulation, format!("bad settings: {error}"));
+        }
+        source
+    });
+    let mut control = Control { world: world.clone(), handle, runtime, source, config };
+    let Some(mut orders) = world.take_orders() else { return };
+    while let Some(order) = orders.next().await {
+        control.follow(order).await;
+    }
+}
+
+/// The balancer's own clock: microseconds since the beginning.
+fn clock<R: Runtime + Clone>(
+    world: &World,
+    runtime: R,
+) -> impl Fn() -> u64 + Clone + Send + Sync + use<R> {
+    let began = (runtime.now().as_micros() as u64).saturating_sub(world.judge().at());
+    move || (runtime.now().as_micros() as u64).saturating_sub(began)
+}
+
+fn observe(world: &World, now: u64, event: &Event<Place>) {
+    let set = match event {
+        Event::SetReplaced(_) => world.handle().and_then(|handle| handle.snapshot().set),
+        _ => None,
+    };
+    let set = set.as_ref().map(backends_of);
+    // The server would go on without a word.
+    let judged = catch_unwind(AssertUnwindSafe(|| world.judge().event(now, event, set)));
+    if judged.is_err() {
+        world.fail(Law::Simulation, format!("the judge panics at {event:?}"));
+    }
+}
+
+/// Gives the balancer its orders.
+struct Control<R> {
+    world: World,
+    handle: Handle<Place>,
+    runtime: R,
+    /// What the source says, if the scenario has one.
+    source: Option<UnboundedSender<Update<Place>>>,
+    config: Config,
+}
+
+impl<R: Runtime> Control<R> {
+    async fn follow(&mut self, order: Order) {
+        match order {
+            Order::Replace(sets) => {
+                for set in &sets {
+                    match &self.source {
+                        None => self.replace(set_of(set), false),
+                        Some(_) => {
+                            self.say(Update::Set(set_of(set)));
+                            // A follower that is quick sees two sets, and not only the second.
+                            give_way().await;
+                        }
+                    }
+                }
+            }
+            Order::Confirm => {
+                if let Some(set) = self.handle.snapshot().set {
+                    self.replace(set, true);
+                }
+            }
+            Order::LoseSource => self.say(Update::Lost(LOST.into())),
+            Order::Spoil(set) => {
+                let entry = BadEntry { key: "no-backend".into(), reason: LOST.into() };
+                self.say(Update::Partial(set_of(&set), [entry].into()));
+            }
+            Order::Drain(time) => {
+                self.config.drain = time;
+                let mut settings = self.config.settings();
+                settings.removal = removal(time);
+                if let Err(error) = self.handle.configure(settings) {
+                    self.world.fail(Law::Simulation, format!("bad settings: {error}"));
+                }
+                self.world.judge().drains(time);
+            }
+            Order::ResetCycle => {
+                self.handle.reset_cycle();
+                self.world.judge().reset_cycle();
+            }
+            Order::Shutdown(grace) => {
+                self.world.judge().closing(grace);
+                let shutdown = self.handle.shutdown(Duration::from_millis(u64::from(grace)));
+                let world = self.world.clone();
+                self.runtime.spawn(Box::pin(async move {
+                    shutdown.await;
+                    world.judge().shut_down();
+                }));
+            }
+        }
+    }
+
+    /// The source says something, if there is one.
+    fn say(&self, update: Update<Place>) {
+        if let Some(source) = &self.source {
+            let _ = source.unbounded_send(update);
+        }
+    }
+
+    fn replace(&self, set: BackendSet<Place>, is_confirmation: bool) {
+        let replacement = match self.handle.replace(set) {
+            Ok(replacement) => replacement,
+            Err(error) => {
+                return self.world.fail(Law::Order, format!("a good set was rejected: {error}"));
+            }
+        };
+        let report = replacement.report();
+        let generation = report.generation.number();
+        if !report.is_change {
+            self.world.judge().said_again(generation, is_confirmation);
+        }
+        let world = self.world.clone();
+        self.runtime.spawn(Box::pin(async move {
+            replacement.await;
+            world.judge().applied(generation);
+        }));
+    }
+}
+
+/// Lets other tasks go on.
+async fn give_way() {
+    let mut has_waited = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
