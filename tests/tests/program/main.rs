@@ -10,6 +10,7 @@ mod delivery;
 mod descriptors;
 mod dial;
 mod dns;
+mod docs;
 mod exit;
 mod harness;
 mod killed;

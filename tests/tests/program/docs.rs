@@ -1,0 +1,203 @@
+//! What the pages in `docs/` list is what the program has: every key of the configuration, and every
+//! metric. A key, a default or a metric that changes without its page fails here.
+
+use std::{collections::BTreeSet, fs, path::PathBuf, process::Command, time::Duration};
+
+use serde_json::Value;
+use tinylb_core::Settings;
+use tinylb_tokio::TcpOptions;
+
+use crate::harness::{Backend, ConfigFile, Tinylb, binary, get, output, put};
+
+/// A key that resembles none.
+const UNKNOWN: &str = "zzzzzzzzzzzzzzzz";
+
+/// The tables of the configuration: the heading of each on the page, and a file with an unknown key
+/// in that table.
+fn tables() -> [(&'static str, String); 6] {
+    let in_service = |line: &str| format!("[services.s]\nlisten = \"127.0.0.1:80\"\n{line}\n");
+    [
+        ("## Top level", format!("{UNKNOWN} = 1\n")),
+        ("## `[services.NAME]`", in_service(&format!("{UNKNOWN} = 1"))),
+        ("### `removal`", in_service(&format!("removal = {{ {UNKNOWN} = 1 }}"))),
+        ("## `source = { … }`", in_service(&format!("source = {{ {UNKNOWN} = 1 }}"))),
+        ("### `floor = { … }`", in_service(&format!("source = {{ floor = {{ {UNKNOWN} = 1 }} }}"))),
+        ("### `etcd = { … }`", in_service(&format!("source = {{ etcd = {{ {UNKNOWN} = 1 }} }}"))),
+    ]
+}
+
+fn page(name: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The rows of the tables between a heading and the next one, as cells. A row has its name, in
+/// backticks, in its first cell; that of the header has none.
+fn rows(page: &str, heading: &str) -> Vec<Vec<String>> {
+    let after = page.split_once(&format!("\n{heading}\n")).map(|(_, after)| after);
+    let after = after.unwrap_or_else(|| panic!("there is no heading `{heading}`"));
+    let section = after.lines().take_while(|line| !line.starts_with('#'));
+    let rows: Vec<Vec<String>> = section
+        .filter_map(|line| line.strip_prefix("| `"))
+        .map(|row| {
+            let cells = row.trim_end_matches('|').split('|');
+            cells.map(|cell| cell.trim().trim_end_matches('`').to_string()).collect()
+        })
+        .collect();
+    assert!(!rows.is_empty(), "`{heading}` has no row");
+    rows
+}
+
+fn names(rows: &[Vec<String>]) -> BTreeSet<String> {
+    let names: BTreeSet<String> = rows.iter().map(|row| row[0].clone()).collect();
+    assert_eq!(names.len(), rows.len(), "a row is there twice: {names:?}");
+    names
+}
+
+/// What `tinylb check` reports about a file.
+fn check(text: &str) -> String {
+    let file = ConfigFile::new(text);
+    let output = output(Command::new(binary()).arg("check").arg("--config").arg(file.path()));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The keys that a table has, according to the program's complaint about an unknown one.
+fn known_keys(text: &str) -> BTreeSet<String> {
+    let report = check(text);
+    let complaint = report.lines().find(|line| line.contains(&format!("unknown key `{UNKNOWN}`")));
+    let complaint = complaint.unwrap_or_else(|| panic!("no complaint: {report}"));
+    let (_, expected) = complaint.split_once(": expected ").unwrap();
+    expected.split(", ").map(|key| key.trim_matches('`').to_string()).collect()
+}
+
+#[test]
+fn the_page_on_the_configuration_has_every_key_and_no_other() {
+    let page = page("configuration.md");
+    for (heading, text) in tables() {
+        assert_eq!(names(&rows(&page, heading)), known_keys(&text), "{heading}");
+    }
+}
+
+#[test]
+fn the_example_on_the_page_on_the_configuration_is_a_good_file() {
+    let page = page("configuration.md");
+    let example = page.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;
+    let report = check(example);
+    assert!(report.contains("2 services, no problem"), "{report}");
+}
+
+/// Of each setting with a range in numbers, a value beyond it makes the program state its range.
+#[test]
+fn the_page_on_the_configuration_has_the_range_of_every_setting() {
+    let page = page("configuration.md");
+    let mut checked = 0;
+    for (heading, before, after) in [
+        ("## Top level", "", "\n"),
+        ("## `[services.NAME]`", "[services.s]\n", "\n"),
+        ("### `removal`", "[services.s]\nremoval = { ", " }\n"),
+        ("## `source = { … }`", "[services.s]\nsource = { dns = \"a:1\", ", " }\n"),
+    ] {
+        for row in rows(&page, heading) {
+            let (key, range) = (&row[0], &row[2]);
+            let is_range = range.starts_with(|c: char| c.is_ascii_digit())
+                && (range.contains(" to ") || range.contains(" or more"));
+            if !is_range {
+                continue;
+            }
+            // Too much for any, or too little.
+            let beyond = ["\"99999d\"", "99999999999", "0"];
+            let reports = beyond.map(|value| check(&format!("{before}{key} = {value}{after}")));
+            let range =
+                if key == "drain" { &format!("abort, or drain for {range}") } else { range };
+            let states = |report: &String| report.contains(&format!("it must be {range}\n"));
+            assert!(reports.iter().any(states), "{key}: {range}: {reports:?}");
+            checked += 1;
+        }
+    }
+    assert!(checked >= 19, "only {checked} ranges were checked");
+}
+
+#[test]
+fn the_page_on_the_configuration_has_the_defaults_in_force() {
+    let page = page("configuration.md");
+    let rows = rows(&page, "## `[services.NAME]`");
+    let default_of = |key: &str| -> String {
+        let row = rows.iter().find(|row| row[0] == key).unwrap_or_else(|| panic!("no row {key}"));
+        row[1].trim_matches(['`', '"']).to_string()
+    };
+    let (own, tcp) = (Settings::default(), TcpOptions::default());
+    for (key, time) in [
+        ("dial_timeout", Some(own.dial_timeout)),
+        ("dial_time_max", Some(own.dial_time_max)),
+        ("waiting_timeout", Some(own.waiting_timeout)),
+        ("half_close_timeout", own.half_close_timeout),
+        ("idle_timeout", own.idle_timeout),
+        ("delivery_timeout", Some(own.delivery_timeout)),
+        ("peer_timeout", tcp.peer_timeout),
+    ] {
+        let text = default_of(key);
+        let documented: Option<Duration> =
+            (text != "off").then(|| humantime::parse_duration(&text).unwrap());
+        assert_eq!(documented, time, "{key}");
+    }
+    for (key, count) in [
+        ("dial_attempts_max", own.dial_attempts_max),
+        ("waiting_max", own.waiting_max),
+        ("backends_max", own.backends_max),
+    ] {
+        assert_eq!(default_of(key), count.to_string(), "{key}");
+    }
+}
+
+#[test]
+fn the_page_on_the_admin_address_has_every_metric_with_its_type_and_labels() {
+    let a = Backend::echo("a");
+    let tinylb = Tinylb::balance([&a], &["--admin", "127.0.0.1:0"]);
+    tinylb.line("backends replaced");
+    let metrics = get(&tinylb.admin(), "/metrics").body;
+    let page = page("admin.md");
+    let rows = rows(&page, "## Metrics");
+    let documented: BTreeSet<String> = rows
+        .iter()
+        .map(|row| {
+            // Names in backticks; what is in parentheses are values.
+            let outside = row[2].split('(').map(|part| part.rsplit(')').next().unwrap());
+            let labels: Vec<&str> = outside.flat_map(|part| part.split(['`', ',', ' '])).collect();
+            let labels: Vec<&str> = labels.into_iter().filter(|label| !label.is_empty()).collect();
+            format!("{} {} {}", row[0], row[1], labels.join(","))
+        })
+        .collect();
+    let types = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let exported: BTreeSet<String> = types
+        .map(|name_and_type| {
+            let name = name_and_type.split(' ').next().unwrap();
+            let is_sample = |line: &&str| line.split(['{', ' ']).next() == Some(name);
+            let sample = metrics.lines().find(is_sample).unwrap();
+            let labels = sample.split_once('{').map_or("", |(_, labels)| labels);
+            let names = labels.split(',').filter_map(|label| label.split_once('='));
+            let names: Vec<&str> = names.map(|(name, _)| name).collect();
+            format!("{name_and_type} {}", names.join(","))
+        })
+        .collect();
+    assert_eq!(documented, exported);
+    let reasons = self::rows(&page, "### Reasons");
+    let prefix = "tinylb_connections_ended_total{service=\"default\",reason=\"";
+    let exported = metrics.lines().filter_map(|line| line.strip_prefix(prefix));
+    let exported: BTreeSet<String> =
+        exported.map(|rest| rest.split('"').next().unwrap().to_string()).collect();
+    assert_eq!(names(&reasons), exported);
+}
+
+#[test]
+fn the_page_on_the_admin_address_has_every_field_of_its_answers() {
+    let a = Backend::echo("a");
+    let tinylb = Tinylb::balance([&a], &["--admin", "127.0.0.1:0", "--admin-write"]);
+    tinylb.line("backends replaced");
+    let (admin, page) = (tinylb.admin(), page("admin.md"));
+    let fields = |object: &Value| object.as_object().unwrap().keys().cloned().collect();
+    let services: BTreeSet<String> = fields(&get(&admin, "/services").json()["default"]);
+    assert_eq!(names(&rows(&page, "## `GET /services`")), services);
+    let report: BTreeSet<String> = fields(&put(&admin, "default", "{}").json());
+    let documented = names(&rows(&page, "## `PUT /services/NAME/backends`"));
+    assert_eq!(documented, report);
+}
