@@ -132,14 +132,14 @@ mod tests {
     #[test]
     fn each_member_has_one_turn_in_a_round_and_the_reason_names_all() {
         let mut turns = Turns::new(vec!["b".into(), "a".into()], Duration::MAX);
-        let mut turns = Vec::new();
+        let mut tried = Vec::new();
         turns.begin();
         while let Some(url) = turns.next() {
-            turns.push(url.to_string());
+            tried.push(url.to_string());
             turns.failed(&Failure::Ended);
         }
-        turns.sort();
-        assert_eq!(turns, ["a", "b"]);
+        tried.sort();
+        assert_eq!(tried, ["a", "b"]);
         assert_eq!(
             &*turns.lost(),
             "a: it has ended the connection; b: it has ended the connection"

@@ -6,12 +6,12 @@ fn put(key: &str, value: &str, revision: i64) -> Put {
     Put { key: format!("{PREFIX}{key}").into(), value: value.into(), revision, lease: 0 }
 }
 
-fn set(key: &str, value: &str, revision: i64) -> Change {
-    Change::Put(put(key, value, revision))
+fn set(key: &str, value: &str, revision: i64) -> KeyChange {
+    KeyChange::Put(put(key, value, revision))
 }
 
-fn delete(key: &str, revision: i64) -> Change {
-    Change::Delete { key: format!("{PREFIX}{key}").into(), revision }
+fn delete(key: &str, revision: i64) -> KeyChange {
+    KeyChange::Delete { key: format!("{PREFIX}{key}").into(), revision }
 }
 
 fn listing<const N: usize>(revision: i64, puts: [Put; N]) -> Listing {
