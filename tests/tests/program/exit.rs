@@ -50,7 +50,7 @@ fn wrong_arguments_have_exit_code_2() {
     for (args, message) in [
         (vec![], "Usage"),
         (vec!["frob"], "frob"),
-        (vec!["run"], "required"),
+        (vec!["run"], "there is nothing to balance"),
         (vec!["run", "--frob"], "--frob"),
         (vec!["check"], "--config"),
         (vec!["demo", "now"], "now"),
