@@ -83,7 +83,7 @@ fn wrong_arguments_have_exit_code_2() {
         (with(&["--backend", "a=127.0.0.1:1", "--admin", "x"]), "--admin"),
         (with(&["--backend", "a=127.0.0.1:1", "--log-level", "loud"]), "loud"),
         (with(&["--backend", "a=127.0.0.1:1", "--log-format", "xml"]), "xml"),
-        (with(&["--backend", "a=127.0.0.1:1", "--listen", "127.0.0.1:0"]), "there twice"),
+        (with(&["--backend", "a=127.0.0.1:1", "--listen", "127.0.0.1:0"]), "given twice"),
         (
             with(&["--backend", "a=127.0.0.1:2", "--listen", "0.0.0.0:1", "--listen", "[::]:1"]),
             "[::]:1 covers 0.0.0.0:1",
