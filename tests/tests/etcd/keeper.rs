@@ -144,7 +144,7 @@ async fn bad_arguments_are_refused_with_a_remedy() {
         (&["--etcd", "a", "--prefix", "/lb/"], "write http://HOST:PORT"),
         (&["--etcd", "a:1", "--prefix", ""], "etcd has no prefix"),
         (&["--etcd", "a:1"], "give `--prefix`, for example /lb/web/"),
-        (&["--prefix", "/lb/"], "give `--etcd`, its members"),
+        (&["--prefix", "/lb/"], "need `--etcd`: give the members"),
         (&[], "no etcd to register in: give `--etcd` and `--prefix`"),
     ] {
         let mut command = Command::new(binary());
