@@ -1,5 +1,19 @@
 //! tinylb on a simulated network, and what to do with it there.
 //!
+//! A scenario is drawn from a seed, run in simulated time, and judged by the laws:
+//!
+//! ```
+//! use tinylb_sim::{Level, Profile, Scenario};
+//!
+//! let scenario = Scenario::from_seed(&Profile::FAST, 7);
+//! let outcome = Level::Driver.run(&scenario, false);
+//! assert!(outcome.violations.is_empty(), "{:?}", outcome.violations);
+//!
+//! // A seed is a run: all that happens is the same again.
+//! let again = Level::Driver.run(&scenario, false);
+//! assert_eq!(again.trace.hash(), outcome.trace.hash());
+//! ```
+//!
 //! - An adapter of the core's traits for [turmoil]: [`Network`], what the hosts of one simulation
 //!   share, and where faults are made; [`TurmoilListener`], [`TurmoilDialer`], [`TurmoilConn`] and
 //!   [`TurmoilRuntime`], for use inside turmoil's hosts; [`Packet`], what [`Network::watch`] shows

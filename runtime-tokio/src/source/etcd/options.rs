@@ -151,7 +151,7 @@ impl EtcdOptions {
         }
         let second = Duration::from_secs(1);
         for (name, value, min, max, range) in [
-            ("resync", self.resync, second, 24 * 60 * 60 * second, "1s to 1day"),
+            ("resync", self.resync, second, 24 * 60 * 60 * second, "1s to 24h"),
             ("timeout", self.timeout, second / 10, 60 * second, "100ms to 60s"),
         ] {
             if value < min || value > max {
@@ -274,7 +274,7 @@ mod tests {
             (EtcdOptions { prefix: "/lb".into(), ..options("a:1") }, "doesn't end in `/`"),
             (EtcdOptions { prefix: "/lb/web".into(), ..options("a:1") }, "write `/lb/web/`"),
             (EtcdOptions { tls: Some(half), ..options("a:1") }, "both or neither"),
-            (EtcdOptions { resync: Duration::ZERO, ..options("a:1") }, "1s to 1day"),
+            (EtcdOptions { resync: Duration::ZERO, ..options("a:1") }, "1s to 24h"),
             (EtcdOptions { timeout: Duration::from_secs(61), user, ..options("a:1") }, "to 60s"),
         ] {
             let error = error(options);

@@ -909,7 +909,7 @@ fn an_etcd_that_is_no_good_is_told_with_its_remedy() {
         ),
         (
             "{ endpoints = \"a:1\", prefix = \"/\", resync = \"1ms\" }",
-            "resync is 1ms; it must be 1s to 1day",
+            "resync is 1ms; it must be 1s to 24h",
         ),
     ] {
         assert!(told(value).contains(expected), "{value}: {}", told(value));
