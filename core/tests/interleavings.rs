@@ -105,7 +105,7 @@ impl Replacer {
 
     /// Replaces, waits, and checks that no target is in use that neither this set has nor any
     /// that may be newer.
-    fn replace(&self, set: BackendSet<u8>) -> Report {
+    fn replace(&self, set: BackendSet<u8>) -> Arc<Report> {
         let begun = || self.begun.lock().unwrap_or_else(|poison| poison.into_inner());
         let place = begun().len();
         begun().push((None, set.targets().to_vec()));
@@ -146,7 +146,7 @@ fn after_a_removal_nothing_reaches_the_target(removal: Removal) -> Net {
             }
             net.forbid(DEAD);
             net.forbid(HANGING);
-            assert_eq!(report, told);
+            assert_eq!(*report, told);
             assert_eq!(report.removed, ["a".into(), "c".into(), "e".into()]);
         })
     };
