@@ -145,7 +145,7 @@ impl<T: Target> Shared<T> {
 
     // Sets.
 
-    /// Replaces the set by one that the caller brings, whatever a source has said.
+    /// Replaces the set by one that the caller brings, whatever a source has given.
     pub(super) fn replace(self: &Arc<Self>, set: BackendSet<T>) -> Result<Arc<Report>, SetError> {
         self.validate(&set)?;
         Ok(self.replace_valid(set, |state| state.source.lost = None))

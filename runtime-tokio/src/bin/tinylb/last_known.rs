@@ -25,7 +25,7 @@ pub(crate) struct LastKnown {
     turn: Arc<Turn>,
 }
 
-/// Held by whoever changes the file, until the change is on disk. A change can't be called off once
+/// Held by the service that changes the file, until the change is on disk. A change can't be called off once
 /// it has begun, so it may still go on when its service has left and another one has the file: with
 /// a slow disk, the older set could come last.
 type Turn = sync::Mutex<()>;

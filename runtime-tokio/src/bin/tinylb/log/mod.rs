@@ -28,7 +28,7 @@ use crate::{
 
 pub(crate) use self::{format::json_line, writer::Guard};
 
-/// The target of lines that are logged at any level, since whoever starts the program needs them.
+/// The target of lines that are logged at any level, because they say how the program has started.
 pub(crate) const ALWAYS: &str = "tinylb::always";
 
 /// The least time between two lines of a service about failures.
