@@ -40,11 +40,24 @@ where
     T: Send + Sync + 'static,
     S: Stream<Item = Update<T>> + Send + 'static,
 {
+    spread_by(random, begin)
+}
+
+/// [`restarting`], with the random numbers that spread its pauses.
+fn spread_by<T, S>(
+    random: impl FnMut() -> u64 + Send + 'static,
+    begin: impl FnMut() -> S + Send + 'static,
+) -> impl Stream<Item = Update<T>> + Send + 'static
+where
+    T: Send + Sync + 'static,
+    S: Stream<Item = Update<T>> + Send + 'static,
+{
     let restarts = Restarts {
         begin,
         source: None,
         began: Instant::now(),
         backoff: Backoff::new(),
+        random,
         pause: Duration::ZERO,
     };
     stream::unfold(restarts, |mut restarts| async move {
@@ -56,20 +69,22 @@ where
 /// After a source that has run for this long, pauses start short again.
 const LIFE_LONG: Duration = Duration::from_secs(10);
 
-struct Restarts<T, B> {
+struct Restarts<T, B, R> {
     begin: B,
     source: Option<BoxStream<'static, Update<T>>>,
     /// When the source began.
     began: Instant,
     backoff: Backoff,
+    random: R,
     /// Before the next start.
     pause: Duration,
 }
 
-impl<T: Send + 'static, S, B> Restarts<T, B>
+impl<T: Send + 'static, S, B, R> Restarts<T, B, R>
 where
     S: Stream<Item = Update<T>> + Send + 'static,
     B: FnMut() -> S,
+    R: FnMut() -> u64,
 {
     async fn next(&mut self) -> Update<T> {
         let failure = match self.said().await {
@@ -83,7 +98,7 @@ where
         if self.began.elapsed() >= LIFE_LONG {
             self.backoff.reset();
         }
-        self.pause = self.backoff.pause(random());
+        self.pause = self.backoff.pause((self.random)());
         Update::Lost(format!("{failure}; it will be restarted").into())
     }
 
@@ -165,16 +180,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_source_that_always_fails_begins_anew_ever_more_rarely_until_it_has_lived_for_long() {
-        let began = Instant::now();
-        let mut updates = Box::pin(restarting(|| Script { sets: 0, panics: true }));
-        for _ in 0..50 {
+        // The longest pause each time.
+        let random = || u64::MAX;
+        let mut updates = Box::pin(spread_by(random, || Script { sets: 0, panics: true }));
+        for longest in [0, 299, 899, 2699, 8099, 9999, 9999] {
+            let began = Instant::now();
             next(&mut updates).await;
+            // The timer counts whole milliseconds, and rounds up.
+            let pause = began.elapsed().as_millis();
+            assert!((longest..=longest + 1).contains(&pause), "{pause} ms, not {longest}");
         }
-        let mean = began.elapsed() / 50;
-        assert!(mean > Duration::from_secs(1), "{mean:?}");
 
         let mut life = Duration::ZERO;
-        let mut updates = Box::pin(restarting(move || {
+        let mut updates = Box::pin(spread_by(random, move || {
             life += Duration::from_secs(1);
             stream::once(async move {
                 sleep(life).await;
@@ -185,8 +203,10 @@ mod tests {
             let began = Instant::now();
             assert_eq!(next(&mut updates).await, "set");
             let pause = began.elapsed() - Duration::from_secs(life);
-            let is_first = life > 10;
-            assert!(!is_first || pause < Duration::from_millis(301), "life {life}: {pause:?}");
+            let is_short = pause < Duration::from_millis(302);
+            let has_lived_for_long = life > 10;
+            // The first source didn't wait, and the second came after the first pause.
+            assert_eq!(is_short, life <= 2 || has_lived_for_long, "life {life}: {pause:?}");
             assert!(next(&mut updates).await.contains("has ended"));
         }
     }
