@@ -2,7 +2,7 @@ use std::{io, time::Duration};
 
 use async_trait::async_trait;
 
-use crate::{Conn, Target};
+use crate::{Conn, Fault, Target};
 
 /// Connects to targets. An adapter implements it; one dialer serves all sessions of a server, at
 /// the same time.
@@ -22,6 +22,33 @@ pub trait Dialer: Send + Sync + 'static {
     /// # Cancellation
     /// Once the future is dropped, no connect starts, and one that is under way is given up.
     async fn dial(&self, target: &Self::Target, within: Duration) -> io::Result<Self::Conn>;
+
+    /// Dials a target that is ejected, to find out whether it accepts connections again, and aborts
+    /// the connection at once. Override this if the transport can ask in a way that disturbs the
+    /// target less.
+    ///
+    /// # Errors
+    /// As [`Self::dial`].
+    ///
+    /// # Cancellation
+    /// As [`Self::dial`].
+    async fn probe(&self, target: &Self::Target, within: Duration) -> io::Result<()> {
+        let mut conn = self.dial(target, within).await?;
+        conn.abort();
+        Ok(())
+    }
+
+    /// Whose fault it is that a dial or a probe failed. Only a fault of the target ejects it, so in
+    /// doubt an error is ours. The default blames the target for three kinds of errors: refused,
+    /// reset, and host unreachable.
+    fn classify(&self, error: &io::Error) -> Fault {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Fault::Refused,
+            io::ErrorKind::ConnectionReset => Fault::Reset,
+            io::ErrorKind::HostUnreachable => Fault::Unreachable,
+            _ => Fault::Ours,
+        }
+    }
 
     /// Whether a target may be in a set at all; called for each target of each new set. Only the
     /// adapter can know that it is, say, the server's own address.

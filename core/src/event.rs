@@ -1,6 +1,8 @@
 use std::{fmt, io, sync::Arc, time::Duration};
 
-use crate::{BackendKey, BadEntry, EndReason, Generation, Held, ListenerId, Pick, SessionId};
+use crate::{
+    BackendKey, BadEntry, EndReason, Fault, Generation, Held, ListenerId, Pick, SessionId,
+};
 
 /// Something that happened in a server.
 ///
@@ -48,6 +50,29 @@ pub enum Event<T> {
         id: SessionId,
         /// The backend.
         pick: Pick<T>,
+    },
+    /// A target doesn't accept connections, so the rotation skips it from now on. Its sessions stay.
+    /// Reported once, until it returns or leaves the set.
+    Ejected {
+        /// The target.
+        target: T,
+        /// What it did.
+        fault: Fault,
+    },
+    /// A probe of an ejected target has ended. One that was given up, since its target left the set
+    /// or the server ends, has no such event.
+    Probed {
+        /// The target.
+        target: T,
+        /// Why it failed; `None` if it succeeded.
+        failure: Option<DialFailure>,
+    },
+    /// An ejected target has accepted a connection, so it is in rotation again.
+    Returned {
+        /// The target.
+        target: T,
+        /// Time since it was ejected.
+        ejected_for: Duration,
     },
     /// One side's end of stream has been passed on; the other direction goes on.
     HalfClosed {
@@ -151,6 +176,10 @@ pub enum DialFailure {
     /// It took longer than [`Settings::dial_timeout`](crate::Settings::dial_timeout), or than
     /// what was left of [`Settings::dial_time_max`](crate::Settings::dial_time_max).
     TimedOut,
+    /// It went unanswered for longer than the target's patience
+    /// ([`Settings::dial_patience`](crate::Settings::dial_patience)), and another target was there to
+    /// go to.
+    GivenUp,
     /// A replacement removed the target.
     Revoked,
 }
@@ -160,6 +189,7 @@ impl fmt::Display for DialFailure {
         match self {
             Self::Failed(error) => error.fmt(f),
             Self::TimedOut => f.write_str("timed out"),
+            Self::GivenUp => f.write_str("no answer yet"),
             Self::Revoked => f.write_str("backend removed"),
         }
     }

@@ -37,7 +37,7 @@
 //! - **Decisions**, plain state with plain methods: [`Balancer`], with [`BackendSet`], which it
 //!   chooses from, [`Cycle`], how it chooses, [`Change`], the difference between two sets, and
 //!   [`Budget`], which several balancers share. What they say: [`Admission`], [`Pick`],
-//!   [`Refusal`], [`Replaced`], [`Owed`], [`EndReason`], [`Load`], [`Totals`].
+//!   [`Refusal`], [`Replaced`], [`Owed`], [`EndReason`], [`Fault`], [`Load`], [`Totals`].
 //! - **Sources of sets**: a stream of [`Update`]s, or a [`publisher`]; [`SourceSettings`] say which
 //!   of its sets are taken.
 //! - **What an adapter implements**: [`Listener`], [`Dialer`], [`Conn`] and [`Runtime`]; [`Relay`]
@@ -63,6 +63,7 @@ mod cycle;
 mod dialer;
 mod error;
 mod event;
+mod health;
 mod ids;
 mod intake;
 mod listener;
@@ -86,11 +87,12 @@ pub use self::{
     change::Change,
     cycle::Cycle,
     error::SetError,
+    health::{Ejected, Fault},
     ids::{BackendKey, Generation, ListenerId, SessionId},
     pool::Load,
     reason::{EndReason, Totals},
     set::{BackendSet, Target},
-    settings::Removal,
+    settings::{EmptySet, Removal},
 };
 
 // Sources of sets.

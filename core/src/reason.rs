@@ -10,11 +10,14 @@ pub enum EndReason {
     BackendRemoved,
     /// The session's target had been removed, and the time to drain was over.
     DrainExpired,
+    /// The session's target had answered no dial and no probe for
+    /// [`Settings::cut_silent`](crate::Settings::cut_silent), while another did.
+    BackendSilent,
     /// The set was empty.
     NoBackends,
-    /// Too many sessions waited for the first set.
+    /// Too many sessions waited for a set.
     WaitingFull,
-    /// No first set came in time.
+    /// No set to dial from came in time.
     WaitingTimedOut,
     /// Every attempt to dial a backend failed.
     DialFailed,
@@ -38,10 +41,11 @@ pub enum EndReason {
 
 impl EndReason {
     /// Every reason, in the order of declaration.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Finished,
         Self::BackendRemoved,
         Self::DrainExpired,
+        Self::BackendSilent,
         Self::NoBackends,
         Self::WaitingFull,
         Self::WaitingTimedOut,
@@ -62,6 +66,7 @@ impl EndReason {
             Self::Finished => "finished",
             Self::BackendRemoved => "backend_removed",
             Self::DrainExpired => "drain_expired",
+            Self::BackendSilent => "backend_silent",
             Self::NoBackends => "no_backends",
             Self::WaitingFull => "waiting_full",
             Self::WaitingTimedOut => "waiting_timed_out",

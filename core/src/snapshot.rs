@@ -1,6 +1,8 @@
 use std::{sync::Arc, time::Duration};
 
-use crate::{Absent, BackendSet, BadEntry, Generation, Held, Limit, Load, Settings, Totals};
+use crate::{
+    Absent, BackendSet, BadEntry, Ejected, Generation, Held, Limit, Load, Settings, Totals,
+};
 
 /// The state of a server at one moment.
 ///
@@ -24,7 +26,11 @@ pub struct Snapshot<T> {
     pub absent: Vec<Absent>,
     /// The sessions of each target that has any, ascending by target.
     pub loads: Vec<Load<T>>,
-    /// Sessions that wait for the first set.
+    /// The targets that are ejected, ascending.
+    pub ejected: Vec<Ejected<T>>,
+    /// Probes that are under way.
+    pub probes: usize,
+    /// Sessions that wait for a set.
     pub waiting: usize,
     /// Clients accepted, ever.
     pub accepted: u64,

@@ -117,6 +117,8 @@ impl<T: Target> State<T> {
             set_held: self.source.held,
             left_out: Arc::clone(&self.source.left_out),
             loads: self.balancer.loads().collect(),
+            ejected: Vec::new(),
+            probes: 0,
             waiting: self.balancer.waiting(),
             accepted: self.balancer.accepted(),
             live: self.balancer.live(),
