@@ -10,7 +10,7 @@ use rustix::{
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, connect},
 };
-use tinylb_core::Dialer;
+use tinylb_core::{Dialer, Fault};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     UnixConn, UnixTarget,
     dial_from::DialFrom,
     explain::explain,
+    fault::fault,
     lookup::Lookups,
     moves::Moves,
     nonblocking::socket,
@@ -152,7 +153,7 @@ impl TcpDialer {
         let is_itself =
             |local: SocketAddr| (local.ip(), local.port()) == (address.ip(), address.port());
         if self.ephemeral_ports.may_include(address.port()) && is_itself(stream.local_address()?) {
-            return Err(io::ErrorKind::ConnectionRefused.into());
+            return Err(Errno::CONNREFUSED.into());
         }
         // If it is one of this machine's addresses, the balancer listens there as well.
         let may_lead_back =
@@ -187,6 +188,13 @@ impl Dialer for TcpDialer {
         addresses.iter_mut().for_each(|address| address.set_port(target.port));
         let left = within.saturating_sub(began.elapsed());
         self.races.run(target, &addresses, left, |address| Box::pin(self.connect(address))).await
+    }
+
+    /// By the system's number of the error. A name is at fault if each of its addresses is that this
+    /// machine can reach, and none went undialled for lack of descriptors, buffers or ports. What the
+    /// resolver says is our fault.
+    fn classify(&self, error: &io::Error) -> Fault {
+        fault(error)
     }
 
     fn validate(&self, target: &TcpTarget) -> Result<(), String> {
@@ -224,6 +232,13 @@ impl Dialer for UnixDialer {
                 Err(error) => break Err(error.into()),
             }
         }
+    }
+
+    /// By the system's number of the error. A socket that doesn't exist counts as a refusal: a server
+    /// that ends may remove it. A full backlog is no error but silence, as it is with TCP: the dial
+    /// waits.
+    fn classify(&self, error: &io::Error) -> Fault {
+        fault(error)
     }
 
     fn validate(&self, target: &UnixTarget) -> Result<(), String> {
@@ -292,6 +307,10 @@ impl Dialer for AddressDialer {
         }
     }
 
+    fn classify(&self, error: &io::Error) -> Fault {
+        fault(error)
+    }
+
     fn validate(&self, target: &Address) -> Result<(), String> {
         check(&self.tcp.own, target)
     }
@@ -325,7 +344,7 @@ fn listens_everywhere(own: &RwLock<Vec<Address>>, address: SocketAddr) -> bool {
 
 /// The source address that the system would choose for a connection to an address: that address
 /// itself, if this machine has it.
-fn source_of(address: SocketAddr) -> io::Result<IpAddr> {
+pub(crate) fn source_of(address: SocketAddr) -> io::Result<IpAddr> {
     let any = if address.is_ipv4() { SocketAddr::from(([0; 4], 0)) } else { ([0; 16], 0).into() };
     // A datagram socket sends nothing when it is connected.
     let socket = UdpSocket::bind(any)?;

@@ -48,6 +48,7 @@ mod dialer;
 mod disk;
 mod error;
 mod explain;
+mod fault;
 mod limit;
 mod listener;
 mod lookup;

@@ -10,9 +10,10 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
+use rustix::io::Errno;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::TcpTarget;
+use crate::{TcpTarget, fault::NameError};
 
 /// One address of a backend's name failed, or didn't answer before another one did. For a minute,
 /// dials of that name try its other addresses first.
@@ -195,7 +196,7 @@ impl<'a, C> Race<'a, C> {
             if self.deadline.poll_unpin(cx).is_ready() && !self.running.is_empty() {
                 let address = self.running.remove(0).address;
                 self.waiting.clear();
-                return Poll::Ready(Step::Failed(address, io::ErrorKind::TimedOut.into()));
+                return Poll::Ready(Step::Failed(address, Errno::TIMEDOUT.into()));
             }
             if self.waiting.is_empty() && self.running.is_empty() {
                 return Poll::Ready(Step::Over);
@@ -255,7 +256,7 @@ fn summary(failures: Vec<(SocketAddr, io::Error)>) -> io::Error {
     if failures.len() > NAMED_MAX {
         text += &format!("; and {} more", failures.len() - NAMED_MAX);
     }
-    io::Error::new(last.kind(), text)
+    io::Error::new(last.kind(), NameError::new(text, &failures))
 }
 
 #[cfg(test)]
