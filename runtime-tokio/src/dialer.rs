@@ -1,11 +1,13 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
+    os::fd::OwnedFd,
     sync::{PoisonError, RwLock},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use rustix::{
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, connect},
@@ -41,12 +43,15 @@ pub struct TcpDialer {
     ephemeral_ports: EphemeralPorts,
     back: RwLock<Vec<Address>>,
     dial_from: DialFrom,
-    lookups: Lookups,
+    pub(crate) lookups: Lookups,
     races: Races,
     moves: Moves,
 }
 
 /// Connects to Unix sockets.
+///
+/// A Unix socket has no handshake that could be left unfinished: each probe that succeeds is a
+/// connection that the backend accepts and finds closed.
 #[derive(Default)]
 pub struct UnixDialer {
     own: RwLock<Vec<Address>>,
@@ -118,11 +123,39 @@ impl TcpDialer {
         self.dial_from.set(addresses);
     }
 
-    async fn connect(&self, address: SocketAddr) -> io::Result<TcpConn> {
-        self.try_connect(address).await.map_err(explain)
+    /// Finds the addresses of a target and races them. `connect` connects to one.
+    async fn race<'a, C: Send>(
+        &'a self,
+        target: &TcpTarget,
+        within: Duration,
+        connect: impl Fn(SocketAddr) -> BoxFuture<'a, io::Result<C>> + Send,
+    ) -> io::Result<C> {
+        let name = match &target.host {
+            Host::Ip(ip) => return connect(SocketAddr::new(*ip, target.port)).await,
+            Host::Name(name) => name,
+        };
+        let began = Instant::now();
+        let mut addresses = self.lookups.lookup(name).await?.to_vec();
+        self.moves.note(name, began, &addresses);
+        addresses.iter_mut().for_each(|address| address.set_port(target.port));
+        let left = within.saturating_sub(began.elapsed());
+        self.races.run(target, &addresses, left, connect).await
     }
 
-    async fn try_connect(&self, address: SocketAddr) -> io::Result<TcpConn> {
+    async fn connect(&self, address: SocketAddr) -> io::Result<TcpConn> {
+        let connect = async {
+            let (socket, is_bound) = self.open(address).await?;
+            let stream = self.establish(socket, is_bound, address).await?;
+            if let Some(limit) = get(&self.options).limit() {
+                stream.look_after(Some(limit));
+            }
+            Ok(TcpConn::new(stream, address))
+        };
+        connect.await.map_err(explain)
+    }
+
+    /// A socket to connect to an address, and whether it has a source address of its own.
+    pub(crate) async fn open(&self, address: SocketAddr) -> io::Result<(OwnedFd, bool)> {
         // Lets the reactor report what has come from clients first: one that has reset meanwhile costs
         // no dial. So where two balancers lead to each other, a reset catches up with the dials
         // before it.
@@ -134,9 +167,18 @@ impl TcpDialer {
             SocketAddr::V4(_) => AddressFamily::INET,
             SocketAddr::V6(_) => AddressFamily::INET6,
         })?;
-        let options = get(&self.options);
-        options.apply_dialled(&socket)?;
+        get(&self.options).apply_dialled(&socket)?;
         let is_bound = self.dial_from.bind(&socket, address)?;
+        Ok((socket, is_bound))
+    }
+
+    /// Connects a socket that was opened for this address.
+    pub(crate) async fn establish(
+        &self,
+        socket: OwnedFd,
+        is_bound: bool,
+        address: SocketAddr,
+    ) -> io::Result<Stream> {
         match connect(&socket, &address) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
@@ -165,10 +207,7 @@ impl TcpDialer {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
             }
         }
-        if let Some(limit) = options.limit() {
-            stream.look_after(Some(limit));
-        }
-        Ok(TcpConn::new(stream, address))
+        Ok(stream)
     }
 }
 
@@ -178,16 +217,15 @@ impl Dialer for TcpDialer {
     type Conn = TcpConn;
 
     async fn dial(&self, target: &TcpTarget, within: Duration) -> io::Result<TcpConn> {
-        let name = match &target.host {
-            Host::Ip(ip) => return self.connect(SocketAddr::new(*ip, target.port)).await,
-            Host::Name(name) => name,
-        };
-        let began = Instant::now();
-        let mut addresses = self.lookups.lookup(name).await?.to_vec();
-        self.moves.note(name, began, &addresses);
-        addresses.iter_mut().for_each(|address| address.set_port(target.port));
-        let left = within.saturating_sub(began.elapsed());
-        self.races.run(target, &addresses, left, |address| Box::pin(self.connect(address))).await
+        self.race(target, within, |address| Box::pin(self.connect(address))).await
+    }
+
+    /// Connects as a dial does, and resets the connection before its handshake is over: the last packet
+    /// of the handshake is held back, so that the backend's `accept` never returns it. (Linux. On other
+    /// systems, and where this process stands still for 200 ms in between, the backend sees a
+    /// connection that is reset.)
+    async fn probe(&self, target: &TcpTarget, within: Duration) -> io::Result<()> {
+        self.race(target, within, |address| Box::pin(self.knock(address))).await
     }
 
     /// By the system's number of the error. A name is at fault if each of its addresses is that this
@@ -304,6 +342,13 @@ impl Dialer for AddressDialer {
         match target {
             Address::Tcp(target) => self.tcp.dial(target, within).await.map(AddressConn::Tcp),
             Address::Unix(target) => self.unix.dial(target, within).await.map(AddressConn::Unix),
+        }
+    }
+
+    async fn probe(&self, target: &Address, within: Duration) -> io::Result<()> {
+        match target {
+            Address::Tcp(target) => self.tcp.probe(target, within).await,
+            Address::Unix(target) => self.unix.probe(target, within).await,
         }
     }
 

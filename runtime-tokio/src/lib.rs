@@ -57,6 +57,7 @@ mod nonblocking;
 mod options;
 mod pipe;
 mod ports;
+mod probe;
 mod race;
 mod relay;
 mod runtime;
