@@ -33,7 +33,7 @@ use crate::{
 ///
 /// The system's resolver looks a name up at each dial, on a thread of its own. Concurrent dials of
 /// one name share a lookup, and a lookup that hangs doesn't hold up any other name. If a name has
-/// several addresses, the next one is tried when one has failed or hasn't answered for 250 ms, and
+/// several addresses, the next one is tried when one has failed or hasn't answered for 100 ms, and
 /// the first that answers wins (RFC 8305). An address that failed comes last for a minute.
 #[derive(Default)]
 pub struct TcpDialer {
