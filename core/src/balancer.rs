@@ -670,14 +670,11 @@ impl<T: Target, K> Balancer<T, K> {
             is_untried(place) && avoid.as_ref().is_none_or(|avoid| avoid != set.target_at(*place))
         };
         let turn = cycle.peek()?;
-        if is_wanted(&turn) {
-            return self.cycle.turn();
-        }
         let place = cycle.in_rotation().find(is_wanted);
         let place = place.or_else(|| cycle.in_rotation().find(is_untried));
         let place = place.or_else(|| cycle.all().find(is_untried));
         debug_assert!(place.is_some(), "not all targets have been tried");
-        place
+        if place == Some(turn) { self.cycle.turn() } else { place }
     }
 
     fn owe(&mut self, generation: Generation, count: usize) {
