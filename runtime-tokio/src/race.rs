@@ -363,6 +363,12 @@ mod tests {
         assert!(net.tries().iter().all(|(place, _)| *place == 1));
     }
 
+    #[test]
+    fn a_name_with_a_dead_address_answers_before_a_balancer_loses_patience() {
+        let patience = tinylb_core::Settings::default().dial_patience.unwrap();
+        assert!(DELAY * 2 <= patience);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_address_that_failed_is_tried_again_after_a_minute_by_one_dial() {
         let net = Net::new(&[Refuses(0), Answers(0)]);
