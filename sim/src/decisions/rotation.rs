@@ -1,8 +1,10 @@
 //! The policy that ships.
 
+use std::time::Duration;
+
 use tinylb_core::{
     Admission, BackendKey, BackendSet, Balancer, Change, EndReason, Generation, Load, Refusal,
-    Removal, SessionId,
+    Removal, SessionId, Settings,
 };
 
 use super::{Policy, Taken, Verdict};
@@ -20,8 +22,11 @@ pub struct Rotation {
 impl Rotation {
     /// The balancer that a configuration asks for.
     pub fn new(config: &Config) -> Self {
+        let mut settings = Settings::default();
+        settings.start = u64::from(config.start);
+        settings.waiting_max = config.waiting as usize;
         Self {
-            balancer: Balancer::new(u64::from(config.start), config.waiting as usize),
+            balancer: Balancer::new(settings),
             ids: Vec::new(),
             keys: (0..=u8::MAX).map(|number| backend_key(Key(number))).collect(),
             generations: Vec::new(),
@@ -49,15 +54,16 @@ impl Policy for Rotation {
     }
 
     fn connected(&mut self, session: u32) -> bool {
-        self.balancer.connected(self.ids[session as usize])
+        self.balancer.connected(self.ids[session as usize], Duration::ZERO, Duration::ZERO)
     }
 
     fn retry(&mut self, session: u32) -> Verdict {
         let (pick, owed) = self.balancer.retry(self.ids[session as usize], session);
         owed.into_iter().for_each(|owed| self.balancer.acknowledge(owed));
         match pick {
-            Ok(pick) => Verdict::Dial(key_number(&pick.key), pick.target),
-            Err(refusal) => Verdict::End(reason_of(refusal)),
+            Admission::Dial(pick) => Verdict::Dial(key_number(&pick.key), pick.target),
+            Admission::Wait => Verdict::Wait,
+            Admission::Refused(refusal) => Verdict::End(reason_of(refusal)),
         }
     }
 
@@ -70,7 +76,9 @@ impl Policy for Rotation {
         let backends = set.iter().map(|(key, at)| (self.keys[usize::from(key.0)].clone(), *at));
         let Ok(set) = BackendSet::new(backends) else { return Taken::default() };
         let change = Change::between(self.balancer.set().cloned(), set);
-        let Ok(replaced) = self.balancer.replace(change, removal) else { return Taken::default() };
+        let Ok(replaced) = self.balancer.replace(change, removal, Duration::ZERO) else {
+            return Taken::default();
+        };
         self.generations.push(replaced.generation);
         Taken {
             generation: replaced.generation.number(),
