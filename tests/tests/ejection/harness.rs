@@ -69,7 +69,8 @@ pub(crate) fn run(
     }
     let mut changed = Settings::default();
     settings(&mut changed);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.unwrap().block_on(async {
         let mut world = World::start(backends, changed);
         world.handle.replace(world.set(|_| true)).unwrap().await;

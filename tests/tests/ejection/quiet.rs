@@ -1,6 +1,10 @@
 //! What ejection leaves alone: idle backends, removed ones, sessions, and errors of our own.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tinylb_core::{EndReason, Settings};
@@ -11,7 +15,10 @@ use tokio::{
     time::sleep,
 };
 
-use crate::harness::{What, World, run, served, share};
+use crate::{
+    harness::{What, World, run, served, share},
+    program::harness::DEADLINE,
+};
 
 #[test]
 fn healthy_backends_get_no_connection_but_those_of_clients() {
@@ -56,7 +63,9 @@ async fn silence(world: &World, probes: usize) -> (Vec<TcpStream>, Vec<TcpStream
         sessions.push(visit(world.address).await.unwrap());
     }
     world.hang(1);
+    let began = Instant::now();
     while world.count_of(1, What::Probed(false)) < probes {
+        assert!(began.elapsed() < DEADLINE, "the probes never failed");
         served(&one_by_one(world.address, 2).await);
         sleep(Duration::from_millis(50)).await;
     }
@@ -113,7 +122,6 @@ fn a_dial_without_a_descriptor_ejects_nobody() {
         2,
         |_| {},
         async |world| {
-            served(&one_by_one(world.address, 4).await);
             let client = TcpSocket::new_v4().unwrap();
             let limit = getrlimit(Resource::Nofile);
             setrlimit(Resource::Nofile, Rlimit { current: Some(256), ..limit }).unwrap();
