@@ -36,7 +36,8 @@ pub struct Ejection {
     pub number: u32,
     /// The next probe is due in this range.
     pub due: (u64, u64),
-    pub silent_since: Option<u64>,
+    /// Since when it has answered nothing, and whether another has answered meanwhile.
+    pub silence: Option<(u64, bool)>,
     pub is_cut: bool,
 }
 
@@ -95,19 +96,20 @@ impl Naive {
     fn failed(&mut self, place: Place, fault: Fault, is_news: bool) {
         let is_answer = matches!(fault, Fault::Refused | Fault::Reset);
         let now = self.now;
-        let known = self.known.entry(place).or_default();
         if is_answer {
-            self.answered_at = now;
+            let known = self.known.entry(place).or_default();
             if let Some(ejection) = &mut known.ejection {
-                (ejection.silent_since, ejection.is_cut) = (None, false);
+                (ejection.silence, ejection.is_cut) = (None, false);
             }
+            self.answered();
         }
         if fault == Fault::Ours || !is_news {
             return;
         }
+        let known = self.known.entry(place).or_default();
         if let Some(ejection) = &mut known.ejection {
-            if !is_answer && ejection.silent_since.is_none() {
-                ejection.silent_since = Some(now);
+            if !is_answer && ejection.silence.is_none() {
+                ejection.silence = Some((now, false));
             }
             return;
         }
@@ -126,15 +128,21 @@ impl Naive {
             fault,
             number,
             due,
-            silent_since: (!is_answer).then_some(now),
+            silence: (!is_answer).then_some((now, false)),
             is_cut: false,
         });
         self.ejected.push((place, fault));
         self.reconsider |= self.are_all_ejected();
     }
 
+    /// Some target has answered, and its own silence has ended before.
+    fn answered(&mut self) {
+        let ejections = self.known.values_mut().filter_map(|known| known.ejection.as_mut());
+        let silences = ejections.filter_map(|ejection| ejection.silence.as_mut());
+        silences.for_each(|(_, has_other_answered)| *has_other_answered = true);
+    }
+
     pub fn succeeded(&mut self, place: Place, took: u64) {
-        self.answered_at = self.now;
         for session in self.sessions.values_mut() {
             let is_at = session.pick.is_some_and(|(_, at)| at == place);
             session.has_rival |= session.state == State::Dialling && is_at;
@@ -147,6 +155,7 @@ impl Naive {
                 self.probe_all_soon();
             }
         }
+        self.answered();
     }
 
     fn returns(&mut self, place: Place) {
@@ -223,9 +232,9 @@ impl Naive {
         let mut kills = Vec::new();
         for (place, known) in &mut self.known {
             let Some(ejection) = &mut known.ejection else { continue };
-            let is_over = ejection
-                .silent_since
-                .is_some_and(|since| since + CUT_SILENT <= self.now && self.answered_at > since);
+            let is_over = ejection.silence.is_some_and(|(since, has_other_answered)| {
+                since + CUT_SILENT <= self.now && has_other_answered
+            });
             if !is_over || mem::replace(&mut ejection.is_cut, true) {
                 continue;
             }

@@ -248,8 +248,8 @@ impl World {
             Step::ConnectedSlowly(at) => self.connected(*at, 400),
             Step::Overdue(at) => self.overdue(*at),
             Step::Wander(at) => (0..=health::MOVES_MAX).try_for_each(|_| {
-                self.overdue(*at)?;
-                self.retry(*at)
+                self.apply(&Step::Overdue(*at))?;
+                self.apply(&Step::Retry(*at))
             }),
             Step::DialFailed(at, fault) => self.dial_failed(*at, *fault, DIAL_TIMEOUT),
             Step::DialTimedOutEarly(at) => self.dial_failed(*at, Fault::TimedOut, 20),
@@ -760,7 +760,7 @@ impl World {
         for (serial, session) in &self.naive.sessions {
             if let (State::Dialling, Some((_, place))) = (session.state, session.pick) {
                 let patience = self.real.patience(self.ids[serial]);
-                same("patience", patience, millis(self.naive.patience(place)))?;
+                same("patience", patience, Some(millis(self.naive.patience(place))))?;
             }
         }
         same("probes", self.real.probes(), self.naive.probes.len())?;

@@ -89,8 +89,6 @@ pub struct Naive {
     /// By target of the current set.
     pub known: BTreeMap<Place, Known>,
     pub probes: Vec<Probing>,
-    /// When a target last answered.
-    pub answered_at: u64,
     /// Who was ejected or returned in this step, and which sessions are to look again.
     pub ejected: Vec<(Place, Fault)>,
     pub returned: Vec<(Place, u64)>,
@@ -105,7 +103,6 @@ impl Naive {
             now: 0,
             known: BTreeMap::new(),
             probes: Vec::new(),
-            answered_at: 0,
             ejected: Vec::new(),
             returned: Vec::new(),
             reconsider: false,
