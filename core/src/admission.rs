@@ -14,7 +14,7 @@ pub struct Pick<T> {
 pub enum Admission<T> {
     /// Dial this backend; the attempt is in the pool already.
     Dial(Pick<T>),
-    /// There has been no set yet: wait for the first.
+    /// There is no set with backends to dial: wait for one.
     Wait,
     /// Nothing can be done for it.
     Refused(Refusal),
@@ -26,7 +26,7 @@ pub enum Admission<T> {
 pub enum Refusal {
     /// The set is empty.
     NoBackends,
-    /// As many sessions as allowed wait for the first set.
+    /// As many sessions as allowed wait for a set.
     WaitingFull,
     /// The balancer has been closed by [`Balancer::abort_all`](crate::Balancer::abort_all).
     Closed,

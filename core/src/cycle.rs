@@ -1,4 +1,4 @@
-use crate::{BackendKey, BackendSet, Target};
+use crate::{BackendKey, BackendSet, Target, bitmap::Bitmap};
 
 /// Round-robin over a [`BackendSet`] in key order, anchored to the *key* served last: the next
 /// turn is the first key above it, wrapping. So a replacement neither skips nor repeats a backend
@@ -10,8 +10,10 @@ pub struct Cycle<T> {
     set: BackendSet<T>,
     start: u64,
     served: Served,
-    /// Place of the next turn; below `set.len()` unless the set is empty.
+    /// The first place above the last turn, wrapping; below `set.len()` unless the set is empty.
     next: usize,
+    /// The places of the current set that have no turns, unless none would be left.
+    skipped: Bitmap,
 }
 
 enum Served {
@@ -28,7 +30,13 @@ impl<T: Target> Cycle<T> {
     /// modulo the length of the first set. Give each of many instances a start of its own, or they
     /// all begin with the same backend.
     pub fn new(start: u64) -> Self {
-        Self { set: BackendSet::empty(), start, served: Served::Nothing, next: 0 }
+        Self {
+            set: BackendSet::empty(),
+            start,
+            served: Served::Nothing,
+            next: 0,
+            skipped: Bitmap::EMPTY,
+        }
     }
 
     /// The set that turns are taken from.
@@ -36,12 +44,13 @@ impl<T: Target> Cycle<T> {
         &self.set
     }
 
-    /// Takes turns from another set from now on, and returns the one before.
+    /// Takes turns from another set from now on, and returns the one before. Nothing is skipped.
     pub fn replace(&mut self, set: BackendSet<T>) -> BackendSet<T> {
         let before = std::mem::replace(&mut self.set, set);
         if let Served::Here(place) = self.served {
             self.served = Served::Before(before.key_at(place).clone());
         }
+        self.skipped = Bitmap::EMPTY;
         self.find_next();
         before
     }
@@ -60,7 +69,39 @@ impl<T: Target> Cycle<T> {
 
     /// The place of the next turn, without taking it. `None` in an empty set.
     pub(crate) fn peek(&self) -> Option<usize> {
-        (!self.set.is_empty()).then_some(self.next)
+        if self.skipped.count() == 0 {
+            return (!self.set.is_empty()).then_some(self.next);
+        }
+        self.in_rotation().next()
+    }
+
+    /// Skips the keys of a target from now on, or no longer. It is at this index of the set, and is
+    /// skipped, or not, so far. A key that is skipped neither uses up a turn nor moves the anchor. If
+    /// all are, none is. O(keys of the target).
+    pub(crate) fn set_skipped(&mut self, target: u32, is_skipped: bool) {
+        for place in self.set.places_of(target) {
+            match is_skipped {
+                true => self.skipped.insert(*place as usize, self.set.len()),
+                false => self.skipped.remove(*place as usize),
+            }
+        }
+    }
+
+    /// Every place, in the order of their turns, those that are skipped among them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = usize> {
+        (self.next..self.set.len()).chain(0..self.next)
+    }
+
+    /// The places that have turns, in the order of these. O(set / 64) besides, at most.
+    pub(crate) fn in_rotation(&self) -> impl Iterator<Item = usize> {
+        static NOTHING: Bitmap = Bitmap::EMPTY;
+        let skipped = if self.skips_all() { &NOTHING } else { &self.skipped };
+        skipped.absent(self.next..self.set.len()).chain(skipped.absent(0..self.next))
+    }
+
+    /// Whether every key is skipped, and so none.
+    pub(crate) fn skips_all(&self) -> bool {
+        self.skipped.count() == self.set.len()
     }
 
     /// Takes a turn: its place in the set. `None` in an empty set.

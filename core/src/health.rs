@@ -1,47 +1,122 @@
-use std::{fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::{self, Write},
+    mem,
+    time::Duration,
+};
 
-/// Whose fault it is that a dial or a probe failed. All but [`Self::Ours`] are the target's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Fault {
-    /// The target refused the connection. This is an answer, and so is [`Self::Reset`].
-    Refused,
-    /// The target reset the connection before it was established.
-    Reset,
-    /// The network says that the target can't be reached.
-    Unreachable,
-    /// No answer came in time.
-    TimedOut,
-    /// The fault isn't the target's, or perhaps not: no descriptors, no local ports, no route, a name
-    /// that can't be looked up. It ejects nobody.
-    Ours,
+use slab::Slab;
+
+use crate::{Fault, Generation, SessionId, Settings, Target, pool::NONE};
+
+/// When the first of all ejected targets has returned, the others are probed within this time.
+const BURST: Duration = Duration::from_millis(100);
+
+/// What is known of targets beyond that they are in the set: who is ejected, and which probes are
+/// under way. Which keys the rotation skips is the cycle's to know, and the [`Balancer`]'s to keep
+/// in step.
+///
+/// There is a record only of targets that are ejected, were so not long ago, or are slow.
+///
+/// [`Balancer`]: crate::Balancer
+pub(crate) struct Health<T, K> {
+    records: BTreeMap<T, Record>,
+    /// How many targets are ejected.
+    ejected: usize,
+    /// The next probe of each ejected target that has none under way.
+    due: BTreeSet<(Duration, T)>,
+    /// The ejected targets that answer nothing, by when that began, until their sessions are cut.
+    silent: BTreeSet<(Duration, T)>,
+    /// When any target last answered.
+    answered_at: Duration,
+    probes: Slab<UnderWay<T, K>>,
+    /// How many probes have begun, ever.
+    begun: u64,
+    notices: Vec<Notice<T>>,
 }
 
-impl Fault {
-    /// Every fault, in the order of declaration.
-    pub const ALL: [Self; 5] =
-        [Self::Refused, Self::Reset, Self::Unreachable, Self::TimedOut, Self::Ours];
-
-    /// The fault in snake case, for logs and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::Reset => "reset",
-            Self::Unreachable => "unreachable",
-            Self::TimedOut => "timed_out",
-            Self::Ours => "ours",
-        }
-    }
-
-    /// Whether the target has answered, if only to say no.
-    pub fn is_answer(self) -> bool {
-        matches!(self, Self::Refused | Self::Reset)
-    }
+struct Record {
+    /// The target's index in the current set.
+    index: u32,
+    /// How long its last connect took; zero if that was fast.
+    took: Duration,
+    ejection: Option<Ejection>,
+    /// When it last returned, and what the number of the next probe was.
+    returned: Option<(Duration, u32)>,
+    /// The probe that is under way, perhaps one that has been cancelled.
+    probe: Option<ProbeId>,
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
+struct Ejection {
+    since: Duration,
+    fault: Fault,
+    /// The number of the next probe, which the pause after it depends on.
+    number: u32,
+    /// When the next probe is due. It waits for the one that is under way.
+    due: Duration,
+    /// Since when the target has answered nothing.
+    silent_since: Option<Duration>,
+}
+
+struct UnderWay<T, K> {
+    id: ProbeId,
+    target: T,
+    kill: K,
+    /// The replacement that removed the target, and waits for the probe to let go.
+    owed: Option<Generation>,
+}
+
+/// Identifies one probe of a balancer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProbeId {
+    serial: u64,
+    slot: u32,
+}
+
+/// A probe to start: see [`Balancer::start_probe`](crate::Balancer::start_probe).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "the balancer waits for the end of the probe"]
+pub struct Probe<T> {
+    /// Its number.
+    pub id: ProbeId,
+    /// Whom to dial.
+    pub target: T,
+}
+
+/// How a probe ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeEnd {
+    /// The target accepted the connection, which took this long.
+    Succeeded(Duration),
+    /// It didn't.
+    Failed(Fault),
+    /// The probe was given up before it had a result.
+    Cancelled,
+}
+
+/// What a step has found out about targets, or wants of the driver: see
+/// [`Balancer::take_notices`](crate::Balancer::take_notices).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice<T> {
+    /// The target is ejected.
+    Ejected {
+        /// The target.
+        target: T,
+        /// What it did.
+        fault: Fault,
+    },
+    /// The target is in rotation again.
+    Returned {
+        /// The target.
+        target: T,
+        /// Time since it was ejected.
+        ejected_for: Duration,
+    },
+    /// There may be another target for a session whose dial has outlived its patience: ask
+    /// [`Balancer::overdue`](crate::Balancer::overdue) again.
+    Reconsider(SessionId),
+    /// The probe is no longer wanted: give it up.
+    Cancel(ProbeId),
 }
 
 /// A target that is ejected.
@@ -55,4 +130,338 @@ pub struct Ejected<T> {
     pub ejected_for: Duration,
     /// Time until the next probe is due; `None` while one is under way.
     pub next_probe: Option<Duration>,
+}
+
+impl<T: Target, K> Health<T, K> {
+    pub(crate) fn new() -> Self {
+        Self {
+            records: BTreeMap::new(),
+            ejected: 0,
+            due: BTreeSet::new(),
+            silent: BTreeSet::new(),
+            answered_at: Duration::ZERO,
+            probes: Slab::new(),
+            begun: 0,
+            notices: Vec::new(),
+        }
+    }
+
+    /// How long a dial to a target may go unanswered.
+    pub(crate) fn patience(&self, target: &T, settings: &Settings) -> Duration {
+        let took = self.records.get(target).map_or(Duration::ZERO, |record| record.took);
+        let patience = settings.dial_patience.unwrap_or(settings.dial_timeout);
+        patience.max(took * 3).min(settings.dial_timeout)
+    }
+
+    pub(crate) fn is_ejected(&self, target: &T) -> bool {
+        self.records.get(target).is_some_and(|record| record.ejection.is_some())
+    }
+
+    pub(crate) fn notice(&mut self, notice: Notice<T>) {
+        self.notices.push(notice);
+    }
+
+    pub(crate) fn take_notices(&mut self) -> Vec<Notice<T>> {
+        mem::take(&mut self.notices)
+    }
+
+    /// Notes a fault. `is_news`: nothing has succeeded since the attempt began, so that the fault
+    /// says something of the present. Returns whether the target is ejected by it.
+    pub(crate) fn failed(
+        &mut self,
+        (target, index): (&T, u32),
+        fault: Fault,
+        is_news: bool,
+        now: Duration,
+        settings: &Settings,
+    ) -> bool {
+        if fault.is_answer() {
+            self.answered(target, now);
+        }
+        if fault == Fault::Ours || !is_news {
+            return false;
+        }
+        if self.is_ejected(target) {
+            self.falls_silent(target, fault, now);
+            return false;
+        }
+        if !settings.ejection {
+            return false;
+        }
+        let record = self.records.entry(target.clone()).or_insert(Record::new(index));
+        let flaps_until = |(at, _): &(Duration, u32)| *at + settings.probe_interval_max * 2;
+        let (number, due) = match record.returned.filter(|returned| now < flaps_until(returned)) {
+            Some((_, number)) => {
+                let last = number.saturating_sub(1);
+                (number, now + pause(settings, target, last))
+            }
+            None => (0, now),
+        };
+        record.ejection = Some(Ejection { since: now, fault, number, due, silent_since: None });
+        if record.probe.is_none() {
+            self.due.insert((due, target.clone()));
+        }
+        self.ejected += 1;
+        self.falls_silent(target, fault, now);
+        self.notices.push(Notice::Ejected { target: target.clone(), fault });
+        true
+    }
+
+    /// Notes a connect that took this long. Returns whether the target returns by it.
+    pub(crate) fn succeeded(
+        &mut self,
+        (target, index): (&T, u32),
+        took: Duration,
+        now: Duration,
+        settings: &Settings,
+    ) -> bool {
+        self.answered_at = now;
+        let is_slow = settings.dial_patience.is_some_and(|patience| took * 3 > patience);
+        if !is_slow && self.records.is_empty() {
+            return false;
+        }
+        let took = if is_slow { took } else { Duration::ZERO };
+        if is_slow {
+            self.records.entry(target.clone()).or_insert(Record::new(index)).took = took;
+        }
+        let Some(record) = self.records.get_mut(target) else { return false };
+        record.took = took;
+        if record.ejection.is_none() {
+            if !record.is_needed(now, settings) {
+                self.records.remove(target);
+            }
+            return false;
+        }
+        self.returns(target, now);
+        true
+    }
+
+    fn returns(&mut self, target: &T, now: Duration) {
+        self.answered(target, now);
+        let Some(record) = self.records.get_mut(target) else { return };
+        let Some(ejection) = record.ejection.take() else { return };
+        record.returned = Some((now, ejection.number));
+        self.ejected -= 1;
+        self.due.remove(&(ejection.due, target.clone()));
+        self.notices.extend(record.probe.map(Notice::Cancel));
+        let ejected_for = now.saturating_sub(ejection.since);
+        self.notices.push(Notice::Returned { target: target.clone(), ejected_for });
+    }
+
+    /// Returns every target, since ejection has been turned off. Their indices.
+    pub(crate) fn return_all(&mut self, now: Duration) -> Vec<u32> {
+        let is_ejected = |(target, record): (&T, &Record)| {
+            record.ejection.is_some().then(|| (target.clone(), record.index))
+        };
+        let ejected: Vec<(T, u32)> = self.records.iter().filter_map(is_ejected).collect();
+        let answered_at = self.answered_at;
+        ejected.iter().for_each(|(target, _)| self.returns(target, now));
+        // Nobody has answered.
+        self.answered_at = answered_at;
+        ejected.into_iter().map(|(_, index)| index).collect()
+    }
+
+    fn answered(&mut self, target: &T, now: Duration) {
+        self.answered_at = now;
+        let record = self.records.get_mut(target);
+        let ejection = record.and_then(|record| record.ejection.as_mut());
+        if let Some(since) = ejection.and_then(|ejection| ejection.silent_since.take()) {
+            self.silent.remove(&(since, target.clone()));
+        }
+    }
+
+    /// Notes a fault of a target that is ejected, which begins a silence if it is no answer.
+    fn falls_silent(&mut self, target: &T, fault: Fault, now: Duration) {
+        let record = self.records.get_mut(target);
+        let Some(ejection) = record.and_then(|record| record.ejection.as_mut()) else { return };
+        if !fault.is_answer() && ejection.silent_since.is_none() {
+            ejection.silent_since = Some(now);
+            self.silent.insert((now, target.clone()));
+        }
+    }
+
+    /// All were ejected, and one has returned: has the others probed soon, and anew if they are
+    /// being probed, since that dial may have to wait for a lost packet to be sent again.
+    pub(crate) fn probe_all_soon(&mut self, now: Duration, settings: &Settings) {
+        for (target, record) in &mut self.records {
+            let Some(ejection) = &mut record.ejection else { continue };
+            let due = now + BURST.mul_f64(fraction(settings.seed, target, u32::MAX));
+            if record.probe.is_some() {
+                self.notices.extend(record.probe.map(Notice::Cancel));
+                ejection.due = due;
+            } else if due < ejection.due {
+                self.due.remove(&(ejection.due, target.clone()));
+                ejection.due = due;
+                self.due.insert((due, target.clone()));
+            }
+        }
+    }
+
+    /// When [`Self::start_probe`] or [`Self::next_silent`] next has something to do.
+    pub(crate) fn due(&self, settings: &Settings) -> Option<Duration> {
+        let may_probe = self.probes.len() < settings.probes_max;
+        let probe = self.due.first().filter(|_| may_probe).map(|(due, _)| *due);
+        let cut = settings.cut_silent.and_then(|limit| {
+            // If nobody has answered since the oldest silence began, then neither since the others.
+            let (since, _) = self.silent.first().filter(|(since, _)| self.answered_at > *since)?;
+            Some(*since + limit)
+        });
+        probe.into_iter().chain(cut).min()
+    }
+
+    pub(crate) fn start_probe(
+        &mut self,
+        now: Duration,
+        kill: impl FnOnce() -> K,
+        settings: &Settings,
+    ) -> Option<Probe<T>> {
+        let is_due = self.due.first().is_some_and(|(due, _)| *due <= now);
+        if !is_due || self.probes.len() >= settings.probes_max {
+            return None;
+        }
+        let (_, target) = self.due.pop_first()?;
+        let record = self.records.get_mut(&target)?;
+        let ejection = record.ejection.as_mut()?;
+        ejection.due = now + pause(settings, &target, ejection.number);
+        ejection.number = ejection.number.saturating_add(1);
+        let entry = self.probes.vacant_entry();
+        let id = ProbeId { serial: self.begun, slot: entry.key() as u32 };
+        entry.insert(UnderWay { id, target: target.clone(), kill: kill(), owed: None });
+        self.begun += 1;
+        record.probe = Some(id);
+        Some(Probe { id, target })
+    }
+
+    /// Forgets a probe that has ended. Its target, with its index, unless a replacement has removed
+    /// that; or what the probe owes.
+    pub(crate) fn end_probe(&mut self, id: ProbeId) -> Option<Result<(T, u32), Generation>> {
+        self.kill_of(id)?;
+        let probe = self.probes.remove(id.slot as usize);
+        if let Some(generation) = probe.owed {
+            return Some(Err(generation));
+        }
+        let record = self.records.get_mut(&probe.target).filter(|it| it.probe == Some(id))?;
+        record.probe = None;
+        if let Some(ejection) = &record.ejection {
+            self.due.insert((ejection.due, probe.target.clone()));
+        }
+        Some(Ok((probe.target, record.index)))
+    }
+
+    pub(crate) fn kill_of(&self, id: ProbeId) -> Option<&K> {
+        let probe = self.probes.get(id.slot as usize).filter(|probe| probe.id == id);
+        probe.map(|probe| &probe.kill)
+    }
+
+    /// A target whose sessions are to be cut, since it answers nothing and another does.
+    pub(crate) fn next_silent(&mut self, now: Duration, settings: &Settings) -> Option<u32> {
+        let limit = settings.cut_silent?;
+        let (since, _) = self.silent.first()?;
+        if self.answered_at <= *since || *since + limit > now {
+            return None;
+        }
+        let (_, target) = self.silent.pop_first()?;
+        self.records.get(&target).map(|record| record.index)
+    }
+
+    /// Follows a change of the set. Returns the probes that are revoked, and the indices in the new
+    /// set of the targets that stay ejected.
+    pub(crate) fn retarget(
+        &mut self,
+        moved: &[u32],
+        generation: Generation,
+        now: Duration,
+        settings: &Settings,
+    ) -> (Vec<ProbeId>, Vec<u32>) {
+        let (mut revoked, mut ejected) = (Vec::new(), Vec::new());
+        self.records.retain(|target, record| {
+            record.index = moved[record.index as usize];
+            let stays = record.index != NONE;
+            if let Some(ejection) = &record.ejection {
+                if stays {
+                    ejected.push(record.index);
+                } else {
+                    self.due.remove(&(ejection.due, target.clone()));
+                    let silent = ejection.silent_since.map(|since| (since, target.clone()));
+                    silent.map(|silent| self.silent.remove(&silent));
+                }
+            }
+            if !stays && let Some(id) = record.probe {
+                self.probes[id.slot as usize].owed = Some(generation);
+                revoked.push(id);
+            }
+            stays && record.is_needed(now, settings)
+        });
+        self.ejected = ejected.len();
+        (revoked, ejected)
+    }
+
+    /// The ejected targets, ascending.
+    pub(crate) fn ejected(&self, now: Duration) -> Vec<Ejected<T>> {
+        let ejected = |(target, record): (&T, &Record)| {
+            record.ejection.as_ref().map(|ejection| Ejected {
+                target: target.clone(),
+                fault: ejection.fault,
+                ejected_for: now.saturating_sub(ejection.since),
+                next_probe: match record.probe {
+                    Some(_) => None,
+                    None => Some(ejection.due.saturating_sub(now)),
+                },
+            })
+        };
+        self.records.iter().filter_map(ejected).collect()
+    }
+
+    /// How many probes are under way.
+    pub(crate) fn probes(&self) -> usize {
+        self.probes.len()
+    }
+}
+
+impl Record {
+    fn new(index: u32) -> Self {
+        Self { index, took: Duration::ZERO, ejection: None, returned: None, probe: None }
+    }
+
+    /// Whether it says anything that a target without a record doesn't.
+    fn is_needed(&self, now: Duration, settings: &Settings) -> bool {
+        let flaps_until = settings.probe_interval_max * 2;
+        self.ejection.is_some()
+            || self.probe.is_some()
+            || !self.took.is_zero()
+            || self.returned.is_some_and(|(at, _)| now < at + flaps_until)
+    }
+}
+
+/// The pause from the start of the probe with this number to the start of the next.
+fn pause<T: Target>(settings: &Settings, target: &T, number: u32) -> Duration {
+    let doubled =
+        1_u32.checked_shl(number).and_then(|n| settings.probe_interval_min.checked_mul(n));
+    let whole = doubled.unwrap_or(Duration::MAX).min(settings.probe_interval_max);
+    whole.mul_f64(0.5 + fraction(settings.seed, target, number) / 2.0)
+}
+
+/// A number from 0 up to 1 that depends on all three, so that neither the probes of one balancer nor
+/// those of many keep time with each other.
+fn fraction<T: Target>(seed: u64, target: &T, number: u32) -> f64 {
+    let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+    let _ = write!(hash, "{seed} {target} {number}");
+    // FNV leaves the upper bits of similar texts alike; this is the finalizer of MurmurHash3.
+    let mut mixed = hash.0;
+    for factor in [0xff51_afd7_ed55_8ccd_u64, 0xc4ce_b9fe_1a85_ec53] {
+        mixed = (mixed ^ (mixed >> 33)).wrapping_mul(factor);
+    }
+    ((mixed ^ (mixed >> 33)) >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// FNV-1a. The hashers of `std` may change with its version, and with them every simulated run.
+struct Fnv(u64);
+
+impl Write for Fnv {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+        Ok(())
+    }
 }

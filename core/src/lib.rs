@@ -6,21 +6,23 @@
 //! The decisions, without a connection (`tinylb-tokio` begins with an example of the whole):
 //!
 //! ```
-//! use tinylb_core::{Admission, BackendSet, Balancer, Change, EndReason, Removal};
+//! use std::time::Duration;
 //!
-//! let mut balancer = Balancer::new(0, 100);
+//! use tinylb_core::{Admission, BackendSet, Balancer, Change, EndReason, Removal, Settings};
+//!
+//! let mut balancer = Balancer::new(Settings::default());
 //! let both = BackendSet::new([("a", "10.0.0.1:80"), ("b", "10.0.0.2:80")])?;
-//! let first = balancer.replace(Change::between(None, both), Removal::Abort);
+//! let first = balancer.replace(Change::between(None, both), Removal::Abort, Duration::ZERO);
 //! assert!(first.is_ok_and(|first| first.is_change));
 //!
 //! let (session, admission) = balancer.admit("kill handle of the first client");
 //! assert!(matches!(admission, Admission::Dial(pick) if pick.target == "10.0.0.1:80"));
-//! assert!(balancer.connected(session), "the dial has succeeded: bytes may flow");
+//! assert!(balancer.connected(session, Duration::from_millis(1), Duration::from_millis(1)), "the dial has succeeded: bytes may flow");
 //!
 //! // The first backend leaves: the session is to be cut.
 //! let one = BackendSet::new([("b", "10.0.0.2:80")])?;
 //! let change = Change::between(balancer.set().cloned(), one);
-//! let Ok(replaced) = balancer.replace(change, Removal::Abort) else { unreachable!() };
+//! let Ok(replaced) = balancer.replace(change, Removal::Abort, Duration::from_secs(1)) else { unreachable!() };
 //! assert_eq!(replaced.cut, ["kill handle of the first client"]);
 //!
 //! // The replacement is applied once the session has let go of its connections.
@@ -55,6 +57,7 @@
 mod absence;
 mod admission;
 mod balancer;
+mod bitmap;
 mod budget;
 mod change;
 mod conn;
@@ -63,6 +66,7 @@ mod cycle;
 mod dialer;
 mod error;
 mod event;
+mod fault;
 mod health;
 mod ids;
 mod intake;
@@ -87,7 +91,8 @@ pub use self::{
     change::Change,
     cycle::Cycle,
     error::SetError,
-    health::{Ejected, Fault},
+    fault::Fault,
+    health::{Ejected, Notice, Probe, ProbeEnd, ProbeId},
     ids::{BackendKey, Generation, ListenerId, SessionId},
     pool::Load,
     reason::{EndReason, Totals},

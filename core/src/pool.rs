@@ -1,3 +1,5 @@
+use std::num::NonZeroU32;
+
 use slab::Slab;
 
 use crate::{BackendSet, Change, Generation, Removal, SessionId, Target};
@@ -21,7 +23,8 @@ struct Member<K> {
     owner: SessionId,
     kill: K,
     group: u32,
-    connected: bool,
+    /// How many dials of the target had succeeded when this one began; `None` once it has, too.
+    dials_since: Option<NonZeroU32>,
     before: u32,
     after: u32,
 }
@@ -32,6 +35,8 @@ struct Group<T> {
     index: u32,
     /// The replacement that removed the target; meaningless while it is in the set.
     drains_since: Generation,
+    /// Counts the dials and probes that have succeeded, from 1, wrapping.
+    successes: NonZeroU32,
     dialling: List,
     connected: List,
 }
@@ -89,6 +94,7 @@ impl<T: Target, K> Pool<T, K> {
                 target: set.targets()[index as usize].clone(),
                 index,
                 drains_since: Generation::default(),
+                successes: NonZeroU32::MIN,
                 dialling: List::EMPTY,
                 connected: List::EMPTY,
             }) as u32;
@@ -98,7 +104,7 @@ impl<T: Target, K> Pool<T, K> {
             owner,
             kill,
             group,
-            connected: false,
+            dials_since: Some(self.groups[group as usize].successes),
             before: NONE,
             after: NONE,
         }) as u32;
@@ -109,16 +115,36 @@ impl<T: Target, K> Pool<T, K> {
     /// Moves a dialling member to its target's connected ones.
     pub(crate) fn connect(&mut self, member: u32) {
         self.unlink(member);
-        self.members[member as usize].connected = true;
+        let Member { group, dials_since, .. } = &mut self.members[member as usize];
+        *dials_since = None;
+        self.groups[*group as usize].note_success();
         self.link(member);
     }
 
+    /// Notes that a probe of the target at this index has succeeded.
+    pub(crate) fn note_success(&mut self, index: u32) {
+        if let Some(group) = self.groups.get_mut(self.group_of[index as usize] as usize) {
+            group.note_success();
+        }
+    }
+
     pub(crate) fn is_connected(&self, member: u32) -> bool {
-        self.members[member as usize].connected
+        self.members[member as usize].is_connected()
+    }
+
+    /// Whether no dial or probe of its target has succeeded since this member began to dial.
+    pub(crate) fn has_no_success_since(&self, member: u32) -> bool {
+        let Member { group, dials_since, .. } = self.members[member as usize];
+        dials_since == Some(self.groups[group as usize].successes)
+    }
+
+    /// The index of a member's target in the current set, or [`NONE`] while it drains.
+    pub(crate) fn target_index(&self, member: u32) -> u32 {
+        self.groups[self.members[member as usize].group as usize].index
     }
 
     pub(crate) fn is_draining(&self, member: u32) -> bool {
-        self.groups[self.members[member as usize].group as usize].index == NONE
+        self.target_index(member) == NONE
     }
 
     pub(crate) fn kill_of(&self, member: u32) -> &K {
@@ -196,6 +222,17 @@ impl<T: Target, K> Pool<T, K> {
         taken
     }
 
+    /// Takes out the connected members of the target at this index.
+    pub(crate) fn take_connected(&mut self, index: u32, taken: &mut Vec<Taken<K>>) {
+        let place = self.group_of[index as usize];
+        let Some(group) = self.groups.get_mut(place as usize) else { return };
+        let connected = std::mem::replace(&mut group.connected, List::EMPTY);
+        if group.dialling.length == 0 {
+            self.forget(place);
+        }
+        self.take(connected, taken);
+    }
+
     /// The sessions of each target that has any, in no order that means anything.
     pub(crate) fn loads(&self) -> impl Iterator<Item = Load<T>> {
         self.groups.iter().map(|(_, group)| Load {
@@ -227,8 +264,8 @@ impl<T: Target, K> Pool<T, K> {
 
     /// Appends a member to the list that its state and group say.
     fn link(&mut self, member: u32) {
-        let Member { group, connected, .. } = self.members[member as usize];
-        let list = self.groups[group as usize].list(connected);
+        let links = &self.members[member as usize];
+        let list = self.groups[links.group as usize].list(links.is_connected());
         let last = std::mem::replace(&mut list.last, member);
         list.length += 1;
         match last {
@@ -240,7 +277,9 @@ impl<T: Target, K> Pool<T, K> {
     }
 
     fn unlink(&mut self, member: u32) {
-        let Member { group, connected, before, after, .. } = self.members[member as usize];
+        let links = &self.members[member as usize];
+        let (connected, before, after) = (links.is_connected(), links.before, links.after);
+        let group = links.group;
         let list = self.groups[group as usize].list(connected);
         list.length -= 1;
         match before {
@@ -254,7 +293,17 @@ impl<T: Target, K> Pool<T, K> {
     }
 }
 
+impl<K> Member<K> {
+    fn is_connected(&self) -> bool {
+        self.dials_since.is_none()
+    }
+}
+
 impl<T> Group<T> {
+    fn note_success(&mut self) {
+        self.successes = self.successes.checked_add(1).unwrap_or(NonZeroU32::MIN);
+    }
+
     fn list(&mut self, connected: bool) -> &mut List {
         if connected { &mut self.connected } else { &mut self.dialling }
     }

@@ -22,6 +22,10 @@ struct Contents<T> {
     backends: Box<[(BackendKey, u32)]>,
     /// Each target once, ascending.
     targets: Box<[T]>,
+    /// The places in `backends`, by target.
+    places: Box<[u32]>,
+    /// For each target, where its places begin in `places`; and the end of all.
+    starts: Box<[u32]>,
 }
 
 impl<T: Target> BackendSet<T> {
@@ -50,23 +54,32 @@ impl<T: Target> BackendSet<T> {
         }
 
         let mut by_target: Vec<u32> = (0..given.len() as u32).collect();
-        by_target.sort_unstable_by(|&a, &b| given[a as usize].1.cmp(&given[b as usize].1));
+        by_target.sort_unstable_by(|&a, &b| {
+            given[a as usize].1.cmp(&given[b as usize].1).then(a.cmp(&b))
+        });
         let mut targets: Vec<T> = Vec::with_capacity(given.len());
         let mut target_of = vec![0; given.len()];
-        for place in by_target {
+        let mut starts = Vec::with_capacity(given.len() + 1);
+        for (rank, &place) in by_target.iter().enumerate() {
             let target = &given[place as usize].1;
             if targets.last() != Some(target) {
                 targets.push(target.clone());
+                starts.push(rank as u32);
             }
             target_of[place as usize] = targets.len() as u32 - 1;
         }
+        starts.push(given.len() as u32);
         let backends = given.into_iter().map(|(key, _)| key).zip(target_of).collect();
-        Ok(Self { contents: Arc::new(Contents { backends, targets: targets.into() }) })
+        let (targets, starts) = (targets.into(), starts.into());
+        let contents = Contents { backends, targets, places: by_target.into(), starts };
+        Ok(Self { contents: Arc::new(contents) })
     }
 
     /// The set without backends: sessions that arrive are refused, and nothing is dialled.
     pub fn empty() -> Self {
-        Self { contents: Arc::new(Contents { backends: Box::new([]), targets: Box::new([]) }) }
+        let (backends, targets, places) = (Box::new([]), Box::new([]), Box::new([]));
+        let contents = Contents { backends, targets, places, starts: Box::new([0]) };
+        Self { contents: Arc::new(contents) }
     }
 
     /// How many backends the set has.
@@ -113,6 +126,13 @@ impl<T: Target> BackendSet<T> {
         self.contents.backends[place].1
     }
 
+    /// The places in key order of the backends that have the target at this index, ascending.
+    pub(crate) fn places_of(&self, target: u32) -> &[u32] {
+        let Contents { places, starts, .. } = &*self.contents;
+        let (start, end) = (starts[target as usize], starts[target as usize + 1]);
+        &places[start as usize..end as usize]
+    }
+
     /// The place of the first key above this one, or `len()`. O(log n).
     pub(crate) fn first_above(&self, key: &BackendKey) -> usize {
         self.contents.backends.partition_point(|(k, _)| k <= key)
@@ -145,7 +165,7 @@ impl<T: Target> Eq for BackendSet<T> {}
 
 impl<T: fmt::Display> fmt::Debug for BackendSet<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Contents { backends, targets } = &*self.contents;
+        let Contents { backends, targets, .. } = &*self.contents;
         let entries = backends.iter().map(|(key, at)| (key, targets[*at as usize].to_string()));
         f.debug_map().entries(entries).finish()
     }
@@ -163,6 +183,7 @@ mod tests {
         assert_eq!(set.targets(), [7, 9]);
         assert_eq!(set.get("a"), Some(&9));
         assert_eq!(set.get("d"), None);
+        assert_eq!((set.places_of(0), set.places_of(1)), (&[1, 2][..], &[0][..]));
     }
 
     #[test]

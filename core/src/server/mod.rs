@@ -5,6 +5,7 @@ mod drain;
 mod follow;
 mod limit;
 mod member;
+mod prober;
 mod session;
 mod shared;
 mod signal;
@@ -117,6 +118,7 @@ impl<D: Dialer> Server<D> {
         runtime: impl Runtime,
     ) -> ListenerHandle {
         let shared = &self.handle.shared;
+        shared.probe_with(&self.dialer);
         let stop = Arc::new(Signal::default());
         let (ended, end) = oneshot::channel();
         let Some((id, guard)) = shared.add_listener(&stop) else {

@@ -18,8 +18,8 @@ use super::{
     signal::{Signal, Word},
 };
 use crate::{
-    Admission, Conn, DialFailure, Dialer, Direction, EndReason, Progress, Refusal, Relay, Runtime,
-    SessionId, Settings, Side, Target,
+    Admission, Conn, DialFailure, Dialer, Direction, EndReason, Fault, Progress, Refusal, Relay,
+    Runtime, SessionId, Settings, Side, Target,
 };
 
 /// Pause before a client's second round through targets that have all failed.
@@ -111,24 +111,21 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
     fn serve(&mut self, must_wait: bool) -> impl Future<Output = EndReason> + Send {
         async move {
             // To wait and to dial take more memory than the rest of a session's life.
-            if must_wait && let Err(reason) = Box::pin(self.wait()).await {
-                return reason;
-            }
-            match Box::pin(self.dial()).await {
+            match Box::pin(self.dial(must_wait)).await {
                 Ok(()) => self.relay().await,
                 Err(reason) => reason,
             }
         }
     }
 
-    /// Waits for the first set.
+    /// Waits for a set with backends.
     async fn wait(&mut self) -> Result<(), EndReason> {
         let limit = self.link.shared.settings().waiting_timeout;
         let mut timeout = Deadline::new(&*self.link.runtime, limit);
         poll_fn(|cx| {
             if let Poll::Ready(word) = self.signal.poll(None, cx) {
                 return Poll::Ready(match word {
-                    // A revoked first attempt is the dial's to retry.
+                    // A revoked attempt is the dial's to retry.
                     Word::Admitted | Word::Revoked => Ok(()),
                     word => Err(word.into()),
                 });
@@ -143,7 +140,10 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
     }
 
     /// Dials one backend after the other until one is connected.
-    async fn dial(&mut self) -> Result<(), EndReason> {
+    async fn dial(&mut self, must_wait: bool) -> Result<(), EndReason> {
+        if must_wait {
+            self.wait().await?;
+        }
         let link = Arc::clone(&self.link);
         let (shared, id) = (&link.shared, self.record.id);
         let settings = shared.settings();
@@ -152,10 +152,12 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
         let (mut attempts, mut left) = (0, settings.dial_time_max);
         loop {
             let (within, began) = (settings.dial_timeout.min(left), link.runtime.now());
-            let failure = match self.attempt(within).await {
+            let outcome = self.attempt(within).await;
+            let lasted = taken(began, within);
+            let failure = match outcome {
                 Outcome::Dialled(backend) => {
                     self.ends.backend = Some(backend);
-                    if shared.connected(id) {
+                    if shared.connected(id, lasted) {
                         return Ok(());
                     }
                     abort(self.ends.backend.take().as_mut());
@@ -164,12 +166,15 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
                 Outcome::Failed(failure) => failure,
                 Outcome::Over(reason) => return Err(reason),
             };
-            attempts += usize::from(!matches!(failure, DialFailure::Revoked));
-            shared.dial_failed(id, failure);
+            let is_move = matches!(failure, DialFailure::GivenUp);
+            attempts += usize::from(!is_move && !matches!(failure, DialFailure::Revoked));
+            // So that no client is refused because its dials were given up.
+            left = if is_move { left } else { left.saturating_sub(lasted) };
+            let fault = self.fault(&failure);
+            shared.dial_failed(id, failure, fault, lasted);
             if attempts == settings.dial_attempts_max {
                 return Err(EndReason::DialFailed);
             }
-            left = left.saturating_sub(taken(began, within));
             if shared.has_tried_all(id) {
                 let (pause, began) = (ROUND_PAUSE.min(left), link.runtime.now());
                 self.pause(pause).await?;
@@ -180,7 +185,20 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
                 return Err(EndReason::DialTimedOut);
             }
             self.signal = Arc::new(Signal::default());
-            shared.retry(id, &self.signal)?;
+            match shared.retry(id, &self.signal) {
+                Admission::Dial(_) => {}
+                Admission::Wait => self.wait().await?,
+                Admission::Refused(refusal) => return Err(refusal.into()),
+            }
+        }
+    }
+
+    /// Whose fault a dial's failure is, if it says anything of the target.
+    fn fault(&self, failure: &DialFailure) -> Option<Fault> {
+        match failure {
+            DialFailure::Failed(error) => Some(self.link.dialer.classify(error)),
+            DialFailure::TimedOut => Some(Fault::TimedOut),
+            DialFailure::GivenUp | DialFailure::Revoked => None,
         }
     }
 
@@ -205,14 +223,16 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
     /// Dials the session's current backend.
     async fn attempt(&mut self, within: Duration) -> Outcome<D::Conn> {
         let link = Arc::clone(&self.link);
-        let Some(pick) = link.shared.start_dial(self.record.id) else {
+        let Some((pick, patience)) = link.shared.start_dial(self.record.id) else {
             return match self.signal.word() {
                 Some(Word::Closed) => Outcome::Over(EndReason::Shutdown),
                 _ => Outcome::Failed(DialFailure::Revoked),
             };
         };
         let mut dial = link.dialer.dial(&pick.target, within);
-        let mut timeout = Deadline::new(&*link.runtime, within);
+        // Of the two limits, the later one isn't set before the earlier one is over.
+        let mut timeout = Deadline::new(&*link.runtime, within.min(patience));
+        let mut is_overdue = within <= patience;
         poll_fn(|cx| {
             if let Poll::Ready(word) = self.signal.poll(Some(Word::Admitted), cx) {
                 return Poll::Ready(match word {
@@ -229,6 +249,16 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
                     Ok(backend) => Outcome::Dialled(backend),
                     Err(error) => Outcome::Failed(DialFailure::Failed(error)),
                 });
+            }
+            if !is_overdue && timeout.poll(&*link.runtime, cx).is_ready() {
+                is_overdue = true;
+                timeout = Deadline::new(&*link.runtime, within - patience);
+            }
+            if is_overdue && within > patience && link.shared.overdue(self.record.id) {
+                return Poll::Ready(Outcome::Failed(DialFailure::GivenUp));
+            }
+            if !is_overdue {
+                return Poll::Pending;
             }
             let is_over = timeout.poll(&*link.runtime, cx);
             is_over.map(|()| Outcome::Failed(DialFailure::TimedOut))
@@ -439,6 +469,7 @@ impl From<Word> for EndReason {
             }
             Word::Removed => Self::BackendRemoved,
             Word::Expired => Self::DrainExpired,
+            Word::Silent => Self::BackendSilent,
             Word::Closed => Self::Shutdown,
         }
     }

@@ -11,8 +11,8 @@ use super::{
     state::{Item, Phase, State, Task, Wakes},
 };
 use crate::{
-    Admission, BackendSet, Change, Conn, DialFailure, Direction, EndReason, Event, Generation,
-    Limit, ListenerId, Pick, Progress, Refusal, Report, Runtime, SessionId, SetError, Settings,
+    Admission, BackendSet, Change, Conn, DialFailure, Direction, EndReason, Event, Fault,
+    Generation, Limit, ListenerId, Pick, Progress, Report, Runtime, SessionId, SetError, Settings,
     Side, Snapshot, Target,
     sync::{Mutex, MutexGuard},
 };
@@ -74,19 +74,35 @@ impl<T: Target> Shared<T> {
         self.step(|state| state.admit(listener, peer, signal))
     }
 
-    /// The backend to dial now; `None` if that was revoked.
-    pub(super) fn start_dial(&self, id: SessionId) -> Option<Pick<T>> {
+    /// The backend to dial now, and the dial's patience; `None` if it was revoked.
+    pub(super) fn start_dial(&self, id: SessionId) -> Option<(Pick<T>, Duration)> {
         self.step(|state| {
             let is_dialling = state.balancer.is_dialling(id);
             let pick = state.balancer.pick(id).filter(|_| is_dialling)?.clone();
             state.outbox.event(|| Event::DialStarted { id, pick: pick.clone() });
-            Some(pick)
+            Some((pick, state.balancer.patience(id)))
         })
     }
 
-    /// A dial has come to nothing.
-    pub(super) fn dial_failed(&self, id: SessionId, failure: DialFailure) {
+    /// Whether a dial whose patience is over is to be given up.
+    pub(super) fn overdue(&self, id: SessionId) -> bool {
+        let now = self.runtime.now();
+        self.step(|state| state.balancer.overdue(id, now))
+    }
+
+    /// A dial has come to nothing, after this time and through this fault, if it was anybody's.
+    pub(super) fn dial_failed(
+        &self,
+        id: SessionId,
+        failure: DialFailure,
+        fault: Option<Fault>,
+        lasted: Duration,
+    ) {
+        let now = self.runtime.now();
         self.step(|state| {
+            if let Some(fault) = fault {
+                state.balancer.dial_failed(id, fault, lasted, now);
+            }
             if let Some(pick) = state.balancer.pick(id) {
                 state.outbox.event(|| Event::DialFailed { id, pick: pick.clone(), failure });
             }
@@ -99,19 +115,23 @@ impl<T: Target> Shared<T> {
     }
 
     /// Registers the next attempt.
-    pub(super) fn retry(&self, id: SessionId, signal: &Arc<Signal>) -> Result<(), Refusal> {
+    pub(super) fn retry(&self, id: SessionId, signal: &Arc<Signal>) -> Admission<T> {
         self.step(|state| {
             debug_assert!(state.balancer.pick(id).is_some(), "{id} has dialled before");
             let (next, owed) = state.balancer.retry(id, Arc::clone(signal));
             state.acknowledge(owed);
-            next.map(|pick| state.outbox.event(|| Event::Admitted { id, pick }))
+            if let Admission::Dial(pick) = &next {
+                state.outbox.event(|| Event::Admitted { id, pick: pick.clone() });
+            }
+            next
         })
     }
 
-    /// Whether the dialled connection may be used.
-    pub(super) fn connected(&self, id: SessionId) -> bool {
+    /// Whether the dialled connection, which took this long, may be used.
+    pub(super) fn connected(&self, id: SessionId, took: Duration) -> bool {
+        let now = self.runtime.now();
         self.step(|state| {
-            let is_connected = state.balancer.connected(id);
+            let is_connected = state.balancer.connected(id, took, now);
             if is_connected && let Some(pick) = state.balancer.pick(id) {
                 state.outbox.event(|| Event::Connected { id, pick: pick.clone() });
             }
@@ -277,9 +297,11 @@ impl<T: Target> Shared<T> {
     }
 
     pub(super) fn configure(self: &Arc<Self>, settings: Settings) {
+        let now = self.runtime.now();
         let drains_change = self.step(|state| {
             let drains_change = state.settings.removal != settings.removal;
-            state.balancer.set_waiting_max(settings.waiting_max);
+            let refused = state.balancer.configure(settings.clone(), now);
+            state.wakes.tell(refused, Word::Refused);
             state.settings = Arc::new(settings);
             drains_change
         });
@@ -326,7 +348,7 @@ impl<T: Target> Shared<T> {
     pub(super) fn poll_shutdown(&self, place: usize, waker: &Waker) -> bool {
         let waker = waker.clone();
         let (is_done, _unused) = self.step(|state| {
-            if state.is_done() && state.outbox.is_idle() {
+            if state.is_over() {
                 (true, Some(waker))
             } else {
                 (false, state.shutdowns[place].replace(waker))

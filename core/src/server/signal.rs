@@ -26,6 +26,8 @@ pub(crate) enum Word {
     Refused,
     /// The dial's target has been removed: try another.
     Revoked,
+    /// The session's target answers no dial: end.
+    Silent,
     /// The session's target has been removed: end.
     Removed,
     /// The session has drained for too long: end.
@@ -34,8 +36,15 @@ pub(crate) enum Word {
     Closed,
 }
 
-const WORDS: [Word; 6] =
-    [Word::Admitted, Word::Refused, Word::Revoked, Word::Removed, Word::Expired, Word::Closed];
+const WORDS: [Word; 7] = [
+    Word::Admitted,
+    Word::Refused,
+    Word::Revoked,
+    Word::Silent,
+    Word::Removed,
+    Word::Expired,
+    Word::Closed,
+];
 
 impl Signal {
     /// Raises the word and wakes the task. Never called under the lock.

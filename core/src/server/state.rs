@@ -6,6 +6,7 @@ use super::{
     drain::Drain,
     follow::SourceStatus,
     member::{Membership, Nudge},
+    prober::ProberStatus,
     signal::{Signal, Word},
 };
 use crate::{
@@ -40,6 +41,7 @@ pub(super) struct State<T> {
     pub(super) shutdowns: Slab<Option<Waker>>,
     pub(super) set_at: Option<Duration>,
     pub(super) source: SourceStatus,
+    pub(super) prober: ProberStatus,
     pub(super) bytes_to_backends: u64,
     pub(super) bytes_to_clients: u64,
 }
@@ -85,7 +87,7 @@ pub(super) struct Wakes {
 impl<T: Target> State<T> {
     pub(super) fn new(settings: Settings, is_observed: bool) -> Self {
         Self {
-            balancer: Balancer::new(settings.start, settings.waiting_max),
+            balancer: Balancer::new(settings.clone()),
             settings: Arc::new(settings),
             phase: Phase::Running,
             outbox: Outbox { is_observed, is_delivering: false, next_number: 0, items: Vec::new() },
@@ -102,6 +104,7 @@ impl<T: Target> State<T> {
             shutdowns: Slab::new(),
             set_at: None,
             source: SourceStatus::default(),
+            prober: ProberStatus::default(),
             bytes_to_backends: 0,
             bytes_to_clients: 0,
         }
@@ -117,8 +120,8 @@ impl<T: Target> State<T> {
             set_held: self.source.held,
             left_out: Arc::clone(&self.source.left_out),
             loads: self.balancer.loads().collect(),
-            ejected: Vec::new(),
-            probes: 0,
+            ejected: self.balancer.ejected(now),
+            probes: self.balancer.probes(),
             waiting: self.balancer.waiting(),
             accepted: self.balancer.accepted(),
             live: self.balancer.live(),
@@ -192,6 +195,11 @@ impl<T: Target> State<T> {
         self.phase != Phase::Running && self.listeners == 0 && self.balancer.live() == 0
     }
 
+    /// Whether nothing is left of the server, and its observer has seen that.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_done() && self.balancer.probes() == 0 && self.outbox.is_idle()
+    }
+
     /// Replaces the set, by a change from the current one. Returns the report, and what to drop
     /// outside the lock.
     pub(super) fn replace(
@@ -199,7 +207,7 @@ impl<T: Target> State<T> {
         change: Change<T>,
         now: Duration,
     ) -> (Arc<Report>, impl Sized + use<T>) {
-        let Ok(replaced) = self.balancer.replace(change, self.settings.removal) else {
+        let Ok(replaced) = self.balancer.replace(change, self.settings.removal, now) else {
             unreachable!("the holder of `replacing` has compared with the current set")
         };
         self.set_at = Some(now);
@@ -220,6 +228,7 @@ impl<T: Target> State<T> {
         self.wakes.tell(replaced.cut, Word::Removed);
         self.wakes.tell(replaced.revoked, Word::Revoked);
         self.wakes.tell(replaced.refused, Word::Refused);
+        replaced.probes.into_iter().for_each(|probe| self.cancel_probe(probe));
         for (id, pick, signal) in replaced.admitted {
             self.wakes.tell([signal], Word::Admitted);
             self.outbox.event(|| Event::Admitted { id, pick });
@@ -247,6 +256,7 @@ impl<T: Target> State<T> {
     /// Collects whom the state as it is now concerns.
     pub(super) fn settle(&mut self) {
         self.settle_parked();
+        self.settle_health();
         while let Some(barrier) = self.barriers.first_entry()
             && self.balancer.is_applied(*barrier.key())
         {
@@ -254,7 +264,7 @@ impl<T: Target> State<T> {
         }
         if self.is_done() {
             self.stop_tasks(|_| true);
-            if self.outbox.is_idle() {
+            if self.is_over() {
                 self.wakes.wakers.extend(self.shutdowns.iter_mut().filter_map(|(_, w)| w.take()));
             }
         }
