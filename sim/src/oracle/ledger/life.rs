@@ -67,7 +67,8 @@ impl Ledger {
     ) {
         let mut seen = [PlaceLoad::default(); PLACES];
         let may_close = self.closes_at.is_some_and(|at| self.at < at) && self.has_closed();
-        if may_close || self.is_in_doubt() {
+        let may_cut = (0..PLACES as u8).map(Place).any(|place| self.may_be_silenced(place));
+        if may_close || may_cut || self.is_in_doubt() {
             // In these moments it may be either way.
             return;
         }
@@ -116,12 +117,14 @@ impl Ledger {
             let late = match session.phase {
                 Phase::Dialling if session.dial_began > 0 => {
                     over(session.dial_began, self.dial_timeout)
-                        || over(session.began, self.dial_time_max)
+                        || over(session.began + session.unpaid, self.dial_time_max)
                 }
-                Phase::Dialling | Phase::New | Phase::Refused | Phase::Failed => {
-                    over(session.began, self.dial_time_max)
+                Phase::Dialling | Phase::New | Phase::Failed => {
+                    over(session.began + session.unpaid, self.dial_time_max)
                 }
-                Phase::Waiting => over(session.began, self.waiting_timeout),
+                Phase::Waiting | Phase::Refused => {
+                    over(session.waits_since.unwrap_or(session.began), self.waiting_timeout)
+                }
                 Phase::Draining(_, until) => over(until, 0),
                 _ => false,
             };
@@ -129,6 +132,11 @@ impl Ledger {
         });
         if let Some((serial, phase)) = late {
             self.fail(Law::TimeLimit, format!("session {serial} is {phase:?} for too long"));
+        }
+        // What is over probes nobody.
+        let is_over = self.has_closed() || self.is_closing && self.live.is_empty();
+        if !is_over {
+            self.check_health();
         }
     }
 }

@@ -1,11 +1,15 @@
 //! What a balancer may do, decided anew from what it says that it does.
 
+mod health;
 mod life;
 mod sessions;
 mod sets;
 mod turns;
 
-use super::{Law, Violation};
+use super::{
+    Law, Violation,
+    health::{Health, Stake},
+};
 use crate::{
     Counts,
     scenario::{Backends, Config, Key, Place},
@@ -17,6 +21,10 @@ use crate::{
 /// Times are microseconds since the beginning.
 pub(crate) struct Ledger {
     at: u64,
+    /// By the balancer's clock.
+    now: u64,
+    /// How exactly that is known.
+    grain: u64,
     is_fair: bool,
     may_be_unheard: bool,
     dial_timeout: u64,
@@ -24,6 +32,8 @@ pub(crate) struct Ledger {
     dial_attempts_max: u32,
     waiting_max: usize,
     waiting_timeout: u64,
+    /// Sessions wait for a set with backends while there is none.
+    waits_if_empty: bool,
     start: u64,
 
     set: Backends,
@@ -50,6 +60,14 @@ pub(crate) struct Ledger {
     /// Until then, if a session's target came back after its deadline, or its deadline was
     /// postponed after it, the session may be kept or cut.
     doubt_until: u64,
+    /// The set has just been replaced, and those that waited for one are admitted before anything
+    /// else happens.
+    serves_waiting: bool,
+    health: Health,
+    /// How many probes the newest replacement took out.
+    probes_taken: usize,
+    /// When faults stopped.
+    healed_at: Option<u64>,
     violations: Vec<Violation>,
     pub(crate) counts: Counts,
 }
@@ -85,6 +103,19 @@ struct Session {
     /// Its target came back after the deadline of its drain, or the deadline was postponed after it
     /// had passed; the deadline may have come first.
     is_doubtful: bool,
+    /// What its attempt has to do with its target's health.
+    stake: Stake,
+    /// How many of its dials were given up, so that it goes elsewhere.
+    moves: u32,
+    /// Its next attempt goes elsewhere, since the one before was given up.
+    is_moving: bool,
+    /// Microseconds that don't count as time to dial: of dials that were given up, and of waiting for
+    /// a set.
+    unpaid: u64,
+    /// Since when it waits although it may go elsewhere.
+    stuck_since: Option<u64>,
+    /// Since when it waits for a set with backends, or is about to, after an attempt that was revoked.
+    waits_since: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,7 +123,7 @@ enum Phase {
     /// Accepted, and no more is known.
     New,
     Waiting,
-    /// It waited in vain, and is about to end: the first set was empty, or the server has closed.
+    /// It waited in vain, and is about to end: the set was empty, or the server has closed.
     Refused,
     Dialling,
     /// The dial has failed; still in the pool until the next attempt.
@@ -106,13 +137,22 @@ enum Phase {
     Cut(u64),
     /// Taken out by the deadline of this replacement's drain.
     Expired(u64),
+    /// Taken out since its target was silent, after this replacement.
+    Silenced(u64),
     Ended,
 }
 
 impl Phase {
     /// Whether bytes may move in it, or may have moved just before.
     fn may_move(self) -> bool {
-        matches!(self, Self::Connected | Self::Draining(..) | Self::Cut(_) | Self::Expired(_))
+        matches!(
+            self,
+            Self::Connected
+                | Self::Draining(..)
+                | Self::Cut(_)
+                | Self::Expired(_)
+                | Self::Silenced(_)
+        )
     }
 }
 
@@ -130,6 +170,8 @@ impl Ledger {
         let us = |ms: u32| u64::from(ms) * 1000;
         Self {
             at: 0,
+            now: 0,
+            grain: 0,
             is_fair: true,
             may_be_unheard: false,
             dial_timeout: us(config.dial_timeout),
@@ -137,6 +179,7 @@ impl Ledger {
             dial_attempts_max: config.dial_attempts,
             waiting_max: config.waiting as usize,
             waiting_timeout: us(config.waiting_timeout),
+            waits_if_empty: config.empty_waits == 1,
             start: u64::from(config.start),
             set: Vec::new(),
             has_set: false,
@@ -153,6 +196,10 @@ impl Ledger {
             slack: SLACK,
             drains: Vec::new(),
             doubt_until: 0,
+            serves_waiting: false,
+            health: Health::new(config),
+            probes_taken: 0,
+            healed_at: None,
             violations: Vec::new(),
             counts: Counts::default(),
         }
@@ -176,6 +223,7 @@ impl Ledger {
     /// What comes now happens at this time.
     pub(crate) fn set_time(&mut self, at: u64) {
         self.at = at;
+        self.now = self.now.max(at);
     }
 
     pub(crate) fn violations(&self) -> &[Violation] {
@@ -217,6 +265,7 @@ impl Ledger {
     /// that drains or hasn't let go yet.
     pub(crate) fn is_in_use(&self, place: Place) -> bool {
         self.keys_of[usize::from(place.0)] > 0
+            || self.health.is_probed(place)
             || self.live.iter().any(|serial| {
                 let session = &self.sessions[*serial as usize];
                 let may_be_there = matches!(

@@ -1,7 +1,10 @@
 //! What replacements do, and what they wait for.
 
 use super::{Ledger, PLACES, Phase, Said};
-use crate::{Law, Sometimes, scenario::Backends};
+use crate::{
+    Law, Sometimes,
+    scenario::{Backends, Place},
+};
 
 impl Ledger {
     /// The set was replaced by this one; `drain_until`: what sessions of removed targets may do.
@@ -15,8 +18,12 @@ impl Ledger {
         let (mut cut, mut revoked, mut draining, mut refused) = (0, 0, 0, 0);
         let (mut kept, mut shared, mut interrupted) = (0, 0, 0);
         let was_in_doubt = self.is_in_doubt();
+        let is_empty_wait = set.is_empty() && self.waits_if_empty;
+        let silenced: Vec<_> =
+            (0..PLACES as u8).map(Place).filter(|place| self.may_be_silenced(*place)).collect();
         for serial in &self.live {
             let session = &mut self.sessions[*serial as usize];
+            session.is_doubtful |= silenced.contains(&session.place);
             let place = usize::from(session.place.0);
             let stays = keys_of[place] > 0;
             match session.phase {
@@ -26,6 +33,7 @@ impl Ledger {
                         session.tried &= !(1 << place);
                     }
                     session.phase = Phase::Revoked(generation);
+                    session.waits_since = is_empty_wait.then_some(self.at);
                     self.loads[place].dialling -= 1;
                     revoked += 1;
                 }
@@ -51,7 +59,10 @@ impl Ledger {
                 }
                 Phase::Dialling => kept += 1,
                 Phase::Connected if keys_of[place] < self.keys_of[place] => shared += 1,
-                Phase::Waiting if set.is_empty() => {
+                Phase::Revoked(_) if is_empty_wait => {
+                    session.waits_since.get_or_insert(self.at);
+                }
+                Phase::Waiting if set.is_empty() && !is_empty_wait => {
                     session.phase = Phase::Refused;
                     refused += 1;
                 }
@@ -68,15 +79,20 @@ impl Ledger {
         ] {
             self.counts.add(what, times as u64);
         }
-        self.owe(generation, (cut + revoked) as u32);
+        let probes = self.health.replaced(set, generation);
+        self.probes_taken = probes;
+        self.counts.add(Sometimes::ProbeRevoked, probes as u64);
+        self.owe(generation, (cut + revoked + probes) as u32);
         if draining > 0 {
             self.drains.push((generation, self.at));
         }
         self.set.clone_from(set);
+        self.serves_waiting = !set.is_empty();
         self.keys_of = keys_of;
         self.has_set = true;
         let is_report_wrong = (cut, revoked, draining) != (said.cut, said.revoked, said.draining);
-        if is_report_wrong && !self.has_closed() && !self.is_in_doubt() {
+        let is_in_doubt = self.is_in_doubt() || !silenced.is_empty();
+        if is_report_wrong && !self.has_closed() && !is_in_doubt {
             let text = format!(
                 "replacement {generation} says that it cut {}, revoked {} and drains {}, and it \
                  had to cut {cut}, revoke {revoked} and drain {draining}",
@@ -151,6 +167,14 @@ impl Ledger {
 
     /// A replacement says that it is applied.
     pub(crate) fn applied(&mut self, generation: u64) {
+        // Of a session that waits again there is no word, and it has let go by then.
+        let waits = |serial: &u32| {
+            let session = &self.sessions[*serial as usize];
+            let is_taken = matches!(session.phase, Phase::Revoked(by) if by <= generation);
+            is_taken && session.waits_since.is_some() && self.set.is_empty()
+        };
+        let waiting: Vec<_> = self.live.iter().copied().filter(waits).collect();
+        waiting.into_iter().for_each(|serial| self.waits(u64::from(serial)));
         if let Some((owing, count)) = self.owed.first().filter(|(owing, _)| *owing <= generation) {
             let text = format!(
                 "replacement {generation} is said to be applied, and {count} attempts taken out \
@@ -180,6 +204,16 @@ impl Ledger {
     /// first: what the deadline cut is known only when it has ended.
     pub(super) fn is_in_doubt(&self) -> bool {
         self.at < self.doubt_until
+    }
+
+    /// An attempt or a probe that a replacement took out has let go.
+    pub(super) fn acknowledged(&mut self, generation: u64) {
+        if let Some(at) = self.owed.iter().position(|(number, _)| *number == generation) {
+            self.owed[at].1 -= 1;
+            if self.owed[at].1 == 0 {
+                self.owed.remove(at);
+            }
+        }
     }
 
     pub(super) fn owe(&mut self, generation: u64, count: u32) {
