@@ -5,11 +5,13 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use divan::{Bencher, counter::ItemsCount};
 use tinylb_core::{
     Admission, BackendSet, Balancer, Change, Cycle, EndReason, Removal, Replaced, SessionId,
+    Settings,
 };
 
 type Target = SocketAddr;
@@ -57,7 +59,7 @@ fn admit_finish(bencher: Bencher, live: u32) {
 #[divan::bench(args = [10, 100_000], sample_count = 1_000, sample_size = 1_000)]
 fn admit_connected_finish(bencher: Bencher, live: u32) {
     churn(bencher, live, |balancer, id| {
-        balancer.lock().unwrap().connected(id);
+        balancer.lock().unwrap().connected(id, Duration::ZERO, Duration::ZERO);
     });
 }
 
@@ -132,7 +134,7 @@ fn churn(bencher: Bencher, live: u32, between: impl Fn(&Locked, SessionId)) {
 
 /// The step of a replacement under the lock. What it returns is to be dropped outside.
 fn step(balancer: &Locked, change: Change<Target>) -> Replaced<Target, Kill> {
-    balancer.lock().unwrap().replace(change, Removal::Abort).ok().unwrap()
+    balancer.lock().unwrap().replace(change, Removal::Abort, Duration::ZERO).ok().unwrap()
 }
 
 /// A balancer that has sessions on its first targets, and the change that awaits it.
@@ -148,8 +150,8 @@ fn prepare(
 }
 
 fn balancer(set: BackendSet<Target>) -> Balancer<Target, Kill> {
-    let mut balancer = Balancer::new(0, 0);
-    assert!(balancer.replace(Change::between(None, set), Removal::Abort).is_ok());
+    let mut balancer = Balancer::new(Settings::default());
+    assert!(balancer.replace(Change::between(None, set), Removal::Abort, Duration::ZERO).is_ok());
     balancer
 }
 
@@ -160,7 +162,10 @@ fn connect(balancer: &mut Balancer<Target, Kill>, sessions: u32, targets: u32) -
             balancer.reset_cycle();
         }
         let (id, admission) = balancer.admit(Kill::default());
-        assert!(matches!(admission, Admission::Dial(_)) && balancer.connected(id));
+        assert!(
+            matches!(admission, Admission::Dial(_))
+                && balancer.connected(id, Duration::ZERO, Duration::ZERO)
+        );
         id
     };
     (0..sessions).map(connect_one).collect()

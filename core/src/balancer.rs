@@ -226,12 +226,12 @@ impl<T: Target, K> Balancer<T, K> {
         true
     }
 
-    /// How long the dial of a session's newest attempt may go unanswered, before
-    /// [`Self::overdue`] is to be asked. [`Settings::dial_timeout`] at most.
-    pub fn patience(&self, id: SessionId) -> Duration {
-        let pick = self.session(id).and_then(|session| session.pick.as_ref());
-        let patience = |pick: &Pick<T>| self.health.patience(&pick.target, &self.settings);
-        pick.map_or(self.settings.dial_timeout, patience)
+    /// How long the dial of a session's newest attempt may go unanswered before
+    /// [`Self::overdue`] is to be asked; `None` if that is never asked.
+    pub fn patience(&self, id: SessionId) -> Option<Duration> {
+        self.settings.dial_patience?;
+        let pick = self.session(id)?.pick.as_ref()?;
+        Some(self.health.patience(&pick.target, &self.settings))
     }
 
     /// A dial has outlived its patience, which ejects its target. `true`: there is another target for
@@ -261,7 +261,9 @@ impl<T: Target, K> Balancer<T, K> {
     /// time limit that was shorter than the target's patience says nothing of it.
     pub fn dial_failed(&mut self, id: SessionId, fault: Fault, lasted: Duration, now: Duration) {
         let Some(member) = self.dialling(id) else { return };
-        if fault != Fault::TimedOut || lasted >= self.patience(id) {
+        let Some(pick) = self.pick(id) else { return };
+        let is_too_short = lasted < self.health.patience(&pick.target, &self.settings);
+        if fault != Fault::TimedOut || !is_too_short {
             self.fault(id, member, fault, now);
         }
     }
@@ -670,14 +672,11 @@ impl<T: Target, K> Balancer<T, K> {
             is_untried(place) && avoid.as_ref().is_none_or(|avoid| avoid != set.target_at(*place))
         };
         let turn = cycle.peek()?;
-        if is_wanted(&turn) {
-            return self.cycle.turn();
-        }
         let place = cycle.in_rotation().find(is_wanted);
         let place = place.or_else(|| cycle.in_rotation().find(is_untried));
         let place = place.or_else(|| cycle.all().find(is_untried));
         debug_assert!(place.is_some(), "not all targets have been tried");
-        place
+        if place == Some(turn) { self.cycle.turn() } else { place }
     }
 
     fn owe(&mut self, generation: Generation, count: usize) {

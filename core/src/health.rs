@@ -27,8 +27,8 @@ pub(crate) struct Health<T, K> {
     due: BTreeSet<(Duration, T)>,
     /// The ejected targets that answer nothing, by when that began, until their sessions are cut.
     silent: BTreeSet<(Duration, T)>,
-    /// When any target last answered.
-    answered_at: Duration,
+    /// How often any target has answered.
+    answers: u64,
     probes: Slab<UnderWay<T, K>>,
     /// How many probes have begun, ever.
     begun: u64,
@@ -54,8 +54,8 @@ struct Ejection {
     number: u32,
     /// When the next probe is due. It waits for the one that is under way.
     due: Duration,
-    /// Since when the target has answered nothing.
-    silent_since: Option<Duration>,
+    /// Since when the target has answered nothing, and how often others had answered then.
+    silence: Option<(Duration, u64)>,
 }
 
 struct UnderWay<T, K> {
@@ -139,14 +139,14 @@ impl<T: Target, K> Health<T, K> {
             ejected: 0,
             due: BTreeSet::new(),
             silent: BTreeSet::new(),
-            answered_at: Duration::ZERO,
+            answers: 0,
             probes: Slab::new(),
             begun: 0,
             notices: Vec::new(),
         }
     }
 
-    /// How long a dial to a target may go unanswered.
+    /// How long a dial to a target may go unanswered, before that says something of the target.
     pub(crate) fn patience(&self, target: &T, settings: &Settings) -> Duration {
         let took = self.records.get(target).map_or(Duration::ZERO, |record| record.took);
         let patience = settings.dial_patience.unwrap_or(settings.dial_timeout);
@@ -176,7 +176,7 @@ impl<T: Target, K> Health<T, K> {
         settings: &Settings,
     ) -> bool {
         if fault.is_answer() {
-            self.answered(target, now);
+            self.answered(target);
         }
         if fault == Fault::Ours || !is_news {
             return false;
@@ -197,7 +197,7 @@ impl<T: Target, K> Health<T, K> {
             }
             None => (0, now),
         };
-        record.ejection = Some(Ejection { since: now, fault, number, due, silent_since: None });
+        record.ejection = Some(Ejection { since: now, fault, number, due, silence: None });
         if record.probe.is_none() {
             self.due.insert((due, target.clone()));
         }
@@ -215,7 +215,7 @@ impl<T: Target, K> Health<T, K> {
         now: Duration,
         settings: &Settings,
     ) -> bool {
-        self.answered_at = now;
+        self.answers += 1;
         let is_slow = settings.dial_patience.is_some_and(|patience| took * 3 > patience);
         if !is_slow && self.records.is_empty() {
             return false;
@@ -237,7 +237,7 @@ impl<T: Target, K> Health<T, K> {
     }
 
     fn returns(&mut self, target: &T, now: Duration) {
-        self.answered(target, now);
+        self.end_silence(target);
         let Some(record) = self.records.get_mut(target) else { return };
         let Some(ejection) = record.ejection.take() else { return };
         record.returned = Some((now, ejection.number));
@@ -254,18 +254,19 @@ impl<T: Target, K> Health<T, K> {
             record.ejection.is_some().then(|| (target.clone(), record.index))
         };
         let ejected: Vec<(T, u32)> = self.records.iter().filter_map(is_ejected).collect();
-        let answered_at = self.answered_at;
         ejected.iter().for_each(|(target, _)| self.returns(target, now));
-        // Nobody has answered.
-        self.answered_at = answered_at;
         ejected.into_iter().map(|(_, index)| index).collect()
     }
 
-    fn answered(&mut self, target: &T, now: Duration) {
-        self.answered_at = now;
+    fn answered(&mut self, target: &T) {
+        self.answers += 1;
+        self.end_silence(target);
+    }
+
+    fn end_silence(&mut self, target: &T) {
         let record = self.records.get_mut(target);
         let ejection = record.and_then(|record| record.ejection.as_mut());
-        if let Some(since) = ejection.and_then(|ejection| ejection.silent_since.take()) {
+        if let Some((since, _)) = ejection.and_then(|ejection| ejection.silence.take()) {
             self.silent.remove(&(since, target.clone()));
         }
     }
@@ -274,10 +275,18 @@ impl<T: Target, K> Health<T, K> {
     fn falls_silent(&mut self, target: &T, fault: Fault, now: Duration) {
         let record = self.records.get_mut(target);
         let Some(ejection) = record.and_then(|record| record.ejection.as_mut()) else { return };
-        if !fault.is_answer() && ejection.silent_since.is_none() {
-            ejection.silent_since = Some(now);
+        if !fault.is_answer() && ejection.silence.is_none() {
+            ejection.silence = Some((now, self.answers));
             self.silent.insert((now, target.clone()));
         }
+    }
+
+    /// The target that has been silent for longest, if another has answered meanwhile, and since
+    /// when. If none has, then none has since the others fell silent, either.
+    fn longest_silence(&self) -> Option<(Duration, &T)> {
+        let (since, target) = self.silent.first()?;
+        let (_, answers) = self.records.get(target)?.ejection.as_ref()?.silence?;
+        (self.answers > answers).then_some((*since, target))
     }
 
     /// All were ejected, and one has returned: has the others probed soon, and anew if they are
@@ -301,11 +310,8 @@ impl<T: Target, K> Health<T, K> {
     pub(crate) fn due(&self, settings: &Settings) -> Option<Duration> {
         let may_probe = self.probes.len() < settings.probes_max;
         let probe = self.due.first().filter(|_| may_probe).map(|(due, _)| *due);
-        let cut = settings.cut_silent.and_then(|limit| {
-            // If nobody has answered since the oldest silence began, then neither since the others.
-            let (since, _) = self.silent.first().filter(|(since, _)| self.answered_at > *since)?;
-            Some(*since + limit)
-        });
+        let limit = settings.cut_silent;
+        let cut = self.longest_silence().zip(limit).map(|((since, _), limit)| since + limit);
         probe.into_iter().chain(cut).min()
     }
 
@@ -355,12 +361,12 @@ impl<T: Target, K> Health<T, K> {
 
     /// A target whose sessions are to be cut, since it answers nothing and another does.
     pub(crate) fn next_silent(&mut self, now: Duration, settings: &Settings) -> Option<u32> {
-        let limit = settings.cut_silent?;
-        let (since, _) = self.silent.first()?;
-        if self.answered_at <= *since || *since + limit > now {
+        let (since, target) = self.longest_silence()?;
+        if since + settings.cut_silent? > now {
             return None;
         }
-        let (_, target) = self.silent.pop_first()?;
+        let target = target.clone();
+        self.silent.remove(&(since, target.clone()));
         self.records.get(&target).map(|record| record.index)
     }
 
@@ -382,7 +388,7 @@ impl<T: Target, K> Health<T, K> {
                     ejected.push(record.index);
                 } else {
                     self.due.remove(&(ejection.due, target.clone()));
-                    let silent = ejection.silent_since.map(|since| (since, target.clone()));
+                    let silent = ejection.silence.map(|(since, _)| (since, target.clone()));
                     silent.map(|silent| self.silent.remove(&silent));
                 }
             }

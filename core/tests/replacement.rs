@@ -18,9 +18,9 @@ use proptest::{
     prelude::*,
     test_runner::{Config, RngSeed, TestError, TestRunner},
 };
-use tinylb_core::EndReason;
+use tinylb_core::{EndReason, Fault};
 
-use crate::model::{Policy, Seen, Step, World, naive::Assignment};
+use crate::model::{Policy, Seen, Step, World, health::End, naive::Assignment};
 
 const CASES: u32 = 32768;
 
@@ -32,12 +32,33 @@ fn policy() -> impl Strategy<Value = Policy> {
     prop_oneof![Just(Policy::Abort), Just(Policy::Drain)]
 }
 
+fn end() -> impl Strategy<Value = End> {
+    prop_oneof![
+        Just(End::Succeeded(1)),
+        Just(End::Succeeded(400)),
+        prop::sample::select(&Fault::ALL[..]).prop_map(End::Failed),
+        Just(End::Cancelled),
+    ]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let any = || 0..16usize;
     prop_oneof![
         20 => Just(Step::Admit),
         20 => any().prop_map(Step::Connected),
-        12 => any().prop_map(Step::Retry),
+        2 => any().prop_map(Step::ConnectedSlowly),
+        12 => any().prop_map(Step::Overdue),
+        1 => any().prop_map(Step::Wander),
+        10 => (any(), prop::sample::select(&Fault::ALL[..]))
+            .prop_map(|(at, fault)| Step::DialFailed(at, fault)),
+        1 => any().prop_map(Step::DialTimedOutEarly),
+        8 => prop::sample::select(&[20, 250, 3000, 20_000][..]).prop_map(Step::Pass),
+        8 => Just(Step::StartProbe),
+        8 => (any(), end()).prop_map(|(at, end)| Step::EndProbe(at, end)),
+        3 => Just(Step::CutSilent),
+        2 => (prop::bool::ANY, prop::bool::weighted(0.8))
+            .prop_map(|(may_wait, ejects)| Step::Configure { may_wait, ejects }),
+        20 => any().prop_map(Step::Retry),
         8 => (any(), prop::sample::select(&EndReason::ALL[..]))
             .prop_map(|(at, reason)| Step::Finish(at, reason)),
         2 => any().prop_map(Step::FinishAgain),

@@ -148,9 +148,9 @@ impl Policy for Faulty {
         self.inner.ejects()
     }
 
-    fn patience(&self, session: u32) -> Duration {
+    fn patience(&self, session: u32) -> Option<Duration> {
         match self.fault {
-            Fault::WaitsTooLong => Duration::MAX,
+            Fault::WaitsTooLong => None,
             _ => self.inner.patience(session),
         }
     }

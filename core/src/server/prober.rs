@@ -38,6 +38,12 @@ struct Prober<D: Dialer> {
     sleep: Option<(Duration, BoxFuture<'static, ()>)>,
 }
 
+/// A probe to start, and what cancels it.
+struct Start<T> {
+    probe: Probe<T>,
+    signal: Arc<Signal>,
+}
+
 /// One probe; when dropped, it has let go of its connection, and tells the balancer how it ended.
 struct Probing<T: Target> {
     shared: Arc<Shared<T>>,
@@ -76,18 +82,18 @@ impl<T: Target> State<T> {
         self.wakes.tell(signal, Word::Revoked);
     }
 
-    /// The probes to start now, and when to look again.
-    fn due_probes(&mut self, now: Duration) -> (Vec<(Probe<T>, Arc<Signal>)>, Option<Duration>) {
+    /// Cuts the sessions of silent targets. Returns the probes to start now, and when to look again.
+    fn look(&mut self, now: Duration) -> (Vec<Start<T>>, Option<Duration>) {
         let silent = self.balancer.cut_silent(now);
         self.wakes.tell(silent, Word::Silent);
-        let mut probes = Vec::new();
+        let mut starts = Vec::new();
         loop {
             let signal = Arc::new(Signal::default());
             let Some(probe) = self.balancer.start_probe(now, || Arc::clone(&signal)) else { break };
-            probes.push((probe, signal));
+            starts.push(Start { probe, signal });
         }
         self.prober.due = self.balancer.due();
-        (probes, self.prober.due)
+        (starts, self.prober.due)
     }
 }
 
@@ -112,10 +118,8 @@ impl<D: Dialer> Prober<D> {
         self.signal.register(cx);
         loop {
             let now = runtime.now();
-            let (probes, due) = self.shared.step(|state| state.due_probes(now));
-            for (probe, signal) in probes {
-                self.start(probe, signal);
-            }
+            let (starts, due) = self.shared.step(|state| state.look(now));
+            starts.into_iter().for_each(|start| self.start(start));
             let Some(due) = due else {
                 self.sleep = None;
                 return Poll::Pending;
@@ -131,7 +135,7 @@ impl<D: Dialer> Prober<D> {
         }
     }
 
-    fn start(&self, probe: Probe<D::Target>, signal: Arc<Signal>) {
+    fn start(&self, Start { probe, signal }: Start<D::Target>) {
         let (shared, dialer) = (Arc::clone(&self.shared), Arc::clone(&self.dialer));
         let probing =
             Probing { shared: Arc::clone(&shared), probe, end: ProbeEnd::Cancelled, failure: None };

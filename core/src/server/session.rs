@@ -231,8 +231,9 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
         };
         let mut dial = link.dialer.dial(&pick.target, within);
         // Of the two limits, the later one isn't set before the earlier one is over.
-        let mut timeout = Deadline::new(&*link.runtime, within.min(patience));
-        let mut is_overdue = within <= patience;
+        let patience = patience.filter(|patience| *patience < within);
+        let mut timeout = Deadline::new(&*link.runtime, patience.unwrap_or(within));
+        let mut is_overdue = false;
         poll_fn(|cx| {
             if let Poll::Ready(word) = self.signal.poll(Some(Word::Admitted), cx) {
                 return Poll::Ready(match word {
@@ -250,15 +251,16 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
                     Err(error) => Outcome::Failed(DialFailure::Failed(error)),
                 });
             }
-            if !is_overdue && timeout.poll(&*link.runtime, cx).is_ready() {
+            if let Some(patience) = patience
+                && !is_overdue
+                && timeout.poll(&*link.runtime, cx).is_ready()
+            {
                 is_overdue = true;
                 timeout = Deadline::new(&*link.runtime, within - patience);
             }
-            if is_overdue && within > patience && link.shared.overdue(self.record.id) {
+            // Asked again whenever the task is woken, which it is if the answer may be another.
+            if is_overdue && link.shared.overdue(self.record.id) {
                 return Poll::Ready(Outcome::Failed(DialFailure::GivenUp));
-            }
-            if !is_overdue {
-                return Poll::Pending;
             }
             let is_over = timeout.poll(&*link.runtime, cx);
             is_over.map(|()| Outcome::Failed(DialFailure::TimedOut))

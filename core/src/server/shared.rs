@@ -74,8 +74,8 @@ impl<T: Target> Shared<T> {
         self.step(|state| state.admit(listener, peer, signal))
     }
 
-    /// The backend to dial now, and the dial's patience; `None` if it was revoked.
-    pub(super) fn start_dial(&self, id: SessionId) -> Option<(Pick<T>, Duration)> {
+    /// The backend to dial now, and the dial's patience, if that has an end; `None` if it was revoked.
+    pub(super) fn start_dial(&self, id: SessionId) -> Option<(Pick<T>, Option<Duration>)> {
         self.step(|state| {
             let is_dialling = state.balancer.is_dialling(id);
             let pick = state.balancer.pick(id).filter(|_| is_dialling)?.clone();

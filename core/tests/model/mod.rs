@@ -4,6 +4,7 @@
 // Each test crate uses its own part of this.
 #![allow(dead_code)]
 
+pub mod health;
 pub mod naive;
 mod turns;
 
@@ -14,11 +15,12 @@ use std::{
 };
 
 use tinylb_core::{
-    Admission, BackendSet, Balancer, Change, EndReason, Generation, Load, Owed, Pick, Refusal,
-    Removal, SessionId,
+    Admission, BackendSet, Balancer, Change, EmptySet, EndReason, Fault, Generation, Load, Notice,
+    Owed, Pick, ProbeEnd, ProbeId, Refusal, Removal, SessionId, Settings,
 };
 
 use self::{
+    health::{CUT_SILENT, DIAL_TIMEOUT, End, PROBES_MAX},
     naive::{Assignment, Done, Given, Key, Naive, Place, State},
     turns::Turns,
 };
@@ -30,6 +32,24 @@ use self::{
 pub enum Step {
     Admit,
     Connected(usize),
+    /// It took longer than a target's patience is by default.
+    ConnectedSlowly(usize),
+    /// A dial has outlived its patience.
+    Overdue(usize),
+    /// Its dials go unanswered, one after the other, until it has no moves left.
+    Wander(usize),
+    DialFailed(usize, Fault),
+    /// After less time than its patience.
+    DialTimedOutEarly(usize),
+    /// Time passes, in milliseconds.
+    Pass(u64),
+    StartProbe,
+    EndProbe(usize, End),
+    CutSilent,
+    Configure {
+        may_wait: bool,
+        ejects: bool,
+    },
     Retry(usize),
     Finish(usize, EndReason),
     /// Of a session that has finished.
@@ -59,25 +79,40 @@ pub struct Seen(pub BTreeMap<&'static str, u64>);
 
 impl Seen {
     /// All that a test which means something has seen.
-    pub const ALL: [&str; 19] = [
+    pub const ALL: [&str; 34] = [
+        "a late dial says nothing of a target that has accepted another",
+        "admitted by a set after an empty one",
         "admitted by the first set",
+        "all ejected",
         "all targets tried",
         "closed with sessions",
         "cut",
+        "cut for silence",
         "drained target came back",
         "draining",
         "drain expired",
         "drain expired too late",
+        "ejected",
+        "ejected again",
         "finished twice",
         "key with a new target",
+        "kept ejected by a replacement",
         "late acknowledgement",
+        "moved",
+        "moves used up",
+        "overdue without another target",
+        "probe cancelled",
+        "probe revoked",
         "refused by an empty first set",
         "renamed",
         "retried after a revocation",
         "retry without a turn",
+        "returned by a dial",
+        "returned by a probe",
         "revoked",
         "same set again",
         "shared target kept",
+        "waiting again",
         "waiting room full",
     ];
 
@@ -127,6 +162,10 @@ pub struct World {
     ids: BTreeMap<u64, SessionId>,
     finished: Vec<SessionId>,
     every_id: BTreeSet<SessionId>,
+    /// Probes that are under way, as the model has them, and those that were cancelled.
+    probes: Vec<ProbeId>,
+    cancelled: BTreeSet<u32>,
+    settings: Settings,
     next_kill: u32,
     kills_back: BTreeSet<u32>,
     ended: BTreeMap<EndReason, u64>,
@@ -144,8 +183,15 @@ impl Drop for World {
 
 impl World {
     pub fn new(start: usize, waiting_max: usize) -> Self {
+        let mut settings = Settings::default();
+        (settings.start, settings.waiting_max) = (start as u64, waiting_max);
+        settings.probes_max = PROBES_MAX;
+        settings.cut_silent = Some(millis(CUT_SILENT));
         Self {
-            real: Balancer::new(start as u64, waiting_max),
+            real: Balancer::new(settings.clone()),
+            settings,
+            probes: Vec::new(),
+            cancelled: BTreeSet::new(),
             naive: Naive::new(start, waiting_max),
             turns: Turns::default(),
             generations: vec![Generation::default()],
@@ -165,7 +211,18 @@ impl World {
         let state = |selector| Some(self.naive.sessions[&self.live(selector)?.0].state);
         match step {
             Step::Admit | Step::Reset | Step::ReplaceStale(_) => true,
-            Step::Connected(at) => state(*at) == Some(State::Dialling),
+            Step::Connected(at)
+            | Step::ConnectedSlowly(at)
+            | Step::Overdue(at)
+            | Step::Wander(at)
+            | Step::DialFailed(at, _)
+            | Step::DialTimedOutEarly(at) => state(*at) == Some(State::Dialling),
+            Step::Pass(_) | Step::CutSilent => true,
+            Step::StartProbe => self.real.due().is_some(),
+            Step::EndProbe(..) => !self.probes.is_empty(),
+            Step::Configure { may_wait, ejects } => {
+                (self.naive.may_wait, self.naive.ejects) != (*may_wait, *ejects)
+            }
             Step::Retry(at) | Step::Finish(at, _) => state(*at).is_some(),
             Step::FinishAgain(_) => !self.finished.is_empty(),
             Step::Replace(set, _) => self.naive.set.as_ref() != Some(set),
@@ -178,9 +235,32 @@ impl World {
 
     /// Does a step to both, and compares what they return.
     pub fn apply(&mut self, step: &Step) -> Check {
+        self.step(step)?;
+        self.compare_notices(matches!(step, Step::EndProbe(..)))?;
+        self.turns.rotation(&self.naive.in_rotation());
+        Ok(())
+    }
+
+    fn step(&mut self, step: &Step) -> Check {
         match step {
             Step::Admit => self.admit(),
-            Step::Connected(at) => self.connected(*at),
+            Step::Connected(at) => self.connected(*at, 1),
+            Step::ConnectedSlowly(at) => self.connected(*at, 400),
+            Step::Overdue(at) => self.overdue(*at),
+            Step::Wander(at) => (0..=health::MOVES_MAX).try_for_each(|_| {
+                self.apply(&Step::Overdue(*at))?;
+                self.apply(&Step::Retry(*at))
+            }),
+            Step::DialFailed(at, fault) => self.dial_failed(*at, *fault, DIAL_TIMEOUT),
+            Step::DialTimedOutEarly(at) => self.dial_failed(*at, Fault::TimedOut, 20),
+            Step::Pass(time) => {
+                self.naive.now += time;
+                Ok(())
+            }
+            Step::StartProbe => self.start_probe(),
+            Step::EndProbe(at, end) => self.end_probe(*at, *end),
+            Step::CutSilent => self.cut_silent(),
+            Step::Configure { may_wait, ejects } => self.configure(*may_wait, *ejects),
             Step::Retry(at) => self.retry(*at),
             Step::Finish(at, reason) => self.finish(*at, *reason),
             Step::FinishAgain(at) => self.finish_again(*at),
@@ -194,7 +274,7 @@ impl World {
             Step::Reset => {
                 self.real.reset_cycle();
                 self.naive.reset();
-                self.turns.reset(self.naive.set.as_ref());
+                self.turns.reset();
                 Ok(())
             }
             Step::Acknowledge(at) => {
@@ -213,6 +293,9 @@ impl World {
     pub fn wind_up(&mut self) -> Check {
         while !self.ids.is_empty() {
             self.finish(0, EndReason::Finished)?;
+        }
+        while !self.probes.is_empty() {
+            self.end_probe(0, End::Cancelled)?;
         }
         self.check()?;
         for (owed, _) in self.owed.drain(..) {
@@ -263,9 +346,132 @@ impl World {
         same("admission", given, self.naive.admit(kill))
     }
 
-    fn connected(&mut self, at: usize) -> Check {
+    fn now(&self) -> Duration {
+        millis(self.naive.now)
+    }
+
+    fn connected(&mut self, at: usize, took: u64) -> Check {
         let Some((serial, id)) = self.live(at) else { return Ok(()) };
-        same("connected", self.real.connected(id), self.naive.connected(serial))
+        let real = self.real.connected(id, millis(took), self.now());
+        same("connected", real, self.naive.connected(serial, took))
+    }
+
+    fn overdue(&mut self, at: usize) -> Check {
+        let Some((serial, id)) = self.live(at) else { return Ok(()) };
+        let (real, naive) = (self.real.overdue(id, self.now()), self.naive.overdue(serial));
+        if let Some(moves) = naive {
+            let session = &self.naive.sessions[&serial];
+            let are_used_up = session.moves == health::MOVES_MAX;
+            self.seen.note("moved", moves);
+            self.seen.note("moves used up", are_used_up && !moves);
+            self.seen.note("overdue without another target", !are_used_up && !moves);
+        }
+        same("overdue", real, naive.unwrap_or(false))
+    }
+
+    fn dial_failed(&mut self, at: usize, fault: Fault, lasted: u64) -> Check {
+        let Some((serial, id)) = self.live(at) else { return Ok(()) };
+        let has_rival = self.naive.sessions[&serial].has_rival;
+        self.seen.note("a late dial says nothing of a target that has accepted another", has_rival);
+        self.real.dial_failed(id, fault, millis(lasted), self.now());
+        self.naive.dial_failed(serial, fault, lasted);
+        Ok(())
+    }
+
+    fn start_probe(&mut self) -> Check {
+        let (kill, now) = (self.new_kill(), self.naive.now);
+        let Some(probe) = self.real.start_probe(self.now(), || kill) else {
+            let has_room = self.naive.probes.len() < PROBES_MAX && !self.naive.is_closed;
+            let late = self.naive.known.iter().find(|(place, known)| {
+                let is_due = known.ejection.as_ref().is_some_and(|it| it.due.1 <= now);
+                is_due && !self.naive.is_probed(**place)
+            });
+            ensure!(!has_room || late.is_none(), "no probe, and {late:?} is due at {now}");
+            return Ok(());
+        };
+        let place = probe.target;
+        let known = self.naive.known.get(&place).and_then(|known| known.ejection.as_ref());
+        let is_due = known.is_some_and(|ejection| ejection.due.0 <= now);
+        ensure!(is_due, "a probe of {place} at {now}, which is {known:?}");
+        ensure!(!self.naive.is_probed(place), "a second probe of {place}");
+        ensure!(self.naive.probes.len() < PROBES_MAX, "a probe too many");
+        ensure!(!self.naive.is_closed, "a probe after the end");
+        same("kill handle of the probe", self.real.probe_handle(probe.id), Some(&kill))?;
+        self.probes.push(probe.id);
+        self.naive.start_probe(place, kill);
+        Ok(())
+    }
+
+    fn end_probe(&mut self, at: usize, end: End) -> Check {
+        let Some(at) = at.checked_rem(self.probes.len()) else { return Ok(()) };
+        let id = self.probes.remove(at);
+        self.cancelled.remove(&self.naive.probes[at].kill);
+        let real = match end {
+            End::Succeeded(took) => ProbeEnd::Succeeded(millis(took)),
+            End::Failed(fault) => ProbeEnd::Failed(fault),
+            End::Cancelled => ProbeEnd::Cancelled,
+        };
+        let owed = self.real.probe_ended(id, real, self.now());
+        let again = self.real.probe_ended(id, real, self.now());
+        ensure!(again.is_none(), "a probe that has ended owes");
+        let owes = self.naive.end_probe(at, end);
+        self.owe("the end of a probe", owed, owes)
+    }
+
+    fn cut_silent(&mut self) -> Check {
+        let mut kills = self.real.cut_silent(self.now());
+        kills.sort_unstable();
+        self.take_back("cut for silence", &kills)?;
+        self.seen.note("cut for silence", !kills.is_empty());
+        same("cut for silence", kills, self.naive.cut_silent())
+    }
+
+    fn configure(&mut self, may_wait: bool, ejects: bool) -> Check {
+        self.settings.empty = if may_wait { EmptySet::Wait } else { EmptySet::Reset };
+        self.settings.ejection = ejects;
+        let kills = self.real.configure(self.settings.clone(), self.now());
+        self.take_back("configure", &kills)?;
+        same("refused by the settings", kills, self.naive.configure(may_wait, ejects))
+    }
+
+    /// What the step has found out about targets, and what it wants of the driver.
+    fn compare_notices(&mut self, by_probe: bool) -> Check {
+        let (mut ejected, mut returned, mut reconsider) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for notice in self.real.take_notices() {
+            match notice {
+                Notice::Ejected { target, fault } => ejected.push((target, fault)),
+                Notice::Returned { target, ejected_for } => {
+                    returned.push((target, ejected_for.as_millis() as u64));
+                }
+                Notice::Reconsider(id) => drop(reconsider.insert(id.serial())),
+                Notice::Cancel(id) => {
+                    let kill = self.real.probe_handle(id);
+                    ensure!(kill.is_some(), "{id:?} is cancelled after its end");
+                    self.cancelled.extend(kill);
+                }
+            }
+        }
+        let again =
+            |place: &Place| self.naive.known.get(place).is_some_and(|it| it.returned.is_some());
+        let is_again = ejected.iter().any(|(place, _)| again(place));
+        self.seen.note("ejected", !ejected.is_empty());
+        self.seen.note("ejected again", is_again);
+        let are_all = !ejected.is_empty() && self.naive.are_all_ejected();
+        self.seen.note("all ejected", are_all && self.naive.places().len() > 1);
+        self.seen.note("returned by a probe", by_probe && !returned.is_empty());
+        self.seen.note("returned by a dial", !by_probe && !returned.is_empty());
+        same("ejected", ejected, std::mem::take(&mut self.naive.ejected))?;
+        same("returned", returned, std::mem::take(&mut self.naive.returned))?;
+        let sessions = self.naive.sessions.iter();
+        let overdue = sessions.filter(|(_, it)| it.is_overdue && it.state == State::Dialling);
+        let missed = overdue.map(|(serial, _)| *serial).find(|serial| !reconsider.contains(serial));
+        let may_reconsider = std::mem::take(&mut self.naive.reconsider);
+        ensure!(!may_reconsider || missed.is_none(), "{missed:?} isn't asked to look again");
+        ensure!(may_reconsider || reconsider.is_empty(), "{reconsider:?} look again for nothing");
+        let probes = self.naive.probes.iter();
+        let cancelled = probes.filter(|probe| probe.is_cancelled).map(|probe| probe.kill).collect();
+        self.seen.note("probe cancelled", !self.cancelled.is_empty());
+        same("cancelled probes", &self.cancelled, &cancelled)
     }
 
     fn retry(&mut self, at: usize) -> Check {
@@ -274,7 +480,10 @@ impl World {
         let session = &self.naive.sessions[&serial];
         let was_revoked = session.owes.is_some();
         let mut tried = session.tried.clone();
-        if let State::Dialling | State::Connected | State::Draining(_) = session.state {
+        let is_moving = session.is_moving;
+        if let State::Dialling | State::Connected | State::Draining(_) = session.state
+            && !is_moving
+        {
             tried.extend(session.pick.map(|(_, place)| place));
         }
         let set = self.naive.set.clone().unwrap_or_default();
@@ -285,20 +494,22 @@ impl World {
         }
         let (next, owed) = self.real.retry(id, kill);
         let given = match next {
-            Ok(pick) => {
+            Admission::Dial(pick) => {
                 let (key, place) = plain(&pick);
                 ensure!(!tried.contains(&place), "the target {place} had been tried");
                 let due = self.turns.due(&set, self.naive.start);
-                if due.is_some_and(|(_, place)| tried.contains(&place)) {
-                    self.seen.note("retry without a turn", true);
+                if due.is_some_and(|due| due != key) {
+                    self.seen.note("retry without a turn", !is_moving);
                 } else {
                     self.turns.turn(key)?;
                 }
                 self.seen.note("retried after a revocation", was_revoked);
                 Given::Dial(key, place)
             }
-            Err(refusal) => refused(refusal),
+            Admission::Wait => Given::Wait,
+            Admission::Refused(refusal) => refused(refusal),
         };
+        self.seen.note("waiting again", given == Given::Wait && was_revoked);
         self.seen.note("all targets tried", has_tried_all && matches!(given, Given::Dial(..)));
         let (naive, owes) = self.naive.retry(serial, kill);
         same("retry", given, naive)?;
@@ -322,9 +533,12 @@ impl World {
         self.seen.note("finished twice", true);
         let kill = self.new_kill();
         ensure!(self.real.finish(id, EndReason::Shutdown).is_none(), "{id} owes after its end");
-        ensure!(!self.real.connected(id), "{id} connected after its end");
+        let now = self.now();
+        ensure!(!self.real.connected(id, millis(1), now), "{id} connected after its end");
+        ensure!(!self.real.overdue(id, now), "{id} moves after its end");
+        self.real.dial_failed(id, Fault::Refused, millis(1), now);
         let (next, owed) = self.real.retry(id, kill);
-        same("retry after the end", next.map(|pick| plain(&pick)), Err(Refusal::Closed))?;
+        same("retry after the end", next, Admission::Refused(Refusal::Closed))?;
         ensure!(owed.is_none(), "{id} owes after its end");
         Ok(())
     }
@@ -343,13 +557,18 @@ impl World {
         };
         let was_draining = self.count(|state| matches!(state, State::Draining(_)));
         let change = Change::between(self.real.set().cloned(), backends(next));
-        let Ok(replaced) = self.real.replace(change, removal) else {
+        let were_ejected = self.real.ejected(self.now()).len();
+        let was_empty = before.as_ref().is_some_and(BTreeMap::is_empty);
+        let Ok(replaced) = self.real.replace(change, removal, self.now()) else {
             return Err("a change from the current set was handed back".into());
         };
         let expected = self.naive.replace(next, policy == Policy::Drain);
         if expected.is_change {
-            self.turns.set(next);
+            self.turns.rotation(&self.naive.in_rotation());
         }
+        let are_ejected = self.real.ejected(self.now()).len();
+        self.seen.note("kept ejected by a replacement", expected.is_change && are_ejected > 0);
+        ensure!(are_ejected <= were_ejected, "a replacement has ejected a target");
         for (id, pick, kill) in &replaced.admitted {
             let held = self.real.kill_handle(*id).copied();
             same("kill handle of the admitted", Some(*kill), held)?;
@@ -374,12 +593,21 @@ impl World {
                 .map(|(id, pick, _)| (id.serial(), plain(pick).0, plain(pick).1))
                 .collect(),
             refused: replaced.refused,
+            probes: sorted(
+                replaced
+                    .probes
+                    .iter()
+                    .filter_map(|id| self.real.probe_handle(*id))
+                    .copied()
+                    .collect(),
+            ),
         };
+        self.seen.note("probe revoked", !done.probes.is_empty());
         for kills in [&done.cut, &done.revoked, &done.refused] {
             self.take_back("replace", kills)?;
         }
         let now_draining = self.count(|state| matches!(state, State::Draining(_)));
-        self.note_replacement(&before.clone().unwrap_or_default(), next, &expected);
+        self.note_replacement(&before.clone().unwrap_or_default(), was_empty, next, &expected);
         self.seen.note("drained target came back", now_draining < was_draining + expected.draining);
         self.generations.push(replaced.generation);
         same("generation", replaced.generation.number(), self.naive.generation)?;
@@ -387,7 +615,13 @@ impl World {
         same("replacement", done, expected)
     }
 
-    fn note_replacement(&mut self, before: &Assignment, next: &Assignment, done: &Done) {
+    fn note_replacement(
+        &mut self,
+        before: &Assignment,
+        was_empty: bool,
+        next: &Assignment,
+        done: &Done,
+    ) {
         let in_use: Vec<(Key, Place)> = (self.naive.sessions.values())
             .filter(|session| session.state == State::Connected)
             .filter_map(|session| session.pick)
@@ -405,6 +639,7 @@ impl World {
             ("same set again", !done.is_change),
             ("key with a new target", !done.retargeted.is_empty()),
             ("admitted by the first set", !done.admitted.is_empty()),
+            ("admitted by a set after an empty one", was_empty && !done.admitted.is_empty()),
             ("refused by an empty first set", !done.refused.is_empty()),
             ("shared target kept", in_use.iter().any(|(k, p)| left(k, p) && stayed(p))),
             ("renamed", in_use.iter().any(|(k, p)| left(k, p) && !stayed(p))),
@@ -422,7 +657,7 @@ impl World {
         for base in bases {
             let change = Change::between(base, backends(next));
             let was_none = change.is_none();
-            let Err(change) = self.real.replace(change, Removal::Abort) else {
+            let Err(change) = self.real.replace(change, Removal::Abort, self.now()) else {
                 return Err("a stale change was taken".into());
             };
             same("the stale change", change.is_none(), was_none)?;
@@ -457,10 +692,12 @@ impl World {
     // What must hold after every step.
 
     pub fn check(&self) -> Check {
+        self.check_health()?;
         self.check_counts()?;
         self.check_sessions()?;
         self.check_pool()?;
         let owing = self.naive.sessions.values().filter_map(|session| session.owes);
+        let owing = owing.chain(self.naive.probes.iter().filter_map(|probe| probe.owes));
         let oldest = owing.chain(self.owed.iter().map(|(_, since)| *since)).min();
         for generation in &self.generations {
             let is_applied = oldest.is_none_or(|oldest| oldest > generation.number());
@@ -501,13 +738,51 @@ impl World {
         Ok(())
     }
 
-    /// Without the model: the pool by target says what the sessions say, and names no target
+    fn check_health(&self) -> Check {
+        let now = self.naive.now;
+        let ejected = self.real.ejected(self.now());
+        let naive = self.naive.known.iter().filter(|(_, known)| known.ejection.is_some());
+        same("ejected targets", ejected.len(), naive.clone().count())?;
+        for (real, (place, known)) in ejected.iter().zip(naive) {
+            let Some(ejection) = &known.ejection else { continue };
+            let is_same = real.target == *place
+                && real.fault == ejection.fault
+                && real.ejected_for == millis(now - ejection.since)
+                && self.real.is_ejected(place);
+            ensure!(is_same, "{real:?}, and the model says that {place} is {known:?}");
+            let (from, to) = ejection.due;
+            let range = millis(from.saturating_sub(now))..=millis(to.saturating_sub(now));
+            match real.next_probe {
+                None => ensure!(self.naive.is_probed(*place), "nobody probes {place}"),
+                Some(next) => ensure!(range.contains(&next), "{real:?}, due {range:?}"),
+            }
+        }
+        for (serial, session) in &self.naive.sessions {
+            if let (State::Dialling, Some((_, place))) = (session.state, session.pick) {
+                let patience = self.real.patience(self.ids[serial]);
+                same("patience", patience, Some(millis(self.naive.patience(place))))?;
+            }
+        }
+        same("probes", self.real.probes(), self.naive.probes.len())?;
+        let has_room = self.naive.probes.len() < PROBES_MAX && !self.naive.is_closed;
+        let may_probe = |place: &Place| has_room && !self.naive.is_probed(*place);
+        let mut dues =
+            ejected.iter().filter(|it| may_probe(&it.target)).filter_map(|it| it.next_probe);
+        let due = self.real.due();
+        ensure!(due.is_some() || dues.next().is_none(), "nothing is due, of {ejected:?}");
+        Ok(())
+    }
+
+    /// Apart from who waits, without the model: the pool by target says what the sessions say, and names no target
     /// outside the set but those that drain.
     fn check_pool(&self) -> Check {
         let in_set =
             |place: &Place| self.real.set().is_some_and(|set| set.targets().contains(place));
         let mut by_session: BTreeMap<Place, (usize, usize, bool)> = BTreeMap::new();
-        for id in self.ids.values() {
+        for (serial, id) in &self.ids {
+            if self.naive.sessions[serial].state == State::Waiting {
+                continue;
+            }
             let held = self.real.kill_handle(*id).and_then(|_| self.real.pick(*id));
             let Some(place) = held.map(|pick| pick.target) else { continue };
             let is_draining = self.real.is_draining(*id);
@@ -526,6 +801,10 @@ impl World {
         ensure!(by_target == by_session, "by target: {by_target:?}, by session: {by_session:?}");
         Ok(())
     }
+}
+
+fn millis(time: u64) -> Duration {
+    Duration::from_millis(time)
 }
 
 /// The balancer's set for a model's.

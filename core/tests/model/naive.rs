@@ -3,6 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use tinylb_core::Fault;
+
+use super::health::{Known, Probing};
+
 /// A backend's key; the balancer's is the letter with this place in the alphabet.
 pub type Key = u8;
 /// Where a backend is.
@@ -38,6 +42,12 @@ pub struct Session {
     pub kill: Option<u32>,
     pub pick: Option<(Key, Place)>,
     pub tried: Vec<Place>,
+    pub moves: u32,
+    /// It has been found to be overdue, and dials on or is to move.
+    pub is_overdue: bool,
+    pub is_moving: bool,
+    /// Another dial or a probe of its target has succeeded since it began to dial.
+    pub has_rival: bool,
     /// The replacement or deadline that took the newest attempt out.
     pub owes: Option<u64>,
 }
@@ -58,6 +68,8 @@ pub struct Done {
     pub admitted: Vec<(u64, Key, Place)>,
     /// Kill handles, in the order of acceptance.
     pub refused: Vec<u32>,
+    /// Kill handles of probes, ascending.
+    pub probes: Vec<u32>,
 }
 
 pub struct Naive {
@@ -71,11 +83,29 @@ pub struct Naive {
     pub sessions: BTreeMap<u64, Session>,
     pub accepted: u64,
     pub is_closed: bool,
+    pub may_wait: bool,
+    pub ejects: bool,
+    pub now: u64,
+    /// By target of the current set.
+    pub known: BTreeMap<Place, Known>,
+    pub probes: Vec<Probing>,
+    /// Who was ejected or returned in this step, and which sessions are to look again.
+    pub ejected: Vec<(Place, Fault)>,
+    pub returned: Vec<(Place, u64)>,
+    pub reconsider: bool,
 }
 
 impl Naive {
     pub fn new(start: usize, waiting_max: usize) -> Self {
         Self {
+            may_wait: false,
+            ejects: true,
+            now: 0,
+            known: BTreeMap::new(),
+            probes: Vec::new(),
+            ejected: Vec::new(),
+            returned: Vec::new(),
+            reconsider: false,
             set: None,
             start,
             waiting_max,
@@ -95,16 +125,43 @@ impl Naive {
         self.sessions.values().filter(|session| session.state == State::Waiting).count()
     }
 
+    pub fn is_ejected(&self, place: Place) -> bool {
+        self.known.get(&place).is_some_and(|known| known.ejection.is_some())
+    }
+
+    /// The part of the set that is in rotation: all of it if that would be none.
+    pub fn in_rotation(&self) -> Assignment {
+        let set = self.set.clone().unwrap_or_default();
+        let eligible: Assignment =
+            set.iter().filter(|(_, at)| !self.is_ejected(**at)).map(|(k, at)| (*k, *at)).collect();
+        if eligible.is_empty() { set } else { eligible }
+    }
+
+    pub fn are_all_ejected(&self) -> bool {
+        self.set.iter().flatten().all(|(_, place)| self.is_ejected(*place))
+    }
+
+    /// All keys in the order of their turns, if none were skipped.
+    pub fn round(&self) -> Vec<(Key, Place)> {
+        let mut set: Vec<_> = self.set.iter().flatten().map(|(k, at)| (*k, *at)).collect();
+        let first = match self.anchor {
+            _ if set.is_empty() => 0,
+            None => self.start % set.len(),
+            Some(anchor) => set.iter().position(|(key, _)| *key > anchor).unwrap_or(0),
+        };
+        set.rotate_left(first);
+        set
+    }
+
+    /// The keys that have turns, in their order.
+    pub fn turns(&self) -> Vec<(Key, Place)> {
+        let eligible = self.in_rotation();
+        self.round().into_iter().filter(|(key, _)| eligible.contains_key(key)).collect()
+    }
+
     /// The backend whose turn it is.
     fn due(&self) -> Option<(Key, Place)> {
-        let set: Vec<_> = self.set.iter().flatten().map(|(key, place)| (*key, *place)).collect();
-        match self.anchor {
-            _ if set.is_empty() => None,
-            None => Some(set[self.start % set.len()]),
-            Some(anchor) => {
-                Some(set.iter().copied().find(|(key, _)| *key > anchor).unwrap_or(set[0]))
-            }
-        }
+        self.turns().first().copied()
     }
 
     fn turn(&mut self) -> Option<(Key, Place)> {
@@ -116,16 +173,23 @@ impl Naive {
     pub fn admit(&mut self, kill: u32) -> Given {
         let serial = self.accepted;
         self.accepted += 1;
-        let mut session =
-            Session { state: State::Out, kill: None, pick: None, tried: Vec::new(), owes: None };
+        let mut session = Session {
+            state: State::Out,
+            kill: None,
+            pick: None,
+            tried: Vec::new(),
+            moves: 0,
+            is_overdue: false,
+            is_moving: false,
+            has_rival: false,
+            owes: None,
+        };
         let given = if self.is_closed {
             Given::Closed
-        } else if self.set.is_none() {
-            if self.waiting() < self.waiting_max { Given::Wait } else { Given::WaitingFull }
         } else {
             match self.turn() {
                 Some((key, place)) => Given::Dial(key, place),
-                None => Given::NoBackends,
+                None => self.without_backends(),
             }
         };
         match given {
@@ -137,40 +201,70 @@ impl Naive {
         given
     }
 
-    pub fn connected(&mut self, serial: u64) -> bool {
+    /// What becomes of a client for which there is no backend.
+    fn without_backends(&self) -> Given {
+        match self.set.is_none() || self.may_wait {
+            false => Given::NoBackends,
+            true if self.waiting() < self.waiting_max => Given::Wait,
+            true => Given::WaitingFull,
+        }
+    }
+
+    pub fn connected(&mut self, serial: u64, took: u64) -> bool {
         let Some(session) = self.sessions.get_mut(&serial) else { return false };
         if session.state != State::Dialling {
             return false;
         }
         session.state = State::Connected;
         session.tried.clear();
+        session.is_overdue = false;
+        let place = session.pick.map_or(0, |(_, place)| place);
+        self.succeeded(place, took);
         true
     }
 
     /// What the session gets, and which replacement its attempt before owes.
     pub fn retry(&mut self, serial: u64, kill: u32) -> (Given, Option<u64>) {
-        let due = self.due();
+        let (turns, round) = (self.turns(), self.round());
+        let without = self.without_backends();
         let Some(session) = self.sessions.get_mut(&serial) else { return (Given::Closed, None) };
         let owes = session.owes.take();
-        if let State::Dialling | State::Connected | State::Draining(_) = session.state {
-            session.tried.extend(session.pick.map(|(_, place)| place));
+        let is_moving = std::mem::take(&mut session.is_moving);
+        let before = session.pick.map(|(_, place)| place);
+        if let State::Dialling | State::Connected | State::Draining(_) = session.state
+            && !is_moving
+        {
+            session.tried.extend(before);
         }
-        (session.state, session.kill) = (State::Out, None);
+        // Its place among those that wait is free for it.
+        let was_waiting = session.state == State::Waiting;
+        (session.state, session.kill, session.is_overdue) = (State::Out, None, false);
         if self.is_closed {
             return (Given::Closed, owes);
         }
-        let Some(due) = due else { return (Given::NoBackends, owes) };
-        let keys: Vec<_> = self.set.iter().flatten().map(|(key, place)| (*key, *place)).collect();
-        let from_due = keys.iter().filter(|(key, _)| *key >= due.0);
-        let mut round = from_due.chain(keys.iter().filter(|(key, _)| *key < due.0));
-        let untried = round.find(|(_, place)| !session.tried.contains(place)).copied();
-        let (key, place) = untried.unwrap_or_else(|| {
+        if round.is_empty() {
+            let given = match without {
+                Given::WaitingFull if was_waiting => Given::Wait,
+                given => given,
+            };
+            if given == Given::Wait {
+                (session.state, session.kill) = (State::Waiting, Some(kill));
+            }
+            return (given, owes);
+        }
+        if round.iter().all(|(_, place)| session.tried.contains(place)) {
             // All may be tried again.
             session.tried.clear();
-            due
-        });
+        }
+        let avoid = before.filter(|_| is_moving);
+        let is_untried = |(_, place): &&(Key, Place)| !session.tried.contains(place);
+        let is_wanted = |it: &&(Key, Place)| is_untried(it) && Some(it.1) != avoid;
+        let next = turns.iter().find(is_wanted);
+        let next = next.or_else(|| turns.iter().find(is_untried));
+        let next = next.or_else(|| round.iter().find(is_untried));
+        let (key, place) = *next.expect("not all have been tried");
         session.dial(key, place, kill);
-        if key == due.0 {
+        if Some(key) == turns.first().map(|(key, _)| *key) {
             self.anchor = Some(key);
         }
         (Given::Dial(key, place), owes)
@@ -196,8 +290,16 @@ impl Naive {
         done.removed = keys(&before, &|key| !next.contains_key(key));
         done.retargeted = keys(next, &|key| before.contains_key(key) && before[key] != next[key]);
         self.set = Some(next.clone());
+        self.reconsider = true;
 
         let generation = self.generation;
+        self.known.retain(|place, _| next.values().any(|at| at == place));
+        for probe in &mut self.probes {
+            if probe.owes.is_none() && !next.values().any(|at| *at == probe.place) {
+                probe.owes = Some(generation);
+                done.probes.push(probe.kill);
+            }
+        }
         for session in self.sessions.values_mut() {
             let stays = session.pick.is_some_and(|(_, at)| next.values().any(|place| *place == at));
             match session.state {
@@ -217,7 +319,10 @@ impl Naive {
         done
     }
 
-    fn serve_waiting(&mut self, done: &mut Done) {
+    pub fn serve_waiting(&mut self, done: &mut Done) {
+        if self.set.as_ref().is_some_and(BTreeMap::is_empty) && self.may_wait {
+            return;
+        }
         let serials: Vec<u64> = self.sessions.keys().copied().collect();
         for serial in serials {
             if self.sessions[&serial].state != State::Waiting {
@@ -278,10 +383,12 @@ impl Naive {
 impl Session {
     fn dial(&mut self, key: Key, place: Place, kill: u32) {
         (self.state, self.pick, self.kill) = (State::Dialling, Some((key, place)), Some(kill));
+        self.has_rival = false;
     }
 
-    fn take_out(&mut self, generation: u64) -> Option<u32> {
+    pub fn take_out(&mut self, generation: u64) -> Option<u32> {
         (self.state, self.owes) = (State::Out, Some(generation));
+        self.is_overdue = false;
         self.kill.take()
     }
 }

@@ -1,6 +1,7 @@
-//! Fairness, judged from what happened: a log of turns and sets, and no notion of an anchor.
+//! Fairness, judged from what happened: a log of turns and of the keys that are in rotation, and no
+//! notion of an anchor.
 
-use super::naive::{Assignment, Key, Place};
+use super::naive::{Assignment, Key};
 
 #[derive(Default)]
 pub struct Turns {
@@ -13,24 +14,31 @@ enum Entry {
 }
 
 impl Turns {
-    pub fn set(&mut self, set: &Assignment) {
-        self.log.push(Entry::Set(set.keys().copied().collect()));
-    }
-
-    /// The rotation begins anew: what was before binds nobody.
-    pub fn reset(&mut self, set: Option<&Assignment>) {
-        self.log.clear();
-        if let Some(set) = set {
-            self.set(set);
+    /// These keys are in rotation from now on.
+    pub fn rotation(&mut self, set: &Assignment) {
+        let keys: Vec<Key> = set.keys().copied().collect();
+        if self.in_rotation() != keys {
+            self.log.push(Entry::Set(keys));
         }
     }
 
-    /// Logs a turn, which must be one of a key in the set, and the first turn of that key since
-    /// each key that was in the set all the while had exactly one.
+    fn in_rotation(&self) -> Vec<Key> {
+        self.log.iter().rev().find_map(Entry::set).unwrap_or_default().to_vec()
+    }
+
+    /// The rotation begins anew: what was before binds nobody.
+    pub fn reset(&mut self) {
+        let keys = self.in_rotation();
+        self.log.clear();
+        self.log.push(Entry::Set(keys));
+    }
+
+    /// Logs a turn, which must be one of a key in rotation, and the first turn of that key since
+    /// each key that was in rotation all the while had exactly one.
     pub fn turn(&mut self, key: Key) -> Result<(), String> {
         let set = self.log.iter().rev().find_map(Entry::set).unwrap_or_default();
         if !set.contains(&key) {
-            return Err(format!("a turn of {key}, which is not in the set {set:?}"));
+            return Err(format!("a turn of {key}, which is not in rotation: {set:?}"));
         }
         let before = self.log.iter().rposition(|entry| entry.turn() == Some(key));
         if let Some(before) = before {
@@ -53,15 +61,18 @@ impl Turns {
         Ok(())
     }
 
-    /// The backend whose turn it is by the log: the first key above the last that had a turn.
-    pub fn due(&self, set: &Assignment, start: usize) -> Option<(Key, Place)> {
+    /// The key whose turn it is by the log: the first one in rotation above the last that had a turn.
+    pub fn due(&self, set: &Assignment, start: usize) -> Option<Key> {
         let last = self.log.iter().rev().find_map(Entry::turn);
-        let mut keys = set.iter().map(|(key, place)| (*key, *place));
-        match last {
-            _ if set.is_empty() => None,
-            None => keys.nth(start % set.len()),
-            Some(last) => keys.clone().find(|(key, _)| *key > last).or_else(|| keys.next()),
-        }
+        let mut keys: Vec<Key> = set.keys().copied().collect();
+        let first = match last {
+            _ if keys.is_empty() => 0,
+            None => start % keys.len(),
+            Some(last) => keys.iter().position(|key| *key > last).unwrap_or(0),
+        };
+        keys.rotate_left(first);
+        let in_rotation = self.in_rotation();
+        keys.into_iter().find(|key| in_rotation.contains(key))
     }
 }
 

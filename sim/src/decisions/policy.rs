@@ -43,10 +43,11 @@ pub trait Policy {
     fn ejects(&self) -> bool {
         false
     }
-    /// How long the dial of a session's attempt, which begins now, may go unanswered.
-    fn patience(&self, session: u32) -> Duration {
+    /// How long the dial of a session's attempt, which begins now, may go unanswered, if there is a
+    /// limit beside the time limit for dials.
+    fn patience(&self, session: u32) -> Option<Duration> {
         let _ = session;
-        Duration::MAX
+        None
     }
     /// It has gone unanswered for so long, or [`Finding::Reconsider`] came after that; is it to be
     /// given up, so that its session goes elsewhere?

@@ -133,7 +133,7 @@ impl Policy for Rotation {
         true
     }
 
-    fn patience(&self, session: u32) -> Duration {
+    fn patience(&self, session: u32) -> Option<Duration> {
         self.balancer.patience(self.ids[session as usize])
     }
 

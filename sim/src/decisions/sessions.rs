@@ -89,11 +89,11 @@ impl<P: Policy> Run<'_, P> {
         let timeout = left.min(u64::from(config.dial_timeout) * 1000);
         let (takes, failed) = self.connect(place, timeout);
         self.after(takes, takes, Due::Dialled(session, epoch, failed));
-        let patience = self.policy.patience(session).as_micros() as u64;
+        let patience = self.policy.patience(session).map(|time| time.as_micros() as u64);
         if self.policy.ejects() {
             self.ledger.check_patience(serial, patience);
         }
-        if patience < timeout {
+        if let Some(patience) = patience.filter(|patience| *patience < timeout) {
             self.after(patience, patience, Due::Overdue(session, epoch));
         }
         self.trigger(Trigger::DialStarted, place);

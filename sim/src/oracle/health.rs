@@ -17,6 +17,8 @@ pub(crate) struct Health {
     grain: u64,
     targets: BTreeMap<Place, Target>,
     probes: Probes,
+    /// When any target last answered, be it with a refusal.
+    answered_at: u64,
     /// Since when targets are ejected at all.
     on_since: u64,
 }
@@ -46,6 +48,7 @@ struct Target {
     ejected: Option<Ejected>,
     /// What has just been seen of it, which ejects it.
     evidence: Option<Evidence>,
+    answered_at: u64,
     /// What has just happened to it while it was ejected, and brings it back.
     way_back: Option<(u64, Way)>,
 }
@@ -69,7 +72,9 @@ struct Ejected {
 /// A target answers nothing.
 #[derive(Clone, Copy, Debug)]
 struct Silence {
+    /// Perhaps since then, and since then for sure.
     since: u64,
+    certain_since: Option<u64>,
     /// When another one first answered after that.
     unlike_another_since: Option<u64>,
 }
@@ -116,6 +121,7 @@ impl Health {
             grain: 0,
             targets: BTreeMap::new(),
             probes: Probes::default(),
+            answered_at: 0,
             on_since: 0,
         }
     }
@@ -223,12 +229,30 @@ impl Health {
         }
     }
 
+    /// The balancer may have looked at a dial of an ejected target since its patience was over, without
+    /// a word. That begins a silence, if the target isn't silent already.
+    pub(super) fn look_back(&mut self, stake: &Stake) {
+        let overdue_at = stake.began + stake.patience.unwrap_or_default();
+        let answered_at = self.answered_at;
+        let is_unrefuted = self.is_unrefuted(stake);
+        let Some(target) = self.targets.get_mut(&stake.place).filter(|_| is_unrefuted) else {
+            return;
+        };
+        let since = overdue_at.max(target.answered_at);
+        if let Some(ejected) = &mut target.ejected {
+            let unlike_another_since = Some(answered_at).filter(|at| *at >= since);
+            let silence = Silence { since, certain_since: None, unlike_another_since };
+            ejected.silence.get_or_insert(silence);
+        }
+    }
+
     /// A target is at fault: it has to be ejected, or stays so.
     fn blame(&mut self, at: u64, place: Place, fault: Fault, is_certain: bool) {
         let Some(target) = self.targets.get_mut(&place) else { return };
         match &mut target.ejected {
             Some(ejected) if !fault.is_answer() => {
-                ejected.silence.get_or_insert(Silence::since(at));
+                let silence = ejected.silence.get_or_insert(Silence::since(at));
+                silence.certain_since.get_or_insert(at);
             }
             Some(_) => {}
             None if self.rules.is_on => {
@@ -240,6 +264,7 @@ impl Health {
 
     fn note_answer(&mut self, at: u64, place: Place, fault: Fault) {
         if let Some(target) = self.targets.get_mut(&place).filter(|_| fault.is_answer()) {
+            target.answered_at = at;
             target.ejected.iter_mut().for_each(|ejected| ejected.silence = None);
             self.note_contrast(at);
         }
@@ -249,9 +274,10 @@ impl Health {
     fn note_contrast(&mut self, at: u64) {
         let ejected = self.targets.values_mut().filter_map(|target| target.ejected.as_mut());
         let silences = ejected.filter_map(|ejected| ejected.silence.as_mut());
-        silences.filter(|silence| at > silence.since).for_each(|silence| {
+        silences.for_each(|silence| {
             silence.unlike_another_since.get_or_insert(at);
         });
+        self.answered_at = at;
     }
 
     /// A dial or a probe has succeeded, after this time.
@@ -397,19 +423,34 @@ impl Health {
 
     /// Whether the sessions of a target may be cut by `at`, since it answers nothing and another one
     /// does.
+    pub(super) fn may_be_silent(&self, at: u64, place: Place) -> bool {
+        self.has_been_silent(at, place, |silence| Some(silence.since))
+    }
+
+    /// Whether they have to be cut by then.
     pub(super) fn is_silent(&self, at: u64, place: Place) -> bool {
+        self.has_been_silent(at, place, |silence| silence.certain_since)
+    }
+
+    fn has_been_silent(
+        &self,
+        at: u64,
+        place: Place,
+        since: impl FnOnce(Silence) -> Option<u64>,
+    ) -> bool {
         let Some(time) = self.rules.cut_silent else { return false };
         let ejected = self.targets.get(&place).and_then(|target| target.ejected);
         ejected.and_then(|ejected| ejected.silence).is_some_and(|silence| {
             let answered = silence.unlike_another_since;
-            answered.is_some_and(|answered| at >= answered.max(silence.since + time))
+            let begins = since(silence).zip(answered);
+            begins.is_some_and(|(since, answered)| at >= answered.max(since + time))
         })
     }
 }
 
 impl Silence {
     fn since(since: u64) -> Self {
-        Self { since, unlike_another_since: None }
+        Self { since, certain_since: Some(since), unlike_another_since: None }
     }
 }
 

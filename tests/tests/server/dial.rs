@@ -16,8 +16,8 @@ fn script_all(world: &World, script: DialScript) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_default_a_client_waits_3_s_for_each_of_3_backends_and_8_s_in_all() {
-    let world = World::new(settings(|_| {}), []);
+async fn a_client_waits_3_s_for_each_of_3_backends_and_8_s_in_all() {
+    let world = World::new(without_ejection(|_| {}), []);
     script_all(&world, DialScript::Hang);
     world.apply(&FOUR).await;
     let mut client = world.client();
@@ -32,7 +32,7 @@ async fn by_default_a_client_waits_3_s_for_each_of_3_backends_and_8_s_in_all() {
         "6000 admitted c=C",
         "6000 dial c",
         "8000 failed c: timed out",
-        "8000 ended dial_failed 0/0",
+        "8000 ended dial_timed_out 0/0",
     ];
     assert_eq!(world.log.timed(0), story);
     assert!(is_cut(&mut client));
@@ -41,7 +41,7 @@ async fn by_default_a_client_waits_3_s_for_each_of_3_backends_and_8_s_in_all() {
 
 #[tokio::test(start_paused = true)]
 async fn the_timeout_of_one_attempt_can_be_set() {
-    let world = World::new(settings(|s| s.dial_timeout = ms(250)), ["B"]);
+    let world = World::new(without_ejection(|s| s.dial_timeout = ms(250)), ["B"]);
     world.net.script("A", DialScript::Hang);
     world.apply(&[("a", "A"), ("b", "B")]).await;
     let _client = world.client();
@@ -51,7 +51,7 @@ async fn the_timeout_of_one_attempt_can_be_set() {
 
 #[tokio::test(start_paused = true)]
 async fn the_number_of_attempts_can_be_set() {
-    let world = World::new(settings(|s| s.dial_attempts_max = 2), []);
+    let world = World::new(without_ejection(|s| s.dial_attempts_max = 2), []);
     script_all(&world, DialScript::Hang);
     world.apply(&FOUR).await;
     let _client = world.client();
@@ -63,7 +63,7 @@ async fn the_number_of_attempts_can_be_set() {
 
 #[tokio::test(start_paused = true)]
 async fn the_time_of_all_attempts_can_be_set() {
-    let limits = settings(|s| {
+    let limits = without_ejection(|s| {
         s.dial_time_max = secs(5);
         s.dial_attempts_max = 16;
     });
@@ -80,7 +80,7 @@ async fn the_time_of_all_attempts_can_be_set() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_whose_time_is_over_takes_no_backends_turn() {
-    let world = World::new(settings(|s| s.dial_time_max = secs(3)), ["B", "C"]);
+    let world = World::new(without_ejection(|s| s.dial_time_max = secs(3)), ["B", "C"]);
     world.net.script("A", DialScript::Hang);
     world.apply(&[("a", "A"), ("b", "B"), ("c", "C")]).await;
     let _first = world.client();
@@ -110,7 +110,7 @@ async fn a_dead_backend_is_skipped_and_another_serves_the_client() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_target_is_not_tried_again_under_another_key() {
-    let world = World::new(settings(|_| {}), ["C"]);
+    let world = World::new(without_ejection(|_| {}), ["C"]);
     world.apply(&[("a", "A"), ("b", "A"), ("c", "C")]).await;
     let _client = world.client();
     settle().await;
@@ -120,7 +120,7 @@ async fn a_dead_target_is_not_tried_again_under_another_key() {
 
 #[tokio::test(start_paused = true)]
 async fn when_every_backend_is_dead_the_client_is_cut_after_trying_each_once() {
-    let world = World::new(settings(|s| s.dial_attempts_max = 2), []);
+    let world = World::new(without_ejection(|s| s.dial_attempts_max = 2), []);
     script_all(&world, DialScript::Fail(ErrorKind::HostUnreachable));
     world.apply(&FOUR[..2]).await;
     let mut client = world.client();
@@ -237,7 +237,7 @@ async fn nothing_is_read_from_a_client_before_it_has_a_backend() {
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_resets_its_connection_cancels_the_dial() {
-    let world = World::new(settings(|_| {}), ["A"]);
+    let world = World::new(without_ejection(|_| {}), ["A"]);
     world.net.script("A", DialScript::Hang);
     world.apply(&[("a", "A")]).await;
     let mut client = world.client();
@@ -287,12 +287,12 @@ async fn a_client_that_closed_its_write_side_during_the_dial_is_answered() {
 
 #[tokio::test(start_paused = true)]
 async fn new_limits_are_for_the_clients_that_come_after() {
-    let world = World::new(settings(|s| s.dial_attempts_max = 2), []);
+    let world = World::new(without_ejection(|s| s.dial_attempts_max = 2), []);
     script_all(&world, DialScript::Hang);
     world.apply(&FOUR).await;
     let _before = world.client();
     settle().await;
-    let faster = settings(|s| {
+    let faster = without_ejection(|s| {
         s.dial_attempts_max = 2;
         s.dial_timeout = secs(1);
     });

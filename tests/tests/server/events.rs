@@ -13,7 +13,7 @@ use super::harness::*;
 
 #[tokio::test(start_paused = true)]
 async fn the_story_of_a_session_is_told_whole() {
-    let mut world = World::new(settings(|_| {}), ["B"]);
+    let mut world = World::new(without_ejection(|_| {}), ["B"]);
     world.apply(&[("a", "A"), ("b", "B")]).await;
     let mut client = world.client();
     let mut backend = world.accept("B").await;

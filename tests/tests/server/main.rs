@@ -9,6 +9,7 @@ mod barrier;
 mod delivery;
 mod dial;
 mod drain;
+mod ejection;
 mod events;
 mod limit;
 mod listeners;

@@ -104,7 +104,7 @@ async fn a_dial_that_has_come_through_in_a_pause_counts() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pause_takes_no_more_of_the_time_to_dial_than_an_attempt_may() {
-    let world = World::new(settings(|_| {}), ["B"]);
+    let world = World::new(without_ejection(|_| {}), ["B"]);
     world.net.script("A", DialScript::Hang);
     world.apply(&[("a", "A"), ("b", "B")]).await;
     let _client = world.client();

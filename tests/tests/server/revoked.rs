@@ -9,7 +9,7 @@ use super::harness::*;
 
 #[tokio::test(start_paused = true)]
 async fn a_client_whose_dial_was_revoked_is_served_by_another_backend() {
-    let mut world = World::new(settings(|s| s.dial_attempts_max = 1), ["A", "B"]);
+    let mut world = World::new(without_ejection(|s| s.dial_attempts_max = 1), ["A", "B"]);
     world.net.script("A", DialScript::Hang);
     world.apply(&[("a", "A")]).await;
     let mut client = world.client();

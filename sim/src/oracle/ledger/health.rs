@@ -48,11 +48,12 @@ impl Ledger {
     // Dials.
 
     /// The balancer says how long the dial of a session's attempt may go unanswered.
-    pub(crate) fn check_patience(&mut self, serial: u64, said: u64) {
+    pub(crate) fn check_patience(&mut self, serial: u64, said: Option<u64>) {
         let stake = self.sessions[serial as usize].stake;
-        let due = stake.patience.unwrap_or(self.dial_timeout);
+        let due = stake.patience;
         if said != due {
-            let text = format!("session {serial} waits for {} {said} us, not {due}", stake.place);
+            let text =
+                format!("session {serial} may wait for {} for {said:?}, not {due:?}", stake.place);
             self.fail(Law::Wait, text);
         }
     }
@@ -218,7 +219,7 @@ impl Ledger {
     /// Whether sessions of a target may have been cut by now, since it is silent.
     pub(super) fn may_be_silenced(&self, place: Place) -> bool {
         let has_sessions = self.loads[usize::from(place.0)].connected > 0;
-        has_sessions && self.health.is_silent(self.now + self.slack, place)
+        has_sessions && self.health.may_be_silent(self.now + self.slack, place)
     }
 
     // Looking at it.
@@ -254,8 +255,7 @@ impl Ledger {
             }
             // The balancer looks at it when its patience is over, which begins a silence.
             if self.health.is_ejected(stake.place) && stake.is_overdue(now) {
-                let at = stake.began + stake.patience.unwrap_or_default();
-                self.health.overdue(at, stake);
+                self.health.look_back(stake);
             }
         }
         let judged = self.health.check_times(now, slack, self.healed_at);

@@ -243,7 +243,7 @@ impl Ledger {
                 waits && waited + self.slack >= self.waiting_timeout
             }
             EndReason::BackendSilent => {
-                let is_silent = self.health.is_silent(self.now + self.slack, session.place);
+                let is_silent = self.health.may_be_silent(self.now + self.slack, session.place);
                 matches!(phase, Phase::Silenced(_))
                     || is_relaying && (is_silent || session.is_doubtful)
             }

@@ -52,7 +52,10 @@ impl Ledger {
             let text = format!("session {serial} was given {key}={place} for a retry, not {due:?}");
             return self.fail(Law::Fairness, text);
         }
-        self.counts.add(Sometimes::TurnPassed, 1);
+        match due == Some(turn) {
+            true => self.anchor = Some(key),
+            false => self.counts.add(Sometimes::TurnPassed, 1),
+        }
     }
 
     pub(crate) fn reset_cycle(&mut self) {

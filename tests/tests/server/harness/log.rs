@@ -164,6 +164,14 @@ fn describe(event: &Event<PipeTarget>) -> (Option<u64>, String) {
         Event::DialFailed { id, pick, failure } => {
             (Some(id.serial()), format!("failed {}: {failure}", pick.key))
         }
+        Event::Ejected { target, fault } => (None, format!("ejected {target}: {fault}")),
+        Event::Probed { target, failure: None } => (None, format!("probed {target}")),
+        Event::Probed { target, failure: Some(failure) } => {
+            (None, format!("probed {target}: {failure}"))
+        }
+        Event::Returned { target, ejected_for } => {
+            (None, format!("returned {target} after {}", ejected_for.as_millis()))
+        }
         Event::Connected { id, pick } => (Some(id.serial()), format!("connected {}", pick.key)),
         Event::HalfClosed { id, by } => (Some(id.serial()), format!("half-closed by {by}")),
         Event::Ended { id, reason, bytes_to_backend, bytes_to_client, .. } => {

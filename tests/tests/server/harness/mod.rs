@@ -165,6 +165,15 @@ pub fn settings(change: impl FnOnce(&mut Settings)) -> Settings {
     settings
 }
 
+/// Settings with which nobody is ejected, and no dial given up: for tests of the rest.
+pub fn without_ejection(change: impl FnOnce(&mut Settings)) -> Settings {
+    settings(|settings| {
+        settings.dial_patience = None;
+        settings.ejection = false;
+        change(settings);
+    })
+}
+
 pub fn source_settings(change: impl FnOnce(&mut SourceSettings)) -> SourceSettings {
     let mut settings = SourceSettings::default();
     change(&mut settings);
