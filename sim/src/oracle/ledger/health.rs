@@ -168,6 +168,7 @@ impl Ledger {
     /// The newest probe of a target, which has let go, has come to an end by itself; `None`: it
     /// succeeded.
     pub(crate) fn probed(&mut self, place: Place, fault: Option<Fault>) {
+        self.note_silenced(place);
         self.health.probed(self.now, place, fault);
     }
 
@@ -220,6 +221,18 @@ impl Ledger {
     pub(super) fn may_be_silenced(&self, place: Place) -> bool {
         let has_sessions = self.loads[usize::from(place.0)].connected > 0;
         has_sessions && self.health.may_be_silent(self.now + self.slack, place)
+    }
+
+    /// A target is about to answer, or to leave. Its sessions may have been cut just before.
+    pub(super) fn note_silenced(&mut self, place: Place) {
+        if !self.may_be_silenced(place) {
+            return;
+        }
+        for serial in &self.live {
+            let session = &mut self.sessions[*serial as usize];
+            session.is_doubtful |= session.place == place && session.phase == Phase::Connected;
+        }
+        self.doubt_until = self.at + self.slack;
     }
 
     // Looking at it.

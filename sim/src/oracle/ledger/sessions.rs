@@ -113,6 +113,7 @@ impl Ledger {
         let at = self.at + self.slack;
         let (timeout, time_max) = (self.dial_timeout, self.dial_time_max);
         self.serves_waiting = false;
+        self.note_silenced(self.place_of(serial));
         let Some(session) = self.session(serial) else { return };
         let due = (session.dial_began + timeout).min(session.began + session.unpaid + time_max);
         let is_early = failure == Failure::TimedOut && at < due;
@@ -160,6 +161,7 @@ impl Ledger {
     }
 
     pub(crate) fn connected(&mut self, serial: u64, place: Place) {
+        self.note_silenced(place);
         let now = self.now;
         let Some(session) = self.session(serial) else { return };
         let (phase, expected) = (session.phase, session.place);
