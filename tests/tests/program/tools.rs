@@ -86,6 +86,8 @@ fn the_demo_shows_a_removal_and_ends_with_a_verdict() {
     }
     let is_cut = |line: &&str| line.contains("remove b: ") && !line.contains(": 0 connections");
     assert_eq!(out.lines().filter(is_cut).count(), 1, "{out}");
+    let is_back = |line: &&str| line.contains("b takes connections again, and was back in ");
+    assert_eq!(out.lines().filter(is_back).count(), 1, "{out}");
     let verdict = out.lines().last().unwrap();
     assert!(verdict.starts_with("PASS: "), "{out}");
     assert!(verdict.ends_with("; none looked like a normal close."), "{out}");

@@ -30,7 +30,7 @@ pub(crate) enum Command {
     },
     /// Keep a backend registered in etcd until stopped, or until a command ends.
     Register(Register),
-    /// Show a balancer at work for 6 seconds: backends, clients and replacements in one process.
+    /// Show a balancer at work for 8 seconds: backends, clients, a backend that hangs, and replacements.
     Demo,
 }
 

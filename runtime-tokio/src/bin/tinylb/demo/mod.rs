@@ -1,10 +1,12 @@
+mod backend;
+
 use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -17,6 +19,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use self::backend::Backend;
 use crate::{Failure, block_on, print};
 
 const CLIENTS: usize = 60;
@@ -28,6 +31,11 @@ const PAUSE: Duration = Duration::from_millis(10);
 const MESSAGES: usize = 40;
 /// Longest time for anything in the demo to come about.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest time for a backend to be back after it has hung: a probe that is under way has to time out,
+/// and the next one to come.
+const RETURN_TIME_MAX: Duration = Duration::from_secs(10);
+/// A client that is greeted later than this has waited.
+const WAIT: Duration = Duration::from_millis(100);
 
 /// `tinylb demo`: backends, clients and a balancer, and what happens when the set is replaced.
 pub(crate) fn demo() -> Result<(), Failure> {
@@ -51,6 +59,7 @@ async fn show() -> io::Result<Vec<String>> {
         .map(|_| tokio::spawn(client(stage.balancer, Arc::clone(&stage.counts))))
         .collect();
     stage.watch().await;
+    stage.hang("b").await?;
     stage.replace("remove b", &["a", "c"]).await?;
     stage.watch().await;
     stage.replace("add d and bring b back", &["a", "b", "c", "d"]).await?;
@@ -78,20 +87,30 @@ struct Stage {
     balancer: SocketAddr,
     counts: Arc<Counts>,
     picks: Arc<Mutex<BTreeMap<String, u64>>>,
+    ejections: Arc<Ejections>,
+    /// How many ejections there had been when the picks were last cleared.
+    ejected_before: u64,
     cut: usize,
     began: Instant,
     broken: Vec<String>,
 }
 
-struct Backend {
-    address: SocketAddr,
-    live: Arc<AtomicUsize>,
+/// How often a backend was ejected, and returned.
+#[derive(Default)]
+struct Ejections {
+    ejected: AtomicU64,
+    returned: AtomicU64,
 }
 
 /// What the clients saw.
 #[derive(Default)]
 struct Counts {
     is_over: AtomicBool,
+    greeted: AtomicU64,
+    /// Those that were greeted late.
+    waited: AtomicU64,
+    /// The longest that one of them waited.
+    wait_ms_max: AtomicU64,
     messages: AtomicU64,
     finished: AtomicU64,
     cut: AtomicU64,
@@ -107,12 +126,16 @@ impl Stage {
             backends.insert(key, Backend::start(key).await?);
         }
         let picks = Arc::new(Mutex::new(BTreeMap::new()));
+        let ejections = Arc::new(Ejections::default());
         let observer = {
-            let picks = Arc::clone(&picks);
-            move |_, event: &Event<TcpTarget>| {
-                if let Event::Admitted { pick, .. } = event {
+            let (picks, ejections) = (Arc::clone(&picks), Arc::clone(&ejections));
+            move |_, event: &Event<TcpTarget>| match event {
+                Event::Admitted { pick, .. } => {
                     *lock(&picks).entry(pick.key.to_string()).or_insert(0) += 1;
                 }
+                Event::Ejected { .. } => drop(ejections.ejected.fetch_add(1, Relaxed)),
+                Event::Returned { .. } => drop(ejections.returned.fetch_add(1, Relaxed)),
+                _ => {}
             }
         };
         let options = TcpOptions::default();
@@ -130,6 +153,8 @@ impl Stage {
             balancer,
             counts: Arc::default(),
             picks,
+            ejections,
+            ejected_before: 0,
             cut: 0,
             began: Instant::now(),
             broken: Vec::new(),
@@ -160,12 +185,56 @@ impl Stage {
         let (cut, ms) = (report.sessions_cut, took.as_secs_f64() * 1e3);
         print(format_args!(
             "{:6.1} s   {what}: {cut} connections cut in {ms:.1} ms, {survivors} survived\n",
-            self.began.elapsed().as_secs_f64()
+            self.time()
         ));
         self.check(survivors == 0, "connections to a removed backend survived");
         self.check_backends_are_free(keys).await;
-        lock(&self.picks).clear();
+        self.clear_picks();
         Ok(())
+    }
+
+    /// A backend hangs for a while, and accepts again.
+    async fn hang(&mut self, key: &'static str) -> io::Result<()> {
+        self.check_rotation();
+        let counts = Arc::clone(&self.counts);
+        let before = [&counts.greeted, &counts.waited].map(|count| count.load(Relaxed));
+        counts.wait_ms_max.store(0, Relaxed);
+        self.backend(key).hang()?;
+        let time = self.time();
+        print(format_args!("{time:6.1} s   {key} hangs: it takes no new connection\n"));
+        self.watch().await;
+
+        self.backend(key).answer()?;
+        let (answered, ejections) = (Instant::now(), Arc::clone(&self.ejections));
+        let is_back = || {
+            let count = |count: &AtomicU64| count.load(Relaxed);
+            (1..=count(&ejections.returned)).contains(&count(&ejections.ejected))
+        };
+        while !is_back() && answered.elapsed() < RETURN_TIME_MAX {
+            sleep(Duration::from_millis(1)).await;
+        }
+        self.check(is_back(), "a backend that hung isn't ejected, or doesn't return");
+        let after = [&counts.greeted, &counts.waited].map(|count| count.load(Relaxed));
+        let [greeted, waited] = [after[0] - before[0], after[1] - before[1]];
+        let (time, took) = (self.time(), answered.elapsed().as_secs_f64());
+        print(format_args!(
+            "{time:6.1} s   {key} takes connections again, and was back in {took:.1} s: {waited} of \
+             {greeted} clients had to wait, {} ms at most\n",
+            counts.wait_ms_max.load(Relaxed)
+        ));
+        // It had no turn meanwhile.
+        self.clear_picks();
+        self.watch().await;
+        Ok(())
+    }
+
+    fn backend(&mut self, key: &'static str) -> &mut Backend {
+        self.backends.get_mut(key).expect("every backend is on the stage from the beginning")
+    }
+
+    /// Seconds since the demo began.
+    fn time(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
     }
 
     /// Checks that the removed backends themselves see no connection any more.
@@ -181,14 +250,23 @@ impl Stage {
         self.check(removed(self) == 0, "a removed backend still has connections");
     }
 
-    /// Between two replacements, no backend may have had more than one turn more than another.
+    /// Between two replacements, no backend may have had more than one turn more than another, unless one
+    /// was ejected. (That may also happen if this machine stands still for long.)
     fn check_rotation(&mut self) {
+        if self.ejections.ejected.load(Relaxed) > self.ejected_before {
+            return;
+        }
         let picks: Vec<u64> = lock(&self.picks).values().copied().collect();
         let (least, most) = (picks.iter().min(), picks.iter().max());
         self.check(
             most.zip(least).is_none_or(|(most, least)| most - least <= 1),
             "the rotation is not even",
         );
+    }
+
+    fn clear_picks(&mut self) {
+        self.ejected_before = self.ejections.ejected.load(Relaxed);
+        lock(&self.picks).clear();
     }
 
     /// Shows the spread for a while.
@@ -200,7 +278,7 @@ impl Stage {
                 .iter()
                 .map(|(key, backend)| format!("{key} {:3}", backend.live.load(Relaxed)))
                 .collect();
-            let time = self.began.elapsed().as_secs_f64();
+            let time = self.time();
             print(format_args!("{time:6.1} s   {}\n", spread.join("    ")));
         }
     }
@@ -236,34 +314,6 @@ impl Stage {
     }
 }
 
-impl Backend {
-    /// A backend that sends its key and then echoes.
-    async fn start(key: &'static str) -> io::Result<Self> {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
-        let live = Arc::new(AtomicUsize::new(0));
-        let counter = Arc::clone(&live);
-        tokio::spawn(async move {
-            while let Ok((conn, _)) = listener.accept().await {
-                let live = Arc::clone(&counter);
-                live.fetch_add(1, Relaxed);
-                tokio::spawn(async move {
-                    let _ = echo(conn, key).await;
-                    live.fetch_sub(1, Relaxed);
-                });
-            }
-        });
-        Ok(Self { address, live })
-    }
-}
-
-async fn echo(mut conn: TcpStream, key: &str) -> io::Result<()> {
-    conn.write_all(key.as_bytes()).await?;
-    let (mut read, mut write) = conn.split();
-    tokio::io::copy(&mut read, &mut write).await?;
-    write.shutdown().await
-}
-
 /// A client that connects again and again: it sends messages, expects them back, and ends.
 async fn client(balancer: SocketAddr, counts: Arc<Counts>) {
     while !counts.is_over.load(Relaxed) {
@@ -278,8 +328,13 @@ async fn client(balancer: SocketAddr, counts: Arc<Counts>) {
 }
 
 async fn converse(balancer: SocketAddr, counts: &Counts) -> io::Result<()> {
+    let began = Instant::now();
     let mut conn = TcpStream::connect(balancer).await?;
     conn.read_u8().await?;
+    let waited = began.elapsed();
+    counts.greeted.fetch_add(1, Relaxed);
+    counts.waited.fetch_add(u64::from(waited > WAIT), Relaxed);
+    counts.wait_ms_max.fetch_max(waited.as_millis() as u64, Relaxed);
     for number in 0..MESSAGES as u64 {
         conn.write_u64(number).await?;
         if conn.read_u64().await? != number {
