@@ -52,6 +52,28 @@ sometimes! {
     DialFailed "every dial of a client failed",
     /// A dial took too long.
     DialTimedOut "a dial took too long",
+    /// A dial failed through a fault of the balancer's own.
+    OwnFault "a dial failed through a fault of the balancer's own",
+    /// A target was ejected.
+    Ejected "a target was ejected",
+    /// A probe brought a target back.
+    ReturnedByProbe "a probe brought a target back",
+    /// A dial that had nowhere else to go brought its target back.
+    ReturnedByDial "a dial of last resort brought its target back",
+    /// A client went elsewhere since its dial went unanswered.
+    Moved "a client went elsewhere since its dial went unanswered",
+    /// A client had gone elsewhere as often as it may.
+    MovesUsedUp "a client had gone elsewhere as often as it may",
+    /// Every target was ejected.
+    AllEjected "every target was ejected",
+    /// A replacement removed a target while it was probed.
+    ProbeRevoked "a replacement removed a target while it was probed",
+    /// A target was ejected again soon after it had come back.
+    Flapped "a target was ejected again soon after it had come back",
+    /// A session was cut because its target was silent.
+    SilenceCut "a session was cut because its target was silent",
+    /// A client whose dial was revoked by the empty set waited for another set.
+    WaitedAgain "a client that had dialled waited for a set",
     /// A target came back while its sessions drained.
     DrainInterrupted "a target came back while its sessions drained",
     /// A drain's deadline cut a session.

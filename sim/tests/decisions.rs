@@ -5,12 +5,14 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::seeds;
 use proptest::prelude::*;
-use tinylb_core::{EndReason, Load, Removal};
+use tinylb_core::{EndReason, Fault as DialFault, Load, ProbeEnd, Removal};
 use tinylb_sim::{
     Bytes, Counts, Level, Profile, Scenario, Sometimes,
-    decisions::{self, Policy, Rotation, Taken, Verdict},
+    decisions::{self, Finding, Policy, Rotation, Taken, Verdict},
     minimize::minimize,
     scenario::{Backends, Place},
     timeline,
@@ -75,6 +77,10 @@ enum Fault {
     FinishesLate,
     AppliedAtOnce,
     KeepsExpired,
+    WaitsTooLong,
+    StaysWhereItIs,
+    EjectsInSilence,
+    ProbesNobody,
 }
 
 impl Policy for Faulty {
@@ -89,8 +95,8 @@ impl Policy for Faulty {
         }
     }
 
-    fn connected(&mut self, session: u32) -> bool {
-        self.inner.connected(session) || matches!(self.fault, Fault::ConnectsRevoked)
+    fn connected(&mut self, session: u32, took: Duration, now: Duration) -> bool {
+        self.inner.connected(session, took, now) || matches!(self.fault, Fault::ConnectsRevoked)
     }
 
     fn retry(&mut self, session: u32) -> Verdict {
@@ -103,8 +109,8 @@ impl Policy for Faulty {
         }
     }
 
-    fn replace(&mut self, set: &Backends, removal: Removal) -> Taken {
-        let mut taken = self.inner.replace(set, removal);
+    fn replace(&mut self, set: &Backends, removal: Removal, now: Duration) -> Taken {
+        let mut taken = self.inner.replace(set, removal, now);
         if matches!(self.fault, Fault::ForgetsToCut) {
             taken.cut.pop();
         }
@@ -137,6 +143,60 @@ impl Policy for Faulty {
     fn counts(&self) -> (u64, usize, u64) {
         self.inner.counts()
     }
+
+    fn ejects(&self) -> bool {
+        self.inner.ejects()
+    }
+
+    fn patience(&self, session: u32) -> Option<Duration> {
+        match self.fault {
+            Fault::WaitsTooLong => None,
+            _ => self.inner.patience(session),
+        }
+    }
+
+    fn overdue(&mut self, session: u32, now: Duration) -> bool {
+        self.inner.overdue(session, now) && !matches!(self.fault, Fault::StaysWhereItIs)
+    }
+
+    fn dial_failed(&mut self, session: u32, fault: DialFault, lasted: Duration, now: Duration) {
+        self.inner.dial_failed(session, fault, lasted, now);
+    }
+
+    fn findings(&mut self) -> Vec<Finding> {
+        let mut findings = self.inner.findings();
+        if matches!(self.fault, Fault::EjectsInSilence) {
+            findings.retain(|finding| !matches!(finding, Finding::Ejected(..)));
+        }
+        findings
+    }
+
+    fn due(&self) -> Option<Duration> {
+        self.inner.due()
+    }
+
+    fn start_probe(&mut self, probe: u32, now: Duration) -> Option<Place> {
+        match self.fault {
+            Fault::ProbesNobody => None,
+            _ => self.inner.start_probe(probe, now),
+        }
+    }
+
+    fn probe_ended(&mut self, probe: u32, end: ProbeEnd, now: Duration) {
+        self.inner.probe_ended(probe, end, now);
+    }
+
+    fn cut_silent(&mut self, now: Duration) -> Vec<u32> {
+        self.inner.cut_silent(now)
+    }
+
+    fn set_ejection(&mut self, is_on: bool, now: Duration) {
+        self.inner.set_ejection(is_on, now);
+    }
+
+    fn ejected(&self) -> (Vec<Place>, usize) {
+        self.inner.ejected()
+    }
 }
 
 #[test]
@@ -148,6 +208,10 @@ fn a_policy_with_a_fault_is_found_within_two_hundred_seeds() {
         Fault::FinishesLate,
         Fault::AppliedAtOnce,
         Fault::KeepsExpired,
+        Fault::WaitsTooLong,
+        Fault::StaysWhereItIs,
+        Fault::EjectsInSilence,
+        Fault::ProbesNobody,
     ] {
         let found = (0..200).find(|seed| {
             let scenario = Scenario::from_seed(&Profile::FAST, *seed);

@@ -1,6 +1,7 @@
 //! The decisions alone, on a queue of events: no bytes, no packets, no tasks. What a scenario says
 //! of those does nothing here.
 
+mod health;
 mod operations;
 mod policy;
 mod queue;
@@ -10,7 +11,7 @@ mod sessions;
 
 use self::run::Run;
 pub use self::{
-    policy::{Policy, Taken, Verdict},
+    policy::{Finding, Policy, Taken, Verdict},
     rotation::Rotation,
 };
 use crate::{Outcome, Scenario};

@@ -56,6 +56,14 @@ impl<P: Policy> Run<'_, P> {
             }
             Operation::Bounce(place) => *self.place(*place) = PlaceState::default(),
             Operation::PanicDial(place) => self.place(*place).panics = true,
+            Operation::FailDial(place, count, error) => {
+                self.place(*place).failing = Some((*count, error.fault()));
+            }
+            Operation::Ejection(is_on) => {
+                self.ledger.set_ejection(*is_on);
+                self.policy.set_ejection(*is_on, self.time());
+                self.see_findings();
+            }
             Operation::Drain(time) => self.drains_change(*time),
             Operation::ResetCycle => {
                 self.policy.reset_cycle();
@@ -98,7 +106,7 @@ impl<P: Policy> Run<'_, P> {
     fn replace(&mut self, set: &Backends) {
         let removal = removal(self.drain);
         let before = mem::replace(&mut self.set, set.clone());
-        let taken = self.policy.replace(set, removal);
+        let taken = self.policy.replace(set, removal, self.time());
         let generation = taken.generation;
         if !taken.is_change {
             self.note(Note::SaidAgain(generation));
@@ -121,6 +129,8 @@ impl<P: Policy> Run<'_, P> {
         self.ledger.replaced(set, said, drain_until);
         self.ledger.check_taken(generation, taken.cut.iter().chain(&taken.revoked).copied());
         self.unapplied.push_back(generation);
+        self.ledger.check_probes_taken(taken.probes.len());
+        self.give_probes_up(&taken.probes);
         self.tell(taken.cut, Told::Removed);
         self.tell(taken.revoked, Told::Revoked);
         for session in &taken.refused {
@@ -128,7 +138,8 @@ impl<P: Policy> Run<'_, P> {
         }
         self.tell(taken.refused, Told::Refused);
         for (session, key, place) in taken.admitted {
-            self.sessions[session as usize].began = self.now;
+            let record = &mut self.sessions[session as usize];
+            record.unpaid += self.now - record.waits_since;
             self.dial(session, key, place);
         }
         if taken.draining > 0 {
@@ -178,6 +189,7 @@ impl<P: Policy> Run<'_, P> {
         }
         self.ledger.closed(killed.len());
         self.tell(killed, Told::Closed);
+        self.give_all_probes_up();
     }
 
     // The nemesis.
@@ -205,12 +217,15 @@ impl<P: Policy> Run<'_, P> {
     pub(super) fn heal(&mut self) {
         self.note(Note::Healed);
         self.is_healed = true;
+        self.ledger.healed();
         self.nemesis.stop();
         self.places = [PlaceState::default(); PLACES];
         self.let_clients_in();
         let config = &self.scenario.config;
         self.replace(&all(config));
-        let settled = u64::from(config.dial_time + config.waiting_timeout) * 1000;
+        let settled = u64::from(config.dial_time + config.waiting_timeout) * 1000
+            + u64::from(config.moves_max()) * 1000
+            + self.ledger.return_max();
         for _ in 0..config.backends {
             self.after(settled, settled, Due::Probe);
         }

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use tinylb_core::EndReason;
+use tinylb_core::{EndReason, Fault};
 
 use crate::scenario::{Manner, Place};
 
@@ -19,10 +19,19 @@ pub(super) enum Due {
     Over(u32, u32, EndReason),
     /// A session's task notices a signal.
     Told(u32, u32, Told),
+    /// The dial of a session's attempt has gone unanswered for long enough, or is to be looked at
+    /// again.
+    Overdue(u32, u32),
     /// The pause is over before targets that have failed are dialled again.
     Again(u32, u32),
     /// A session has waited for long enough.
-    WaitOver(u32),
+    WaitOver(u32, u32),
+    /// Something is due about ejected targets.
+    Attend,
+    /// A probe is over.
+    Probed(u32, Failed),
+    /// A probe notices that it is to be given up.
+    ProbeGivenUp(u32),
     /// The time to drain since a replacement is over.
     Deadline(u64),
     /// The scenario's step of this number.
@@ -41,8 +50,7 @@ pub(super) enum Due {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Failed {
     No,
-    Refused,
-    TimedOut,
+    Through(Fault),
 }
 
 /// A signal to a session's task.
@@ -50,6 +58,7 @@ pub(super) enum Failed {
 pub(super) enum Told {
     Removed,
     Expired,
+    Silent,
     Revoked,
     Refused,
     Closed,

@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use tinylb_core::{
-    Admission, BackendKey, BackendSet, Balancer, Change, EndReason, Generation, Load, Refusal,
-    Removal, SessionId, Settings,
+    Admission, BackendKey, BackendSet, Balancer, Change, EndReason, Fault, Generation, Load,
+    Notice, ProbeEnd, ProbeId, Refusal, Removal, SessionId, Settings,
 };
 
-use super::{Policy, Taken, Verdict};
+use super::{Finding, Policy, Taken, Verdict};
 use crate::scenario::{Backends, Config, Key, Place, backend_key, key_number};
 
 /// The policy that ships: [`tinylb_core::Balancer`].
 pub struct Rotation {
     balancer: Balancer<Place, u32>,
+    settings: Settings,
     ids: Vec<SessionId>,
+    probes: Vec<ProbeId>,
     keys: Vec<BackendKey>,
     /// By number, from 1.
     generations: Vec<Generation>,
@@ -22,15 +24,29 @@ pub struct Rotation {
 impl Rotation {
     /// The balancer that a configuration asks for.
     pub fn new(config: &Config) -> Self {
-        let mut settings = Settings::default();
-        settings.start = u64::from(config.start);
-        settings.waiting_max = config.waiting as usize;
         Self {
-            balancer: Balancer::new(settings),
+            balancer: Balancer::new(config.settings()),
+            settings: config.settings(),
             ids: Vec::new(),
+            probes: Vec::new(),
             keys: (0..=u8::MAX).map(|number| backend_key(Key(number))).collect(),
             generations: Vec::new(),
         }
+    }
+}
+
+impl Rotation {
+    /// The number of a probe, which is its kill handle too.
+    fn probe(&self, id: ProbeId) -> u32 {
+        self.balancer.probe_handle(id).copied().unwrap_or(u32::MAX)
+    }
+}
+
+fn verdict(admission: Admission<Place>) -> Verdict {
+    match admission {
+        Admission::Dial(pick) => Verdict::Dial(key_number(&pick.key), pick.target),
+        Admission::Wait => Verdict::Wait,
+        Admission::Refused(refusal) => Verdict::End(reason_of(refusal)),
     }
 }
 
@@ -46,25 +62,17 @@ impl Policy for Rotation {
     fn admit(&mut self, session: u32) -> Verdict {
         let (id, admission) = self.balancer.admit(session);
         self.ids.push(id);
-        match admission {
-            Admission::Dial(pick) => Verdict::Dial(key_number(&pick.key), pick.target),
-            Admission::Wait => Verdict::Wait,
-            Admission::Refused(refusal) => Verdict::End(reason_of(refusal)),
-        }
+        verdict(admission)
     }
 
-    fn connected(&mut self, session: u32) -> bool {
-        self.balancer.connected(self.ids[session as usize], Duration::ZERO, Duration::ZERO)
+    fn connected(&mut self, session: u32, took: Duration, now: Duration) -> bool {
+        self.balancer.connected(self.ids[session as usize], took, now)
     }
 
     fn retry(&mut self, session: u32) -> Verdict {
-        let (pick, owed) = self.balancer.retry(self.ids[session as usize], session);
+        let (admission, owed) = self.balancer.retry(self.ids[session as usize], session);
         owed.into_iter().for_each(|owed| self.balancer.acknowledge(owed));
-        match pick {
-            Admission::Dial(pick) => Verdict::Dial(key_number(&pick.key), pick.target),
-            Admission::Wait => Verdict::Wait,
-            Admission::Refused(refusal) => Verdict::End(reason_of(refusal)),
-        }
+        verdict(admission)
     }
 
     fn finish(&mut self, session: u32, reason: EndReason) {
@@ -72,11 +80,11 @@ impl Policy for Rotation {
         owed.into_iter().for_each(|owed| self.balancer.acknowledge(owed));
     }
 
-    fn replace(&mut self, set: &Backends, removal: Removal) -> Taken {
+    fn replace(&mut self, set: &Backends, removal: Removal, now: Duration) -> Taken {
         let backends = set.iter().map(|(key, at)| (self.keys[usize::from(key.0)].clone(), *at));
         let Ok(set) = BackendSet::new(backends) else { return Taken::default() };
         let change = Change::between(self.balancer.set().cloned(), set);
-        let Ok(replaced) = self.balancer.replace(change, removal, Duration::ZERO) else {
+        let Ok(replaced) = self.balancer.replace(change, removal, now) else {
             return Taken::default();
         };
         self.generations.push(replaced.generation);
@@ -85,6 +93,7 @@ impl Policy for Rotation {
             is_change: replaced.is_change,
             cut: replaced.cut,
             revoked: replaced.revoked,
+            probes: replaced.probes.iter().map(|probe| self.probe(*probe)).collect(),
             draining: replaced.draining,
             admitted: replaced
                 .admitted
@@ -118,5 +127,62 @@ impl Policy for Rotation {
     fn counts(&self) -> (u64, usize, u64) {
         let ended = self.balancer.totals().sum();
         (self.balancer.accepted(), self.balancer.live(), ended)
+    }
+
+    fn ejects(&self) -> bool {
+        true
+    }
+
+    fn patience(&self, session: u32) -> Option<Duration> {
+        self.balancer.patience(self.ids[session as usize])
+    }
+
+    fn overdue(&mut self, session: u32, now: Duration) -> bool {
+        self.balancer.overdue(self.ids[session as usize], now)
+    }
+
+    fn dial_failed(&mut self, session: u32, fault: Fault, lasted: Duration, now: Duration) {
+        self.balancer.dial_failed(self.ids[session as usize], fault, lasted, now);
+    }
+
+    fn findings(&mut self) -> Vec<Finding> {
+        let notices = self.balancer.take_notices().into_iter();
+        let finding = |notice| match notice {
+            Notice::Ejected { target, fault } => Finding::Ejected(target, fault),
+            Notice::Returned { target, ejected_for } => Finding::Returned(target, ejected_for),
+            Notice::Reconsider(id) => Finding::Reconsider(id.serial() as u32),
+            Notice::Cancel(probe) => Finding::Cancel(self.probe(probe)),
+        };
+        notices.map(finding).collect()
+    }
+
+    fn due(&self) -> Option<Duration> {
+        self.balancer.due()
+    }
+
+    fn start_probe(&mut self, probe: u32, now: Duration) -> Option<Place> {
+        let started = self.balancer.start_probe(now, || probe)?;
+        self.probes.push(started.id);
+        Some(started.target)
+    }
+
+    fn probe_ended(&mut self, probe: u32, end: ProbeEnd, now: Duration) {
+        let owed = self.balancer.probe_ended(self.probes[probe as usize], end, now);
+        owed.into_iter().for_each(|owed| self.balancer.acknowledge(owed));
+    }
+
+    fn cut_silent(&mut self, now: Duration) -> Vec<u32> {
+        self.balancer.cut_silent(now)
+    }
+
+    fn set_ejection(&mut self, is_on: bool, now: Duration) {
+        self.settings.ejection = is_on;
+        let refused = self.balancer.configure(self.settings.clone(), now);
+        debug_assert!(refused.is_empty(), "who may wait doesn't change");
+    }
+
+    fn ejected(&self) -> (Vec<Place>, usize) {
+        let ejected = self.balancer.ejected(Duration::ZERO);
+        (ejected.into_iter().map(|ejected| ejected.target).collect(), self.balancer.probes())
     }
 }

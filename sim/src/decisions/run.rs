@@ -5,10 +5,11 @@ use std::{
     mem,
 };
 
-use tinylb_core::EndReason;
+use tinylb_core::{EndReason, Fault};
 
 use super::{
     Policy,
+    health::Attendance,
     queue::{Due, Entry, Told},
 };
 use crate::{
@@ -25,6 +26,12 @@ pub(super) struct Session {
     pub(super) epoch: u32,
     /// When its first dial began.
     pub(super) began: u64,
+    /// When its newest dial began.
+    pub(super) dial_began: u64,
+    /// Since when it waits for a set.
+    pub(super) waits_since: u64,
+    /// How long it has dialled and waited without that this counts as time to dial.
+    pub(super) unpaid: u64,
     pub(super) failures: u32,
     /// The looping client that connects again after it.
     pub(super) client: Option<u32>,
@@ -40,6 +47,8 @@ pub(super) struct PlaceState {
     pub(super) is_down: bool,
     pub(super) is_cut: bool,
     pub(super) panics: bool,
+    /// How many dials and probes fail, and through which fault.
+    pub(super) failing: Option<(u32, Fault)>,
     pub(super) latency: Option<u32>,
 }
 
@@ -65,6 +74,7 @@ pub(super) struct Run<'a, P> {
     /// Replacements whose drain deadline hasn't passed, ascending.
     pub(super) draining: Vec<u64>,
     pub(super) nemesis: Nemesis,
+    pub(super) attendance: Attendance,
     /// Replacements that the policy hasn't said to be applied, ascending.
     pub(super) unapplied: VecDeque<u64>,
     pub(super) is_healed: bool,
@@ -78,6 +88,9 @@ impl<'a, P: Policy> Run<'a, P> {
         let mut ledger = Ledger::new(&scenario.config);
         if !policy.is_round_robin() {
             ledger.allow_any_order();
+        }
+        if !policy.ejects() {
+            ledger.allow_no_ejection();
         }
         Self {
             scenario,
@@ -96,6 +109,7 @@ impl<'a, P: Policy> Run<'a, P> {
             drain: scenario.config.drain,
             draining: Vec::new(),
             nemesis: Nemesis::new(scenario),
+            attendance: Attendance::default(),
             unapplied: VecDeque::new(),
             is_healed: false,
             is_closing: false,
@@ -122,6 +136,8 @@ impl<'a, P: Policy> Run<'a, P> {
             self.ledger.set_time(self.now);
             self.steps += 1;
             self.handle(entry.due);
+            self.see_findings();
+            self.ledger.settle_health(true);
             self.see_applied();
             if self.steps.is_multiple_of(8) {
                 self.look();
@@ -155,6 +171,8 @@ impl<'a, P: Policy> Run<'a, P> {
         self.ledger.check_loads(self.policy.loads(), |place| Some(*place));
         let (accepted, live, ended) = self.policy.counts();
         self.ledger.check_counts(accepted, live, ended);
+        let (ejected, probes) = self.policy.ejected();
+        self.ledger.check_ejected(&ejected, Some(probes));
         self.ledger.check_times();
     }
 
@@ -163,6 +181,9 @@ impl<'a, P: Policy> Run<'a, P> {
         if self.ledger.violations().is_empty() && self.ledger.live() > 0 {
             let text = format!("{} sessions are left when nothing is due", self.ledger.live());
             self.ledger.fail(Law::Quiet, text);
+        }
+        if self.ledger.violations().is_empty() && !self.is_closing && self.ledger.has_ejected() {
+            self.ledger.fail(Law::Return, "targets are ejected when nothing is due".into());
         }
         let all = (1u64 << self.scenario.config.backends) - 1;
         let is_to_reach_all = !self.is_closing && self.policy.is_round_robin();
@@ -203,17 +224,30 @@ impl<'a, P: Policy> Run<'a, P> {
                 self.dialled(session, failed);
             }
             Due::Over(session, epoch, reason) if self.is_now(session, epoch) => {
+                // What the two sides still have to say doesn't get through.
+                let place = self.ledger.place_of(u64::from(session));
+                if self.places[usize::from(place.0)].is_cut {
+                    return self.after(20_000, 60_000, due);
+                }
                 self.end(session, reason);
             }
             Due::Told(session, epoch, told) if self.is_now(session, epoch) => {
                 self.told(session, told);
             }
             Due::Again(session, epoch) if self.is_now(session, epoch) => self.retry(session),
-            Due::Dialled(..) | Due::Over(..) | Due::Told(..) | Due::Again(..) => {}
-            Due::WaitOver(session) if self.is_now(session, 0) => {
+            Due::Overdue(session, epoch) if self.is_now(session, epoch) => self.overdue(session),
+            Due::WaitOver(session, epoch) if self.is_now(session, epoch) => {
                 self.end(session, EndReason::WaitingTimedOut);
             }
-            Due::WaitOver(_) => {}
+            Due::Dialled(..)
+            | Due::Over(..)
+            | Due::Told(..)
+            | Due::Again(..)
+            | Due::Overdue(..)
+            | Due::WaitOver(..) => {}
+            Due::Attend => self.attend(),
+            Due::Probed(probe, failed) => self.probed(probe, failed),
+            Due::ProbeGivenUp(probe) => self.probe_given_up(probe),
             // The time to drain has changed, and so has the deadline.
             Due::Deadline(generation) if !self.is_over(generation) => {}
             Due::Deadline(generation) => {

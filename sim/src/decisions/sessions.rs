@@ -1,8 +1,8 @@
 //! What becomes of each client.
 
-use std::mem;
+use std::{mem, time::Duration};
 
-use tinylb_core::EndReason;
+use tinylb_core::{EndReason, Fault};
 
 use super::{
     Policy, Verdict,
@@ -10,8 +10,7 @@ use super::{
     run::{Run, Session},
 };
 use crate::{
-    Entropy, Sometimes,
-    oracle::Law,
+    Sometimes,
     scenario::{Key, Manner, Place, Plan, SILENCE, Trigger},
     trace::{Failure, Note},
 };
@@ -44,6 +43,9 @@ impl<P: Policy> Run<'_, P> {
         self.sessions.push(Session {
             epoch: 0,
             began: self.now,
+            dial_began: self.now,
+            waits_since: self.now,
+            unpaid: 0,
             failures: 0,
             client,
             manner,
@@ -58,7 +60,7 @@ impl<P: Policy> Run<'_, P> {
             Verdict::Dial(key, place) => self.dial(session, key, place),
             Verdict::Wait => {
                 let timeout = u64::from(self.scenario.config.waiting_timeout) * 1000;
-                self.after(timeout, timeout, Due::WaitOver(session));
+                self.after(timeout, timeout, Due::WaitOver(session, 0));
             }
             Verdict::End(reason) => self.end(session, reason),
         }
@@ -81,23 +83,18 @@ impl<P: Policy> Run<'_, P> {
             self.ledger.may_panic(serial);
             return self.after(0, 0, Due::Told(session, epoch, Told::Panicked));
         }
-        let (least, most) = state
-            .latency
-            .map_or((config.latency_min, config.latency_max), |latency| (latency, latency));
-        let (least, most) = (u64::from(least) * 2000, u64::from(most.max(least)) * 2000);
-        let used = self.now - record.began;
+        record.dial_began = self.now;
+        let used = self.now - record.began - record.unpaid;
         let left = (u64::from(config.dial_time) * 1000).saturating_sub(used);
         let timeout = left.min(u64::from(config.dial_timeout) * 1000);
-        let due = match (state.is_cut, state.is_down) {
-            (true, _) => Failed::TimedOut,
-            (false, true) => Failed::Refused,
-            (false, false) => Failed::No,
-        };
-        let takes = least + self.entropy.below(most - least + 1);
-        if due == Failed::TimedOut || takes >= timeout {
-            self.after(timeout, timeout, Due::Dialled(session, epoch, Failed::TimedOut));
-        } else {
-            self.after(takes, takes, Due::Dialled(session, epoch, due));
+        let (takes, failed) = self.connect(place, timeout);
+        self.after(takes, takes, Due::Dialled(session, epoch, failed));
+        let patience = self.policy.patience(session).map(|time| time.as_micros() as u64);
+        if self.policy.ejects() {
+            self.ledger.check_patience(serial, patience);
+        }
+        if let Some(patience) = patience.filter(|patience| *patience < timeout) {
+            self.after(patience, patience, Due::Overdue(session, epoch));
         }
         self.trigger(Trigger::DialStarted, place);
     }
@@ -105,12 +102,13 @@ impl<P: Policy> Run<'_, P> {
     pub(super) fn dialled(&mut self, session: u32, failed: Failed) {
         let serial = u64::from(session);
         let place = self.ledger.place_of(serial);
-        // The host may have gone down since the dial began.
-        let is_up = !self.places[usize::from(place.0)].is_down;
-        if failed == Failed::No && is_up {
-            if self.policy.connected(session) {
+        let lasted =
+            self.time() - Duration::from_micros(self.sessions[session as usize].dial_began);
+        let Failed::Through(fault) = self.by_now(place, failed) else {
+            if self.policy.connected(session, lasted, self.time()) {
                 self.note(Note::Connected(serial, place));
                 self.ledger.connected(serial, place);
+                self.see_findings();
                 self.relay(session);
                 self.trigger(Trigger::Connected, place);
             } else {
@@ -118,32 +116,34 @@ impl<P: Policy> Run<'_, P> {
                 self.dial_failed(session, place, Failure::Revoked);
             }
             return;
-        }
-        let failure = match failed {
-            Failed::TimedOut => Failure::TimedOut,
-            _ => Failure::Failed,
         };
-        let what = match failed {
-            Failed::TimedOut => Sometimes::DialTimedOut,
-            _ => Sometimes::DialRefused,
+        let (failure, what) = match fault {
+            Fault::TimedOut => (Failure::TimedOut, Sometimes::DialTimedOut),
+            fault => (Failure::Failed(fault), Sometimes::DialRefused),
         };
         self.ledger.counts.add(what, 1);
+        self.policy.dial_failed(session, fault, lasted, self.time());
         self.dial_failed(session, place, failure);
     }
 
-    fn dial_failed(&mut self, session: u32, place: Place, failure: Failure) {
+    pub(super) fn dial_failed(&mut self, session: u32, place: Place, failure: Failure) {
         let serial = u64::from(session);
         self.note(Note::DialFailed(serial, failure));
         self.ledger.dial_failed(serial, failure);
+        self.see_findings();
         let record = &mut self.sessions[session as usize];
-        record.failures += u32::from(failure != Failure::Revoked);
-        let (failures, began) = (record.failures, record.began);
+        let counts = !matches!(failure, Failure::Revoked | Failure::GivenUp);
+        record.failures += u32::from(counts);
+        if failure == Failure::GivenUp {
+            record.unpaid += self.now - record.dial_began;
+        }
+        let (failures, began) = (record.failures, record.began + record.unpaid);
         let config = &self.scenario.config;
         if failures >= config.dial_attempts {
             self.end(session, EndReason::DialFailed);
         } else if self.now - began >= u64::from(config.dial_time) * 1000 {
             self.end(session, EndReason::DialTimedOut);
-        } else if failure != Failure::Revoked && self.ledger.has_tried_all(serial) {
+        } else if counts && self.ledger.has_tried_all(serial) {
             // A signal to the session meanwhile still counts, and ends the pause.
             let epoch = self.sessions[session as usize].epoch;
             let left = began + u64::from(config.dial_time) * 1000 - self.now;
@@ -157,12 +157,21 @@ impl<P: Policy> Run<'_, P> {
 
     pub(super) fn retry(&mut self, session: u32) {
         let time = u64::from(self.scenario.config.dial_time) * 1000;
-        if self.now - self.sessions[session as usize].began >= time {
+        let record = &self.sessions[session as usize];
+        if self.now - record.began - record.unpaid >= time {
             return self.end(session, EndReason::DialTimedOut);
         }
         match self.policy.retry(session) {
             Verdict::Dial(key, place) => self.dial(session, key, place),
-            Verdict::Wait => self.ledger.fail(Law::Pool, format!("{session} is to wait again")),
+            Verdict::Wait => {
+                self.ledger.waits(u64::from(session));
+                let record = &mut self.sessions[session as usize];
+                record.epoch += 1;
+                record.waits_since = self.now;
+                let epoch = record.epoch;
+                let timeout = u64::from(self.scenario.config.waiting_timeout) * 1000;
+                self.after(timeout, timeout, Due::WaitOver(session, epoch));
+            }
             Verdict::End(reason) => self.end(session, reason),
         }
     }
@@ -211,6 +220,7 @@ impl<P: Policy> Run<'_, P> {
         let reason = match told {
             Told::Removed => EndReason::BackendRemoved,
             Told::Expired => EndReason::DrainExpired,
+            Told::Silent => EndReason::BackendSilent,
             Told::Refused => EndReason::NoBackends,
             Told::Closed => EndReason::Shutdown,
             Told::Panicked => EndReason::Panicked,

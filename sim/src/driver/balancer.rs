@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     Law,
-    scenario::{Config, Place, backends_of, removal, set_of},
+    scenario::{Config, Place, backends_of, set_of},
 };
 
 /// Runs the balancer of a scenario on this host, for ever. The run has one thread: this, the
@@ -37,9 +37,13 @@ pub async fn balance<F: Fabric>(world: World, fabric: F) {
             return world.fail(Law::Simulation, format!("the balancer can't listen: {error}"));
         }
     };
-    let dialer =
-        TapDialer { inner: fabric.dialer(), fabric: Arc::clone(&fabric), world: world.clone() };
     let clock = clock(&world, runtime.clone());
+    let dialer = TapDialer {
+        inner: fabric.dialer(),
+        fabric: Arc::clone(&fabric),
+        world: world.clone(),
+        clock: Arc::new(clock.clone()),
+    };
     let server = Server::with_observer(dialer, runtime.clone(), config.settings(), {
         let (world, clock) = (world.clone(), clock.clone());
         move |_, event| observe(&world, clock(), event)
@@ -65,7 +69,7 @@ pub async fn balance<F: Fabric>(world: World, fabric: F) {
         let (source, updates) = unbounded();
         let world = world.clone();
         let updates = updates.inspect({
-            let world = world.clone();
+            let (world, clock) = (world.clone(), clock.clone());
             move |update| {
                 let now = clock();
                 world.judge().hears(now, update);
@@ -76,7 +80,8 @@ pub async fn balance<F: Fabric>(world: World, fabric: F) {
         }
         source
     });
-    let mut control = Control { world: world.clone(), handle, runtime, source, config };
+    let clock = Box::new(clock);
+    let mut control = Control { world: world.clone(), handle, runtime, source, config, clock };
     let Some(mut orders) = world.take_orders() else { return };
     while let Some(order) = orders.next().await {
         control.follow(order).await;
@@ -113,6 +118,7 @@ struct Control<R> {
     /// What the source says, if the scenario has one.
     source: Option<UnboundedSender<Update<Place>>>,
     config: Config,
+    clock: Box<dyn Fn() -> u64 + Send>,
 }
 
 impl<R: Runtime> Control<R> {
@@ -142,12 +148,13 @@ impl<R: Runtime> Control<R> {
             }
             Order::Drain(time) => {
                 self.config.drain = time;
-                let mut settings = self.config.settings();
-                settings.removal = removal(time);
-                if let Err(error) = self.handle.configure(settings) {
-                    self.world.fail(Law::Simulation, format!("bad settings: {error}"));
-                }
+                self.configure();
                 self.world.judge().drains(time);
+            }
+            Order::Ejection(is_on) => {
+                self.config.ejection = u32::from(is_on);
+                self.world.judge().set_ejection((self.clock)(), is_on);
+                self.configure();
             }
             Order::ResetCycle => {
                 self.handle.reset_cycle();
@@ -162,6 +169,12 @@ impl<R: Runtime> Control<R> {
                     world.judge().shut_down();
                 }));
             }
+        }
+    }
+
+    fn configure(&self) {
+        if let Err(error) = self.handle.configure(self.config.settings()) {
+            self.world.fail(Law::Simulation, format!("bad settings: {error}"));
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the parts of a run are given to do, until they do it.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     task::{Context, Poll, Waker},
 };
@@ -9,7 +9,10 @@ use std::{
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 
 use super::orders::{Order, Visit, Word};
-use crate::{oracle::PLACES, scenario::Place};
+use crate::{
+    oracle::PLACES,
+    scenario::{DialError, Place},
+};
 
 /// Orders for the balancer, visits and words for the clients, failures for the adapter.
 pub(super) struct Cues {
@@ -19,6 +22,8 @@ pub(super) struct Cues {
     acceptor: Option<Waker>,
     /// Dials of these places are to panic.
     panics: BTreeSet<Place>,
+    /// How many dials of these places are to fail, and how.
+    failing: BTreeMap<Place, (u32, DialError)>,
     boots: [u32; PLACES],
     /// By attempt.
     clients: Vec<Client>,
@@ -40,6 +45,7 @@ impl Cues {
             accept_failures: VecDeque::new(),
             acceptor: None,
             panics: BTreeSet::new(),
+            failing: BTreeMap::new(),
             boots: [0; PLACES],
             clients: Vec::new(),
         }
@@ -90,9 +96,26 @@ impl Cues {
         self.panics.remove(&place)
     }
 
-    /// No dial is to panic.
+    /// The next dials and probes of this place are to fail.
+    pub(super) fn fail_dials(&mut self, place: Place, count: u32, error: DialError) {
+        self.failing.insert(place, (count, error));
+    }
+
+    /// How this dial or probe is to fail, if it is.
+    pub(super) fn takes_dial_failure(&mut self, place: Place) -> Option<io::Error> {
+        let (left, error) = self.failing.get_mut(&place).filter(|(left, _)| *left > 0)?;
+        *left -= 1;
+        Some(io::Error::from_raw_os_error(match error {
+            DialError::NoDescriptors => 24,
+            DialError::Reset => 104,
+            DialError::Unreachable => 113,
+        }))
+    }
+
+    /// No dial is to panic or to fail.
     pub(super) fn let_dials_be(&mut self) {
         self.panics.clear();
+        self.failing.clear();
     }
 
     // The backends.

@@ -212,6 +212,10 @@ impl Director {
                 waker.into_iter().for_each(Waker::wake);
             }
             Operation::PanicDial(place) => judge.cues().panic_next_dial(*place),
+            Operation::FailDial(place, count, error) => {
+                judge.cues().fail_dials(*place, *count, *error);
+            }
+            Operation::Ejection(is_on) => judge.cues().order(Order::Ejection(*is_on)),
             Operation::Drain(time) => judge.cues().order(Order::Drain(*time)),
             Operation::ResetCycle => judge.cues().order(Order::ResetCycle),
             Operation::Shutdown(grace) => judge.cues().order(Order::Shutdown(*grace)),
@@ -310,6 +314,9 @@ impl Director {
     fn settle(&mut self, at: u64, from: u64, until: u64) {
         let mut judge = self.world.judge();
         if at < from || !judge.unfinished().is_empty() && at < until {
+            return;
+        }
+        if judge.has_ejected() && !judge.is_closing() && at < until {
             return;
         }
         if judge.is_closing() {

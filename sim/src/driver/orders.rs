@@ -17,6 +17,8 @@ pub(super) enum Order {
     Spoil(Backends),
     /// In milliseconds.
     Drain(u32),
+    /// To eject targets that don't accept connections, or not.
+    Ejection(bool),
     ResetCycle,
     /// With this many milliseconds of grace.
     Shutdown(u32),

@@ -3,16 +3,32 @@
 use std::{io, panic::resume_unwind, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tinylb_core::{Dialer, Side};
+use tinylb_core::{Dialer, Fault, Side};
 
 use super::{Fabric, Spot, World, tap::TapConn, world::PANIC_AS_TOLD};
 use crate::scenario::Place;
 
-/// A dialer whose dials and connections are watched; its targets are places.
+/// A dialer whose dials, probes and connections are watched, and whose dials fail as told; its targets
+/// are places.
 pub(super) struct TapDialer<F: Fabric> {
     pub(super) fabric: Arc<F>,
     pub(super) inner: F::Dialer,
     pub(super) world: World,
+    pub(super) clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
+
+/// A probe that is under way.
+struct Probing {
+    number: u32,
+    world: World,
+    clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl Drop for Probing {
+    fn drop(&mut self) {
+        let now = (self.clock)();
+        self.world.judge().probe_over(now, self.number);
+    }
 }
 
 #[async_trait]
@@ -25,9 +41,28 @@ impl<F: Fabric> Dialer for TapDialer<F> {
         if self.world.judge().cues().takes_panic(*target) {
             resume_unwind(Box::new(PANIC_AS_TOLD));
         }
+        if let Some(error) = self.world.judge().cues().takes_dial_failure(*target) {
+            return Err(error);
+        }
         let address = self.fabric.address(Spot::Backend(*target));
         let conn = self.inner.dial(&address, within).await?;
         self.world.judge().dialled(session, *target, &self.fabric.name(&conn));
         Ok(TapConn::new(conn, &self.world, Side::Backend, session))
+    }
+
+    async fn probe(&self, target: &Place, within: Duration) -> io::Result<()> {
+        let (world, clock) = (self.world.clone(), Arc::clone(&self.clock));
+        let number = world.judge().probes(clock(), *target);
+        // Dropped after the inner probe, however that ends.
+        let _probing = Probing { number, world, clock };
+        if let Some(error) = self.world.judge().cues().takes_dial_failure(*target) {
+            return Err(error);
+        }
+        let address = self.fabric.address(Spot::Backend(*target));
+        self.inner.probe(&address, within).await
+    }
+
+    fn classify(&self, error: &io::Error) -> Fault {
+        self.inner.classify(error)
     }
 }

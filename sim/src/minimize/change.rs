@@ -49,7 +49,8 @@ pub(super) fn with_backends(scenario: &Scenario, backends: u32) -> Scenario {
         Operation::Crash(place)
         | Operation::PowerLoss(place)
         | Operation::Bounce(place)
-        | Operation::PanicDial(place) => is_there(*place),
+        | Operation::PanicDial(place)
+        | Operation::FailDial(place, ..) => is_there(*place),
         Operation::Again
         | Operation::LoseSource
         | Operation::Spoil
@@ -57,6 +58,7 @@ pub(super) fn with_backends(scenario: &Scenario, backends: u32) -> Scenario {
         | Operation::Leave(_)
         | Operation::FailAccept(..)
         | Operation::Drain(_)
+        | Operation::Ejection(_)
         | Operation::ResetCycle
         | Operation::Shutdown(_) => true,
     });
@@ -83,7 +85,9 @@ pub(super) fn numbers(scenario: &mut Scenario) -> Vec<(&mut u32, u32)> {
             Operation::Connect(count, Plan { up, down, pace, .. }) => {
                 numbers.extend([(count, 1), (up, 0), (down, 0), (pace, 0)]);
             }
-            Operation::FailAccept(count, _) => numbers.push((count, 1)),
+            Operation::FailAccept(count, _) | Operation::FailDial(_, count, _) => {
+                numbers.push((count, 1));
+            }
             Operation::Latency(_, time) | Operation::Drain(time) | Operation::Shutdown(time) => {
                 numbers.push((time, 0));
             }

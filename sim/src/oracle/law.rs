@@ -40,12 +40,25 @@ laws! {
     Pool "pool"
         "the pool holds the dialling and the connected sessions, and no others",
     Fairness "fairness"
-        "backends take turns in key order, whatever comes and goes; a retry that finds its \
-         turn's target tried leaves the turn to others",
+        "backends in rotation take turns in key order, whatever comes and goes and is ejected; a \
+         retry that finds its turn's target tried leaves the turn to others",
     Pick "pick"
         "a pick is a backend of the set at that moment; an empty set picks none",
     Kept "kept"
-        "a target that stays in the set loses no session to a replacement",
+        "a target that stays in the set loses no session, neither to a replacement nor to its \
+         ejection, unless it is silent for as long as the settings say",
+    Evidence "evidence"
+        "a target is ejected when a dial fails through its fault or outlives its patience, and \
+         nothing has succeeded there since that dial began; never otherwise",
+    Return "return"
+        "an ejected target is back when it has accepted a connection, not before; and in time \
+         once it accepts them",
+    Wait "wait"
+        "no client waits for a target beyond its patience while there is another to go to",
+    NoWorse "no-worse"
+        "no client is refused because of ejection",
+    Probes "probes"
+        "probes go to ejected targets alone, one at a time to each, in due intervals",
     Bytes "bytes"
         "the bytes received are a prefix of those sent, all of them after a clean end, and a \
          stream that was cut never looks like one that ended",

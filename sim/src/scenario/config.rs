@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use tinylb_core::{BadEntries, Floor, Removal, Settings, SourceSettings};
+use tinylb_core::{BadEntries, EmptySet, Floor, Removal, Settings, SourceSettings};
 
 use super::plan::Manner;
 
@@ -50,6 +50,20 @@ pub struct Config {
     pub leave_out: u32,
     /// [`Settings::dial_timeout`].
     pub dial_timeout: u32,
+    /// [`Settings::dial_patience`]; 0: none. One below 10 counts as 10.
+    pub patience: u32,
+    /// [`Settings::ejection`] (1 or 0).
+    pub ejection: u32,
+    /// [`Settings::probe_interval_min`].
+    pub probe_min: u32,
+    /// [`Settings::probe_interval_max`]; no less than the other.
+    pub probe_max: u32,
+    /// [`Settings::probes_max`].
+    pub probes: u32,
+    /// [`Settings::cut_silent`]; 0: none. A time below a second counts as one.
+    pub cut_silent: u32,
+    /// [`Settings::empty`]: whether clients wait while the set is empty (1) or not (0).
+    pub empty_waits: u32,
     /// [`Settings::dial_attempts_max`].
     pub dial_attempts: u32,
     /// [`Settings::dial_time_max`].
@@ -68,7 +82,7 @@ pub struct Config {
     pub connections: u32,
     /// [`Settings::removal`]: the time to drain; 0: abort.
     pub drain: u32,
-    /// [`Settings::start`].
+    /// [`Settings::start`], and [`Settings::seed`] too.
     pub start: u32,
 }
 
@@ -95,6 +109,13 @@ impl Default for Config {
             keep_absent: 0,
             leave_out: 0,
             dial_timeout: 300,
+            patience: 100,
+            ejection: 1,
+            probe_min: 40,
+            probe_max: 400,
+            probes: 32,
+            cut_silent: 0,
+            empty_waits: 0,
             dial_attempts: 3,
             dial_time: 800,
             waiting: 64,
@@ -116,6 +137,14 @@ impl Config {
         let unless_zero = |time: u32| (time > 0).then(|| ms(time));
         let mut settings = Settings::default();
         settings.dial_timeout = ms(self.dial_timeout);
+        settings.dial_patience = unless_zero(self.patience).map(|time| time.max(ms(10)));
+        settings.ejection = self.ejection == 1;
+        settings.probe_interval_min = ms(self.probe_min);
+        settings.probe_interval_max = ms(self.probe_max.max(self.probe_min));
+        settings.probes_max = self.probes as usize;
+        settings.cut_silent = unless_zero(self.cut_silent).map(|time| time.max(ms(1_000)));
+        settings.seed = u64::from(self.start);
+        settings.empty = if self.empty_waits == 1 { EmptySet::Wait } else { EmptySet::Reset };
         settings.dial_attempts_max = self.dial_attempts as usize;
         settings.dial_time_max = ms(self.dial_time);
         settings.waiting_max = self.waiting as usize;
@@ -131,6 +160,11 @@ impl Config {
 }
 
 impl Config {
+    /// How long a client's dials that are given up may take in all, in milliseconds.
+    pub(crate) fn moves_max(&self) -> u32 {
+        8 * self.dial_timeout
+    }
+
     /// How a source is followed. A `stale` or a `keep_absent` below a second counts as one.
     pub fn source_settings(&self) -> SourceSettings {
         let ms = |time: u32| Duration::from_millis(u64::from(time));
@@ -206,6 +240,13 @@ pub const CONFIG_FIELDS: &[ConfigField] = fields! {
     "keep-absent" 0 600000 keep_absent;
     "leave-out" 0 1 leave_out;
     "dial-timeout" 1 60000 dial_timeout;
+    "patience" 0 60000 patience;
+    "ejection" 0 1 ejection;
+    "probe-min" 10 60000 probe_min;
+    "probe-max" 10 60000 probe_max;
+    "probes" 1 1000 probes;
+    "cut-silent" 0 60000 cut_silent;
+    "empty-waits" 0 1 empty_waits;
     "dial-attempts" 1 16 dial_attempts;
     "dial-time" 1 60000 dial_time;
     "waiting" 0 1000 waiting;

@@ -2,7 +2,7 @@
 
 use super::{
     AcceptError, Act, Backends, Config, Key, Leaving, Link, Manner, Operation, Place, Plan, Rule,
-    Scenario, Step, Trigger,
+    Scenario, Step, Trigger, outages,
 };
 use crate::{Entropy, Seeded};
 
@@ -160,7 +160,7 @@ impl Scenario {
             }
         }
         draft.steps.sort_by_key(|step| step.at);
-        // Drawn last, so that the other steps of a seed are the same with it as without.
+        // This and what follows is drawn last, so that the other steps of a seed are the same with it as without.
         if draft.config.source == 1 && draft.entropy.chance(40) {
             draft.config.keep_absent = draft.entropy.between(1_000, 2_000);
             for _ in 0..draft.entropy.between(1, 3) {
@@ -168,6 +168,9 @@ impl Scenario {
             }
             draft.steps.sort_by_key(|step| step.at);
         }
+        outages::vary(&mut draft.config, draft.entropy);
+        draft.add_outages();
+        draft.steps.sort_by_key(|step| step.at);
         Self { seed, config: draft.config, rules: draft.rules, steps: draft.steps }
     }
 }
@@ -185,7 +188,7 @@ impl Plan {
     }
 }
 
-fn weighted<T: Copy>(of: &[(T, u32)], entropy: &mut impl Entropy) -> Option<T> {
+pub(super) fn weighted<T: Copy>(of: &[(T, u32)], entropy: &mut impl Entropy) -> Option<T> {
     let sum: u64 = of.iter().map(|(_, weight)| u64::from(*weight)).sum();
     let mut drawn = entropy.below(sum);
     for (value, weight) in of {
@@ -233,12 +236,12 @@ fn vary(config: &mut Config, entropy: &mut impl Entropy) {
 }
 
 /// A scenario in the making.
-struct Draft<'a, E> {
-    config: Config,
-    entropy: &'a mut E,
+pub(super) struct Draft<'a, E> {
+    pub(super) config: Config,
+    pub(super) entropy: &'a mut E,
     /// The set as the steps so far leave it.
     set: Backends,
-    rules: Vec<Rule>,
+    pub(super) rules: Vec<Rule>,
     steps: Vec<Step>,
 }
 
@@ -255,11 +258,11 @@ impl<'a, E: Entropy> Draft<'a, E> {
         self.step(at, Operation::Replace(self.set.clone()));
     }
 
-    fn step(&mut self, at: u32, operation: Operation) {
+    pub(super) fn step(&mut self, at: u32, operation: Operation) {
         self.steps.push(Step { at, operation });
     }
 
-    fn place(&mut self) -> Place {
+    pub(super) fn place(&mut self) -> Place {
         Place(self.entropy.below(u64::from(self.config.backends)) as u8)
     }
 
@@ -509,6 +512,15 @@ mod tests {
             "bounce",
             "fail-accept",
             "panic-dial",
+            "no-descriptors\n",
+            "unreachable",
+            "reset\n",
+            "ejection off",
+            "patience 0",
+            "probes 1",
+            "cut-silent",
+            "empty-waits",
+            "on probe-started",
             "drain",
             "reset-cycle",
             "shutdown",

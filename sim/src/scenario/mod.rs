@@ -3,8 +3,11 @@
 mod backends;
 mod config;
 mod generate;
+mod outages;
 mod plan;
 mod text;
+
+use tinylb_core::Fault;
 
 pub use self::{
     backends::{Backends, Key, Place},
@@ -92,6 +95,10 @@ pub enum Operation {
     FailAccept(u32, AcceptError),
     /// The next dial of a backend panics.
     PanicDial(Place),
+    /// This many dials and probes of a backend fail.
+    FailDial(Place, u32, DialError),
+    /// Targets that don't accept connections are ejected from now on (true), or no more.
+    Ejection(bool),
     /// From now on, sessions of a removed target drain for this many milliseconds; 0: they are
     /// aborted.
     Drain(u32),
@@ -117,6 +124,28 @@ pub enum AcceptError {
     Aborted,
     /// The process has no descriptors left.
     NoDescriptors,
+}
+
+/// How a dial fails beside being refused or never answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DialError {
+    /// The balancer has no descriptors left: it isn't the backend's fault.
+    NoDescriptors,
+    /// The backend resets the connection before it is established.
+    Reset,
+    /// The network says that the backend can't be reached.
+    Unreachable,
+}
+
+impl DialError {
+    /// Whose fault it is.
+    pub fn fault(self) -> Fault {
+        match self {
+            Self::NoDescriptors => Fault::Ours,
+            Self::Reset => Fault::Reset,
+            Self::Unreachable => Fault::Unreachable,
+        }
+    }
 }
 
 /// Something that answers to what happens: a reactive nemesis. It hits races that operations at
@@ -152,6 +181,12 @@ pub enum Trigger {
     Replaced,
     /// Sessions have begun to drain.
     DrainBegan,
+    /// A target was ejected.
+    Ejected,
+    /// A target is in rotation again.
+    Returned,
+    /// A probe begins.
+    ProbeStarted,
 }
 
 /// What a [`Rule`] does.

@@ -5,8 +5,8 @@ use std::{fmt, str::FromStr};
 use thiserror::Error as ThisError;
 
 use super::{
-    AcceptError, Act, Backends, CONFIG_FIELDS, Config, Key, Leaving, Link, Manner, Operation,
-    Place, Plan, Rule, Scenario, Step, Trigger,
+    AcceptError, Act, Backends, CONFIG_FIELDS, Config, DialError, Key, Leaving, Link, Manner,
+    Operation, Place, Plan, Rule, Scenario, Step, Trigger,
 };
 
 /// Why a text is no scenario.
@@ -27,6 +27,9 @@ const TRIGGERS: &[(&str, Trigger)] = &[
     ("ended", Trigger::Ended),
     ("replaced", Trigger::Replaced),
     ("drain-began", Trigger::DrainBegan),
+    ("ejected", Trigger::Ejected),
+    ("returned", Trigger::Returned),
+    ("probe-started", Trigger::ProbeStarted),
 ];
 
 const ACTS: &[(&str, Act)] = &[
@@ -61,6 +64,14 @@ const LEAVINGS: &[(&str, Leaving)] = &[("close", Leaving::Close), ("abort", Leav
 
 const ACCEPT_ERRORS: &[(&str, AcceptError)] =
     &[("aborted", AcceptError::Aborted), ("no-descriptors", AcceptError::NoDescriptors)];
+
+const DIAL_ERRORS: &[(&str, DialError)] = &[
+    ("no-descriptors", DialError::NoDescriptors),
+    ("reset", DialError::Reset),
+    ("unreachable", DialError::Unreachable),
+];
+
+const SWITCH: &[(&str, bool)] = &[("on", true), ("off", false)];
 
 fn name_of<T: PartialEq>(names: &[(&'static str, T)], value: &T) -> &'static str {
     names.iter().find(|(_, named)| named == value).map_or("?", |(name, _)| name)
@@ -137,6 +148,10 @@ impl fmt::Display for Operation {
                 write!(f, "fail-accept {count} {}", name_of(ACCEPT_ERRORS, error))
             }
             Self::PanicDial(place) => write!(f, "panic-dial {place}"),
+            Self::FailDial(place, count, error) => {
+                write!(f, "fail-dial {place} {count} {}", name_of(DIAL_ERRORS, error))
+            }
+            Self::Ejection(is_on) => write!(f, "ejection {}", name_of(SWITCH, is_on)),
             Self::Drain(time) => write!(f, "drain {time}"),
             Self::ResetCycle => f.write_str("reset-cycle"),
             Self::Shutdown(grace) => write!(f, "shutdown {grace}"),
@@ -311,6 +326,12 @@ impl<'a> Words<'a> {
                 Operation::FailAccept(count, self.one_of("the error", ACCEPT_ERRORS)?)
             }
             "panic-dial" => Operation::PanicDial(self.place(config)?),
+            "fail-dial" => {
+                let place = self.place(config)?;
+                let count = self.small("how many dials fail", 1, 1000)?;
+                Operation::FailDial(place, count, self.one_of("the error", DIAL_ERRORS)?)
+            }
+            "ejection" => Operation::Ejection(self.one_of("ejection", SWITCH)?),
             "drain" => Operation::Drain(self.small("the time to drain", 0, most)?),
             "reset-cycle" => Operation::ResetCycle,
             "shutdown" => Operation::Shutdown(self.small("the grace", 0, most)?),
@@ -318,7 +339,8 @@ impl<'a> Words<'a> {
                 return Err(format!(
                     "{word} is no operation; it must be replace, flap, again, lose-source, \
                      spoil, connect, leave, partition, cut-to, cut-from, hold, release, latency, crash, \
-                     power-loss, bounce, fail-accept, panic-dial, drain, reset-cycle or shutdown"
+                     power-loss, bounce, fail-accept, panic-dial, fail-dial, ejection, drain, \
+                     reset-cycle or shutdown"
                 ));
             }
         })
@@ -345,6 +367,7 @@ idle 9
 keep-absent 1500
 on dial-started chance 30 remove after 0 times 5
 on replaced chance 1 release after 20 times 1000
+on probe-started chance 50 remove after 3 times 2
 at 0 replace k0=b0 k1=b1 k7=b0
 at 0 replace
 at 5 flap k1=b2
@@ -364,6 +387,8 @@ at 16 power-loss b1
 at 17 bounce b0
 at 18 fail-accept 2 no-descriptors
 at 19 panic-dial b0
+at 19 fail-dial b1 3 unreachable
+at 19 ejection off
 at 20 drain 300
 at 21 reset-cycle
 at 30 shutdown 100
@@ -374,7 +399,7 @@ at 30 shutdown 100
         let scenario: Scenario = ALL.parse().unwrap();
         assert_eq!(scenario.to_string(), ALL);
         assert_eq!(scenario.config.manners[6], 9);
-        assert_eq!(scenario.steps.len(), 22);
+        assert_eq!(scenario.steps.len(), 24);
     }
 
     #[test]

@@ -209,7 +209,7 @@ mod tests {
             (5, Note::Accepted(0)),
             (5, Note::Admitted(0, Key(1), B1)),
             (6, Note::DialStarted(0, B1)),
-            (9, Note::DialFailed(0, crate::trace::Failure::Failed)),
+            (9, Note::DialFailed(0, crate::trace::Failure::TimedOut)),
             (9, Note::Admitted(0, Key(0), B0)),
             (20, Note::Connected(0, B0)),
             (30, set(2, &[B1], 1)),

@@ -1,6 +1,6 @@
 //! What can happen.
 
-use tinylb_core::{EndReason, Side};
+use tinylb_core::{EndReason, Fault, Side};
 
 use crate::{
     PacketFate, PacketKind,
@@ -37,6 +37,16 @@ pub enum Note {
     DialFailed(u64, Failure),
     /// A session is connected.
     Connected(u64, Place),
+    /// A target was ejected.
+    Ejected(Place, Fault),
+    /// A target is in rotation again, after this many microseconds.
+    Returned(Place, u64),
+    /// A probe began.
+    ProbeStarted(Place),
+    /// A probe has ended; `None`: it succeeded.
+    Probed(Place, Option<Fault>),
+    /// A probe was given up.
+    ProbeGivenUp(Place),
     /// One side has ended its stream.
     HalfClosed(u64, By),
     /// A session is over.
@@ -93,10 +103,12 @@ pub enum Note {
 /// Why a dial came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {
-    /// The dialer said so.
-    Failed,
+    /// The dialer said so, and whose fault it was.
+    Failed(Fault),
     /// It took too long.
     TimedOut,
+    /// It went unanswered, and there was another target to go to.
+    GivenUp,
     /// A replacement removed the target.
     Revoked,
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use tinylb_core::Fault;
+
 use super::record::{By, Failure, Host, Note, Record, Sight};
 use crate::{
     PacketFate, PacketKind, Scenario,
@@ -46,6 +48,16 @@ impl fmt::Display for Note {
             Self::DialStarted(session, place) => write!(f, "s{session} dials {place}"),
             Self::DialFailed(session, failure) => write!(f, "s{session}'s dial {failure}"),
             Self::Connected(session, place) => write!(f, "s{session} is connected to {place}"),
+            Self::Ejected(place, fault) => write!(f, "{place} is ejected: {}", Spaced(*fault)),
+            Self::Returned(place, after) => {
+                write!(f, "{place} is in rotation again, after {} ms", after / 1000)
+            }
+            Self::ProbeStarted(place) => write!(f, "{place} is probed"),
+            Self::Probed(place, None) => write!(f, "{place} accepts the probe"),
+            Self::Probed(place, Some(fault)) => {
+                write!(f, "the probe of {place} fails: {}", Spaced(*fault))
+            }
+            Self::ProbeGivenUp(place) => write!(f, "the probe of {place} is given up"),
             Self::HalfClosed(session, by) => {
                 write!(f, "s{session}: the {by} has ended its stream")
             }
@@ -111,10 +123,20 @@ impl fmt::Display for Listed<'_> {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Failed => "failed",
+            Self::Failed(fault) => return write!(f, "failed: {}", Spaced(*fault)),
             Self::TimedOut => "took too long",
+            Self::GivenUp => "went unanswered, and is given up",
             Self::Revoked => "was revoked",
         })
+    }
+}
+
+/// A fault in words.
+struct Spaced(Fault);
+
+impl fmt::Display for Spaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.as_str().replace('_', " "))
     }
 }
 

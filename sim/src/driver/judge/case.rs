@@ -4,7 +4,7 @@ use std::{mem, sync::Arc};
 
 use crate::{
     Law, Outcome, Scenario, Sometimes, Trace,
-    oracle::Ledger,
+    oracle::{Ledger, SLACK},
     scenario::{Backends, Config},
     trace::Note,
 };
@@ -28,10 +28,15 @@ pub(super) struct Written {
     pub(super) to_failed: u64,
 }
 
+/// How exactly times on the balancer's clock are known in a simulation, in microseconds.
+const GRAIN: u64 = 1_000;
+
 impl Case {
     pub(super) fn new(scenario: Arc<Scenario>, patience: u64, keep_trace: bool) -> Self {
         let mut ledger = Ledger::new(&scenario.config);
         ledger.set_slack(patience);
+        // In real time, a task may be kept waiting between any two looks at the clock.
+        ledger.set_grain(if patience > SLACK { patience } else { GRAIN });
         if scenario.config.source == 1 {
             ledger.allow_unheard();
         }
@@ -73,6 +78,7 @@ impl Case {
 
     pub(super) fn set_now(&mut self, now: u64) {
         self.now = now;
+        self.ledger.set_now(now);
     }
 
     pub(super) fn note(&mut self, note: Note) {

@@ -129,7 +129,7 @@ fn time_max(case: &Case, plan: Plan) -> u64 {
     let window = u64::from(config.window.min(config.buffer)).max(1);
     let rounds = u64::from(plan.up.max(plan.down)) / window + 4;
     let pieces = u64::from(plan.up + plan.down) / PIECE as u64 + 2;
-    let dial = u64::from(config.dial_time + config.waiting_timeout) * 1000;
+    let dial = u64::from(config.dial_time + config.waiting_timeout + config.moves_max()) * 1000;
     let pace = u64::from(plan.pace) * 1000 + case.patience();
     dial + silence + pieces * pace + 2 * rounds * round_trip
 }

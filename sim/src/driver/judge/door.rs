@@ -7,7 +7,7 @@ use tinylb_core::Side;
 use super::{Judge, LinkFault};
 use crate::{
     PacketFate, PacketKind, Sometimes,
-    scenario::Place,
+    scenario::{Place, Trigger},
     trace::{Host, Note},
 };
 
@@ -26,6 +26,23 @@ impl Judge {
     pub(in crate::driver) fn dialled(&mut self, serial: u64, place: Place, name: &str) {
         self.sessions.dialled(&mut self.case, serial, place);
         self.links.dialled(serial, place, name);
+    }
+
+    /// A probe begins. Returns its number.
+    pub(in crate::driver) fn probes(&mut self, now: u64, place: Place) -> u32 {
+        self.case.set_now(now);
+        self.case.note(Note::ProbeStarted(place));
+        let number = self.probes;
+        self.probes += 1;
+        self.case.ledger.probe_started(number, place);
+        self.trigger(Trigger::ProbeStarted, place);
+        number
+    }
+
+    /// A probe has let go of its connection.
+    pub(in crate::driver) fn probe_over(&mut self, now: u64, number: u32) {
+        self.case.set_now(now);
+        self.case.ledger.probe_let_go(number);
     }
 
     pub(in crate::driver) fn opened(&mut self, serial: u64) {

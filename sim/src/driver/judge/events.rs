@@ -1,6 +1,8 @@
 //! What the balancer says, held against what it may do.
 
-use tinylb_core::{DialFailure, EndReason, Event, Report, Side, Update};
+use std::io;
+
+use tinylb_core::{DialFailure, EndReason, Event, Fault, Report, Side, Update};
 
 use super::{Judge, streams::other};
 use crate::{
@@ -29,13 +31,26 @@ impl Judge {
             Event::DialStarted { id, pick } => self.dial_started(id.serial(), pick.target),
             Event::DialFailed { id, pick, failure } => {
                 let failure = match failure {
-                    DialFailure::Failed(_) => Failure::Failed,
+                    DialFailure::Failed(error) => Failure::Failed(fault_of(error)),
+                    DialFailure::GivenUp => Failure::GivenUp,
                     DialFailure::Revoked => Failure::Revoked,
                     _ => Failure::TimedOut,
                 };
                 self.dial_failed(id.serial(), pick.target, failure);
             }
             Event::Connected { id, pick } => self.connected(id.serial(), pick.target),
+            Event::Ejected { target, fault } => self.ejected(*target, *fault),
+            Event::Returned { target, ejected_for } => {
+                self.returned(*target, ejected_for.as_micros() as u64);
+            }
+            Event::Probed { target, failure } => {
+                let fault = failure.as_ref().map(|failure| match failure {
+                    DialFailure::Failed(error) => fault_of(error),
+                    _ => Fault::TimedOut,
+                });
+                self.case.note(Note::Probed(*target, fault));
+                self.case.ledger.probed(*target, fault);
+            }
             Event::HalfClosed { id, by } => self.half_closed(id.serial(), *by),
             Event::Ended { id, reason, bytes_to_backend, bytes_to_client, .. } => {
                 self.ended(id.serial(), *reason, (*bytes_to_backend, *bytes_to_client));
@@ -87,9 +102,9 @@ impl Judge {
 
     fn dial_failed(&mut self, serial: u64, place: Place, failure: Failure) {
         match failure {
-            Failure::Failed => self.case.count(Sometimes::DialRefused),
+            Failure::Failed(_) => self.case.count(Sometimes::DialRefused),
             Failure::TimedOut => self.case.count(Sometimes::DialTimedOut),
-            Failure::Revoked => {}
+            Failure::GivenUp | Failure::Revoked => {}
         }
         self.case.note(Note::DialFailed(serial, failure));
         self.case.ledger.dial_failed(serial, failure);
@@ -101,6 +116,26 @@ impl Judge {
         self.case.ledger.connected(serial, place);
         self.sessions.connected(&self.case, serial);
         self.trigger(Trigger::Connected, place);
+    }
+
+    // Targets.
+
+    fn ejected(&mut self, place: Place, fault: Fault) {
+        self.case.note(Note::Ejected(place, fault));
+        self.case.ledger.ejected(place, fault);
+        self.trigger(Trigger::Ejected, place);
+    }
+
+    fn returned(&mut self, place: Place, after: u64) {
+        self.case.note(Note::Returned(place, after));
+        self.case.ledger.returned(place, after);
+        self.trigger(Trigger::Returned, place);
+    }
+
+    /// Targets are ejected from now on, or no more.
+    pub(in crate::driver) fn set_ejection(&mut self, now: u64, is_on: bool) {
+        self.case.set_now(now);
+        self.case.ledger.set_ejection(is_on);
     }
 
     fn half_closed(&mut self, serial: u64, by: Side) {
@@ -232,5 +267,15 @@ impl Judge {
 
     pub(in crate::driver) fn shut_down(&mut self) {
         self.deadlines.shut_down(&mut self.case);
+    }
+}
+
+/// Whose fault it is that a dial failed, by what the networks of these runs report.
+fn fault_of(error: &io::Error) -> Fault {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Fault::Refused,
+        io::ErrorKind::ConnectionReset => Fault::Reset,
+        io::ErrorKind::HostUnreachable => Fault::Unreachable,
+        _ => Fault::Ours,
     }
 }

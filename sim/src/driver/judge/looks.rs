@@ -22,6 +22,8 @@ impl Judge {
         let ledger = &mut self.case.ledger;
         ledger.check_loads(snapshot.loads.iter().cloned(), |place| Some(*place));
         ledger.check_counts(snapshot.accepted, snapshot.live, snapshot.ended.sum());
+        let ejected: Vec<_> = snapshot.ejected.iter().map(|ejected| ejected.target).collect();
+        ledger.check_ejected(&ejected, None);
         let set = snapshot.set.as_ref().map(backends_of);
         if set.as_ref() != ledger.set() {
             self.case.fail(Law::Order, "the set is another one than the events say".into());
@@ -33,6 +35,7 @@ impl Judge {
         if self.deadlines.check_shutdown(&mut self.case) {
             return;
         }
+        self.case.ledger.settle_health(false);
         self.case.ledger.check_times();
         if self.deadlines.is_closing() {
             return;
@@ -98,6 +101,11 @@ impl Judge {
         live.filter(|attempt| !self.is_lossy(*attempt) && has_room(*attempt)).collect()
     }
 
+    /// Whether a target is still ejected.
+    pub(in crate::driver) fn has_ejected(&self) -> bool {
+        self.case.ledger.has_ejected()
+    }
+
     /// All is quiet: nothing is left but what was excused.
     pub(in crate::driver) fn check_quiet(&mut self) {
         let unfinished = self.unfinished();
@@ -122,7 +130,9 @@ impl Judge {
         let config = self.case.config();
         let has_room =
             self.case.ledger.live() + config.backends as usize <= config.connections as usize;
-        if has_room {
+        // Otherwise a probe may go elsewhere although all is well.
+        let is_patient = config.patience == 0 || config.patience > 2 * config.latency_max + 30;
+        if has_room && is_patient {
             let all: Vec<_> = (0..config.backends as u8).map(Place).collect();
             self.streams.check_probes(&mut self.case, &all);
         }
@@ -131,5 +141,6 @@ impl Judge {
     /// Everything has ended.
     pub(in crate::driver) fn check_empty(&mut self) {
         self.sessions.check_empty(&mut self.case);
+        self.case.ledger.check_no_probes();
     }
 }

@@ -54,6 +54,8 @@ pub(super) struct Judge {
     // What lies between a session and an attempt.
     pairs: Pairs,
     links: Links,
+    /// How many probes have begun.
+    probes: u32,
     // What acts on the run.
     cues: Cues,
     nemesis: Nemesis,
@@ -79,6 +81,7 @@ impl Judge {
             deadlines: Deadlines::default(),
             pairs: Pairs::default(),
             links: Links::default(),
+            probes: 0,
             cues: Cues::new(),
             nemesis,
             wanted: VecDeque::new(),
@@ -192,6 +195,7 @@ impl Judge {
     pub(super) fn heal(&mut self) -> Vec<Waker> {
         self.case.note(Note::Healed);
         self.is_healed = true;
+        self.case.ledger.healed();
         self.nemesis.stop();
         self.wanted.clear();
         self.cues.let_dials_be();
