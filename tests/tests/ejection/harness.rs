@@ -51,12 +51,17 @@ pub(crate) enum What {
     Ended(EndReason),
 }
 
-/// Runs a test, by its full name, in a namespace: with these settings, and with backends numbered from
-/// 0, of which number 0 has the first turn.
-pub(crate) fn run(
+/// Runs a test, by its full name, in a namespace, with backends numbered from 0, of which number 0 has
+/// the first turn.
+pub(crate) fn run(test: &str, backends: u8, body: impl AsyncFnOnce(&mut World)) {
+    run_with(test, backends, Settings::default(), body);
+}
+
+/// The same with these settings.
+pub(crate) fn run_with(
     test: &str,
     backends: u8,
-    settings: impl FnOnce(&mut Settings),
+    settings: Settings,
     body: impl AsyncFnOnce(&mut World),
 ) {
     if !Filter::is_available() {
@@ -67,16 +72,21 @@ pub(crate) fn run(
     if !is_inside(test, "", "") {
         return;
     }
-    let mut changed = Settings::default();
-    settings(&mut changed);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.unwrap().block_on(async {
-        let mut world = World::start(backends, changed);
+        let mut world = World::start(backends, settings);
         world.handle.replace(world.set(|_| true)).unwrap().await;
         world.listen();
         body(&mut world).await;
     });
+}
+
+/// Settings that differ from the defaults.
+pub(crate) fn settings(change: impl FnOnce(&mut Settings)) -> Settings {
+    let mut settings = Settings::default();
+    change(&mut settings);
+    settings
 }
 
 impl World {

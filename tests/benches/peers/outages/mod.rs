@@ -116,7 +116,10 @@ async fn measure(args: &Args) -> io::Result<()> {
         eprint!("\r{}\x1b[K", case.name());
         beside.rows.extend(case.measure(&balancers, &filter, times).await?);
     }
-    println!("\r{beside}");
+    eprint!("\r\x1b[K");
+    if !beside.rows.is_empty() {
+        println!("{beside}");
+    }
     let is_own = |balancer: &&Balancer| balancer.name.starts_with("tinylb");
     let own: Vec<_> = balancers.iter().filter(is_own).copied().collect();
     let mut alone = Table::new("case", own.iter().map(|balancer| balancer.name.to_string()));
@@ -124,6 +127,9 @@ async fn measure(args: &Args) -> io::Result<()> {
         eprint!("\r{}\x1b[K", case.name());
         alone.rows.extend(case.measure(&own, &filter, times).await?);
     }
-    println!("\r{alone}");
+    eprint!("\r\x1b[K");
+    if !alone.rows.is_empty() {
+        println!("{alone}");
+    }
     Ok(())
 }

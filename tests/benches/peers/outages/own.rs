@@ -202,7 +202,8 @@ async fn silence(balancers: &[Balancer], filter: &Filter, times: Times) -> io::R
         let with = if settings.is_empty() { "by default" } else { "with `cut_silent = \"10s\"`" };
         let sessions = times.sessions;
         let title = format!("{sessions} idle sessions of a backend that hangs for 20 s, {with}");
-        rows.push(Row { title, cells: vec![cell] });
+        let cells = [cell].into_iter().chain(balancers[1..].iter().map(|_| String::new()));
+        rows.push(Row { title, cells: cells.collect() });
     }
     Ok(rows)
 }

@@ -53,7 +53,7 @@ impl Balancer {
         },
         Self {
             name: "Envoy",
-            proxy: Proxy::Envoy { threads: 1 },
+            proxy: Proxy::Envoy { threads: 2 },
             settings: "max_connect_attempts: 3",
         },
     ];
@@ -70,8 +70,8 @@ impl Balancer {
     }
 }
 
-const TINYLB: Proxy = Proxy::Tinylb { workers: 1, splice: "hot" };
-const HAPROXY: Proxy = Proxy::Haproxy { threads: 1, splice: false };
+const TINYLB: Proxy = Proxy::Tinylb { workers: 2, splice: "hot" };
+const HAPROXY: Proxy = Proxy::Haproxy { threads: 2, splice: false };
 
 impl Stage {
     /// The lines that tinylb has logged with this message.
@@ -90,7 +90,9 @@ impl Stage {
     /// For how long backends were ejected that have returned.
     pub fn ejected_for(&self) -> io::Result<f64> {
         let lines = self.logged("backend is back in rotation")?;
-        Ok(lines.iter().filter_map(|line| line["ejected_seconds"].as_f64()).sum())
+        let times = lines.iter().filter_map(|line| line["ejected_seconds"].as_f64());
+        // The sum of no numbers is -0.
+        Ok(times.sum::<f64>().abs())
     }
 }
 
