@@ -8,7 +8,9 @@ use std::{io, net::SocketAddr, pin::Pin, sync::LazyLock, time::Duration, time::I
 
 use futures::{AsyncRead, AsyncWrite, FutureExt, future::BoxFuture};
 use smol::net::{TcpListener, TcpStream};
-use tinylb_core::{BackendSet, Conn, CopyRelay, Dialer, Listener, Runtime, Server, Settings};
+use tinylb_core::{
+    BackendSet, Conn, CopyRelay, Dialer, Fault, Listener, Runtime, Server, Settings,
+};
 
 type Ready<T> = Poll<io::Result<T>>;
 
@@ -75,6 +77,16 @@ impl Dialer for SmolDialer {
 
     async fn dial(&self, target: &SocketAddr, _within: Duration) -> io::Result<SmolConn> {
         TcpStream::connect(target).await.and_then(|stream| SmolConn::new(stream, *target))
+    }
+
+    fn classify(&self, error: &io::Error) -> Fault {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Fault::Refused,
+            io::ErrorKind::ConnectionReset => Fault::Reset,
+            io::ErrorKind::HostUnreachable => Fault::Unreachable,
+            io::ErrorKind::TimedOut => Fault::TimedOut,
+            _ => Fault::Ours, // No descriptors, no ports, no route: the target can't help it.
+        }
     }
 }
 

@@ -111,6 +111,12 @@ impl<T: Target> BackendSet<T> {
         &self.contents.targets
     }
 
+    /// The keys of the backends that have this target, ascending; none if the set lacks it. O(log n).
+    pub fn keys_of(&self, target: &T) -> impl Iterator<Item = &BackendKey> {
+        let places = self.target_index(target).map_or(&[][..], |index| self.places_of(index));
+        places.iter().map(|place| self.key_at(*place as usize))
+    }
+
     /// The key at a place in key order.
     pub(crate) fn key_at(&self, place: usize) -> &BackendKey {
         &self.contents.backends[place].0
@@ -184,6 +190,8 @@ mod tests {
         assert_eq!(set.get("a"), Some(&9));
         assert_eq!(set.get("d"), None);
         assert_eq!((set.places_of(0), set.places_of(1)), (&[1, 2][..], &[0][..]));
+        let keys = |target| set.keys_of(&target).map(BackendKey::as_str).collect::<Vec<_>>();
+        assert_eq!((keys(7), keys(9), keys(8)), (vec!["b", "c"], vec!["a"], vec![]));
     }
 
     #[test]

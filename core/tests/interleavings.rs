@@ -182,6 +182,37 @@ fn a_removal_that_drains_lets_no_dial_through() {
 }
 
 #[test]
+fn a_removal_that_is_applied_leaves_no_probe_behind() {
+    explore(&["ejected", "a probe in flight", "finished"], || {
+        let mut settings = Settings::default();
+        settings.dial_patience = Some(SOON);
+        let (server, net) = serve_with(settings);
+        let handle = server.handle();
+        drop(handle.replace(set(&[("a", DEAD), ("b", HANGING), ("c", 2)])));
+        let clients = [net.connect(), net.connect()];
+        let hang_up = {
+            let client = clients[0].clone();
+            thread::spawn(move || client.hang_up())
+        };
+        net.await_connected(1);
+        if handle.snapshot().probes > 0 {
+            net.meet("a probe in flight");
+        }
+        drop(wait(handle.replace(set(&[("c", 2)])).expect("the set is valid")));
+        // A dial that failed before may still be news to the observer.
+        net.forbid_dials(DEAD);
+        net.forbid_dials(HANGING);
+        if net.open().contains(&HANGING) {
+            net.broken("applied, and a dial or a probe of what was removed is left".into());
+        }
+        net.await_connected(2);
+        hang_up.join().expect("the client ends");
+        end(&server, &net);
+        net
+    });
+}
+
+#[test]
 fn the_last_session_to_let_go_wakes_the_replacement() {
     explore(&["cut"], || {
         let (server, net) = serve(Removal::Abort);

@@ -2,3 +2,5 @@
 //! `tests/` and `benches/` of this package; the contract that any adapter can be tested against is
 //! `tinylb-contract`.
 #![forbid(unsafe_code)]
+
+pub mod outage;

@@ -8,11 +8,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use rustix::io::Errno;
 use tinylb_contract::{
-    Adapter, Capabilities, Sight, VirtualTime, contract_tests,
-    pipe::{PipeDialer, PipeListener, PipeNetwork, PipeTarget},
+    Adapter, Capabilities, Failure, Sight, VirtualTime, contract_tests,
+    pipe::{DialScript, PipeDialer, PipeListener, PipeNetwork, PipeTarget},
 };
-use tinylb_core::{Relay, Runtime};
+use tinylb_core::{Dialer, Relay, Runtime};
 use tinylb_sim::{Network, NetworkOptions, TurmoilDialer, TurmoilListener, TurmoilRuntime};
 use tinylb_tokio::{
     SocketRelay, Splice, TcpConn, TcpDialer, TcpListener, TcpOptions, TcpTarget, TokioRuntime,
@@ -51,6 +52,18 @@ const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)
 /// A port of the loopback where nobody listens: tcpmux, which needs privileges and is long dead.
 const NOBODY: SocketAddr = SocketAddr::new(LOOPBACK.ip(), 1);
 
+/// How Linux words it that a dial fails like this. (That it does is tested with the program, since it
+/// takes limits and networks that a case would share with others.)
+fn system_error(failure: Failure) -> io::Error {
+    let errno = match failure {
+        Failure::Unreachable => Errno::HOSTUNREACH,
+        Failure::TimedOut => Errno::TIMEDOUT,
+        Failure::OutOfDescriptors => Errno::MFILE,
+        Failure::OutOfPorts => Errno::ADDRNOTAVAIL,
+    };
+    errno.into()
+}
+
 // In memory.
 
 /// Pipes, on one thread: a case that can't go on fails at once.
@@ -76,7 +89,12 @@ impl Adapter for Pipe {
 
     fn capabilities(&self) -> Capabilities {
         let capacity = self.capacity as u64;
-        Capabilities { in_flight_max: capacity, volume: capacity * 20, ..Capabilities::default() }
+        Capabilities {
+            hides_probes: false,
+            in_flight_max: capacity,
+            volume: capacity * 20,
+            ..Capabilities::default()
+        }
     }
 
     async fn listen(&self) -> io::Result<(PipeListener, PipeTarget)> {
@@ -101,6 +119,11 @@ impl Adapter for Pipe {
     fn fail_accept(&self, target: &PipeTarget) -> bool {
         self.network.fail_accept(&target.to_string(), io::ErrorKind::ConnectionAborted.into());
         true
+    }
+
+    async fn failed_dial(&self, failure: Failure) -> Option<io::Error> {
+        self.network.script("failing", DialScript::Fail(system_error(failure).kind()));
+        self.network.dialer().dial(&"failing".into(), WATCHDOG).await.err()
     }
 
     fn run(&self, case: impl Future<Output = ()>) {
@@ -146,6 +169,7 @@ impl Adapter for Tcp {
         Capabilities {
             notices_cut: is_linux,
             knows_unacknowledged: is_linux,
+            hides_probes: is_linux,
             ..Capabilities::default()
         }
     }
@@ -170,6 +194,10 @@ impl Adapter for Tcp {
 
     fn runtime(&self) -> impl Runtime {
         TokioRuntime::current()
+    }
+
+    async fn failed_dial(&self, failure: Failure) -> Option<io::Error> {
+        Some(system_error(failure))
     }
 
     fn run(&self, case: impl Future<Output = ()>) {
@@ -200,7 +228,12 @@ impl Adapter for Unix {
 
     /// There is no reset of a Unix socket; but Linux tells the peer of bytes that were never read.
     fn capabilities(&self) -> Capabilities {
-        Capabilities { abort: Sight::End, notices_cut: false, ..Capabilities::default() }
+        Capabilities {
+            abort: Sight::End,
+            notices_cut: false,
+            hides_probes: false,
+            ..Capabilities::default()
+        }
     }
 
     async fn listen(&self) -> io::Result<(UnixListener, UnixTarget)> {
@@ -225,6 +258,10 @@ impl Adapter for Unix {
         TokioRuntime::current()
     }
 
+    async fn failed_dial(&self, failure: Failure) -> Option<io::Error> {
+        (failure == Failure::OutOfDescriptors).then(|| system_error(failure))
+    }
+
     fn run(&self, case: impl Future<Output = ()>) {
         run_on_tokio(Threads::One, case);
     }
@@ -239,7 +276,12 @@ impl Adapter for Smol {
     type Dialer = SmolDialer;
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { notices_cut: false, knows_unacknowledged: false, ..Capabilities::default() }
+        Capabilities {
+            notices_cut: false,
+            knows_unacknowledged: false,
+            hides_probes: false,
+            ..Capabilities::default()
+        }
     }
 
     async fn listen(&self) -> io::Result<(SmolListener, SocketAddr)> {
@@ -258,6 +300,10 @@ impl Adapter for Smol {
 
     fn runtime(&self) -> impl Runtime {
         SmolRuntime
+    }
+
+    async fn failed_dial(&self, failure: Failure) -> Option<io::Error> {
+        Some(system_error(failure))
     }
 
     fn run(&self, case: impl Future<Output = ()>) {
@@ -289,7 +335,12 @@ impl Adapter for Turmoil {
 
     fn capabilities(&self) -> Capabilities {
         let window = self.network.options().window as u64;
-        Capabilities { in_flight_max: window, volume: window * 10, ..Capabilities::default() }
+        Capabilities {
+            hides_probes: false,
+            in_flight_max: window,
+            volume: window * 10,
+            ..Capabilities::default()
+        }
     }
 
     async fn listen(&self) -> io::Result<(TurmoilListener, SocketAddr)> {

@@ -235,6 +235,11 @@ impl<T: Target> Handle<T> {
         self.shared.reset_cycle();
     }
 
+    /// The set in force, if there has been one. For whoever needs no more: a snapshot costs much more.
+    pub fn set(&self) -> Option<BackendSet<T>> {
+        self.shared.set()
+    }
+
     /// The state at this moment. O(targets in use).
     pub fn snapshot(&self) -> Snapshot<T> {
         self.shared.snapshot()

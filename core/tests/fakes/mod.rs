@@ -100,6 +100,10 @@ impl Net {
         self.lock().met.clone()
     }
 
+    pub fn meet(&self, what: &'static str) {
+        self.lock().met.insert(what);
+    }
+
     pub fn broken(&self, what: String) {
         self.lock().broken.push(what);
     }
@@ -216,6 +220,7 @@ impl State {
                 self.targets.remove(&id.serial());
                 self.met.insert(reason.as_str());
             }
+            Event::Ejected { .. } => drop(self.met.insert("ejected")),
             Event::SetReplaced(report) => {
                 self.keys.extend(report.added.iter().cloned());
                 self.keys.retain(|key| !report.removed.contains(key));
@@ -349,6 +354,22 @@ impl Drop for End {
     }
 }
 
+/// A dial that hangs, which counts as an open connection.
+struct Hanging(Net);
+
+impl Hanging {
+    fn new(net: &Net) -> Self {
+        *net.lock().open.entry(HANGING).or_default() += 1;
+        Self(net.clone())
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        *self.0.lock().open.entry(HANGING).or_default() -= 1;
+    }
+}
+
 #[async_trait]
 impl Dialer for Net {
     type Target = u8;
@@ -358,6 +379,7 @@ impl Dialer for Net {
         self.check_dial(*target);
         yield_now().await;
         if *target == HANGING {
+            let _open = Hanging::new(self);
             return pending().await;
         }
         if *target == DEAD {

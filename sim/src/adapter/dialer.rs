@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::channel::oneshot;
-use tinylb_core::{Conn, Dialer};
+use tinylb_core::{Conn, Dialer, Fault};
 use turmoil::net::TcpStream;
 
 use super::{Network, TurmoilConn, runtime::catch_panics, wire::End};
@@ -43,6 +43,15 @@ impl Dialer for TurmoilDialer {
         match answer.await {
             Ok(answer) => answer.map(Claim::take),
             Err(_) => Err(io::Error::other("the dial panicked")),
+        }
+    }
+
+    /// On this network, a dial that can't get to its target hangs, and none runs out of anything. So a
+    /// refusal is the only fault that a target has; other errors are wrong uses of the adapter.
+    fn classify(&self, error: &io::Error) -> Fault {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Fault::Refused,
+            _ => Fault::Ours,
         }
     }
 }

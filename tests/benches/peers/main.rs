@@ -11,6 +11,7 @@ mod copy;
 mod epoll;
 mod load;
 mod machine;
+mod outages;
 mod paced;
 mod process;
 mod proxy;
@@ -65,12 +66,14 @@ struct Cli {
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     /// Given by `cargo bench`.
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, global = true)]
     bench: bool,
 }
 
 #[derive(Subcommand)]
 enum Command {
+    /// What clients notice of backends that hang, die and return, beside the same balancers.
+    Outages(outages::Args),
     /// The plain proxy that is one of the rows.
     #[command(hide = true)]
     Copy(Addresses),
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
     let done = raise_limit().and_then(|()| match &cli.command {
         Some(Command::Copy(Addresses { at, backends })) => copy::run(*at, backends),
         Some(Command::Epoll(Addresses { at, backends })) => epoll::run(*at, backends),
+        Some(Command::Outages(args)) => outages::bench(args),
         None => bench(&cli),
     });
     match done {

@@ -50,6 +50,9 @@ pub struct Wanted<'a> {
     pub first: usize,
     /// Much is to be moved, so buffers may be large.
     pub bulk: bool,
+    /// Lines for tinylb's service or for haproxy's backend, parameters of each of nginx's servers, or a
+    /// line for Envoy's filter.
+    pub settings: &'a str,
 }
 
 /// A proxy at work.
@@ -249,11 +252,24 @@ impl Running {
         let admin = free_address()?;
         self.controller.control = Control::Http(admin);
         let mut command = Command::new(program);
-        command.args(["run", "--log-level", "error", "--listen", &self.address.to_string()]);
-        command.args(["--admin", &admin.to_string(), "--admin-write"]);
+        command.args(["run", "--admin", &admin.to_string(), "--admin-write"]);
         command.args(["--workers", &workers.to_string(), "--splice", splice]);
-        for (n, backend) in wanted.backends.iter().enumerate().take(wanted.first) {
-            command.args(["--backend", &format!("b{n}={backend}")]);
+        let backends = wanted.backends.iter().enumerate().take(wanted.first);
+        if wanted.settings.is_empty() {
+            command.args(["--log-level", "error", "--listen", &self.address.to_string()]);
+            for (n, backend) in backends {
+                command.args(["--backend", &format!("b{n}={backend}")]);
+            }
+        } else {
+            let backends: Vec<_> = backends.map(|(n, b)| format!("b{n} = \"{b}\"")).collect();
+            let config = format!(
+                "[services.default]\nlisten = [\"{}\"]\nbackends = {{ {} }}\n{}\n",
+                self.address,
+                backends.join(", "),
+                wanted.settings
+            );
+            command.args(["--log-level", "info", "--log-format", "json", "--config"]);
+            command.arg(self.write("tinylb.toml", &config)?);
         }
         Ok(command)
     }
@@ -274,11 +290,12 @@ impl Running {
              defaults\n mode tcp\n balance roundrobin\n timeout connect 3s\n timeout client 1h\n \
              timeout server 1h\n {}\n\
              frontend f\n bind {} backlog 4096\n default_backend b\n\
-             backend b\n",
+             backend b\n{}",
             socket.display(),
             if splice { "tune.bufsize 65536\n maxpipes 32" } else { "" },
             if splice { "option splice-request\n option splice-response" } else { "" },
             self.address,
+            wanted.settings,
         );
         for (n, backend) in wanted.backends.iter().enumerate() {
             let disabled = if n < wanted.first { "" } else { "disabled" };
@@ -293,11 +310,11 @@ impl Running {
     fn nginx(&mut self, wanted: &Wanted<'_>, workers: u8) -> io::Result<Command> {
         let mut servers = String::new();
         for backend in &wanted.backends[..wanted.first] {
-            let _ = write!(servers, "server {backend}; ");
+            let _ = write!(servers, "server {backend} {}; ", wanted.settings);
         }
         let module = nginx_module().unwrap_or_default();
         let config = format!(
-            "load_module {}; daemon off; pid {}/pid; error_log stderr error;\n\
+            "load_module {}; user root; daemon off; pid {}/pid; error_log stderr error;\n\
              worker_processes {workers}; worker_rlimit_nofile 20000;\n\
              events {{ worker_connections 19900; }}\n\
              stream {{ upstream b {{ {servers} }}\n\
@@ -327,11 +344,12 @@ impl Running {
              filter_chains:\n    - filters:\n      - name: envoy.filters.network.tcp_proxy\n        \
              typed_config:\n          \
              \"@type\": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy\n          \
-             stat_prefix: t\n          cluster: b\n\
+             stat_prefix: t\n          cluster: b\n          {}\n\
              \x20 clusters:\n  - name: b\n    connect_timeout: 3s\n    type: STATIC\n    \
              circuit_breakers: {{thresholds: [{{max_connections: 100000, max_pending_requests: 100000}}]}}\n    \
              load_assignment: {{cluster_name: b, endpoints: [{{lb_endpoints: [{}]}}]}}\n",
             socket(self.address),
+            wanted.settings,
             endpoints.join(", "),
         );
         let mut command = Command::new(envoy());

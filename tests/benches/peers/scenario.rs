@@ -177,7 +177,7 @@ impl Scenario {
             self.what,
             What::Download { .. } | What::SlowDownload { .. } | What::Upload { .. }
         );
-        proxy.start(&Wanted { backends, first, bulk })
+        proxy.start(&Wanted { backends, first, bulk, settings: "" })
     }
 
     /// One round. The first figure is the one to compare by.

@@ -12,7 +12,10 @@ use super::{
 
 /// Accepts the next connection that carries this byte. Those before it must be over without a byte
 /// of their own: how many there were.
-async fn accept_marked<A: Adapter>(listener: &mut A::Listener, mark: u8) -> (Accepted<A>, usize) {
+pub(super) async fn accept_marked<A: Adapter>(
+    listener: &mut A::Listener,
+    mark: u8,
+) -> (Accepted<A>, usize) {
     let mut over = 0;
     loop {
         match listener.accept().await {
@@ -32,7 +35,7 @@ async fn accept_marked<A: Adapter>(listener: &mut A::Listener, mark: u8) -> (Acc
     }
 }
 
-async fn mark(conn: &mut impl Conn, mark: u8) {
+pub(super) async fn mark(conn: &mut impl Conn, mark: u8) {
     futures::AsyncWriteExt::write_all(conn, &[mark]).await.expect("a write");
     futures::AsyncWriteExt::flush(conn).await.expect("a flush");
 }

@@ -13,7 +13,7 @@ use tinylb_core::{Conn, Dialer, Listener};
 use super::{Accepted, Adapter, Dialled, Sight, TargetOf, waiting::waiting};
 
 /// Far longer than any dial of a test takes; the cases themselves never wait for it.
-const WITHIN: Duration = Duration::from_secs(60);
+pub(super) const WITHIN: Duration = Duration::from_secs(60);
 
 /// The two directions' bytes.
 pub(super) const QUESTION: Payload = Payload(1);

@@ -25,7 +25,7 @@
 //! ```
 //!
 //! Each case becomes a `#[test]`. [`stream`] is about bytes and their end, [`cut`] about connections
-//! that are given up, [`connect`] about dialling and accepting, and [`balanced`] puts a
+//! that are given up, [`connect`] about dialling and accepting, [`fault`] about dials that fail and probes, and [`balanced`] puts a
 //! [`Server`](tinylb_core::Server) with the adapter on both its sides between client and backend.
 //! What an adapter says that it can't do isn't skipped: the cases assert what it does instead.
 //!
@@ -79,6 +79,7 @@ pub mod balanced;
 pub mod connect;
 pub mod cut;
 mod drive;
+pub mod fault;
 pub mod pipe;
 pub mod stream;
 mod virtual_time;
@@ -126,6 +127,13 @@ pub trait Adapter {
         false
     }
 
+    /// The error of a dial that fails in this way: a real one if the adapter can bring it about, and
+    /// otherwise one as its dialer would report it. `None`: no dial of this adapter fails like that.
+    #[allow(unused_variables)]
+    async fn failed_dial(&self, failure: Failure) -> Option<io::Error> {
+        None
+    }
+
     /// Runs a case to its end, together with what [`Self::runtime`] spawns. The case borrows
     /// nothing, so that it may be handed to a simulator as the program of a host.
     ///
@@ -157,6 +165,9 @@ pub struct Capabilities {
     /// Whether [`Conn::unacknowledged`](tinylb_core::Conn::unacknowledged) knows what an abort
     /// discards, or an abort discards nothing.
     pub knows_unacknowledged: bool,
+    /// Whether a probe of a target ([`Dialer::probe`]) goes unseen by its listener. If not, each is
+    /// accepted as a connection that is over.
+    pub hides_probes: bool,
     /// A bound for the bytes that one direction of a connection holds while nobody reads them.
     pub in_flight_max: u64,
     /// Bytes that are moved where the amount matters: enough to fill buffers several times.
@@ -170,10 +181,24 @@ impl Default for Capabilities {
             abort_unread: Sight::Cut,
             notices_cut: true,
             knows_unacknowledged: true,
+            hides_probes: true,
             in_flight_max: 64 << 20,
             volume: 4 << 20,
         }
     }
+}
+
+/// A way in which a dial fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Nothing gets to the target, as the network says.
+    Unreachable,
+    /// The target doesn't answer, and the transport doesn't wait any longer.
+    TimedOut,
+    /// The process has no descriptor left.
+    OutOfDescriptors,
+    /// This machine has no port left to dial from.
+    OutOfPorts,
 }
 
 /// How a stream is over, for its reader.
@@ -221,6 +246,15 @@ macro_rules! contract_tests {
                     an_accept_that_fails_costs_no_connection
                     a_client_that_is_gone_before_it_is_accepted_costs_no_other
                 }
+                fault {
+                    a_refusal_is_the_targets_fault
+                    a_reset_during_the_handshake_is_the_targets_fault
+                    a_target_that_does_not_answer_is_at_fault
+                    what_this_machine_lacks_is_not_the_targets_fault
+                    an_error_of_unknown_origin_is_ours
+                    a_probe_finds_a_target_that_accepts_and_leaves_no_connection
+                    a_probe_that_is_refused_is_the_targets_fault
+                }
                 balanced {
                     bytes_pass_intact_both_ways_at_odd_sizes
                     an_answer_passes_whole_after_the_end_of_the_question
@@ -261,6 +295,7 @@ mod tests {
             include_str!("stream.rs"),
             include_str!("cut.rs"),
             include_str!("connect.rs"),
+            include_str!("fault.rs"),
             include_str!("balanced.rs"),
         ];
         let cases = files.iter().flat_map(|file| file.lines()).filter_map(|line| {

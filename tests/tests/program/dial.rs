@@ -55,7 +55,8 @@ fn clients_of_dead_backends_alone_are_reset_and_the_program_goes_on() {
 /// The first backend hangs; the client gets the second one.
 fn hung_is_given_up(hung: &Hung) {
     let b = Backend::echo("b");
-    let file = ConfigFile::new(&with_silent(&hung.address, &[&b], "dial_timeout = \"300ms\""));
+    let settings = "dial_timeout = \"300ms\"\ndial_patience = \"off\"\nejection = false";
+    let file = ConfigFile::new(&with_silent(&hung.address, &[&b], settings));
     let tinylb = file.run();
     for _ in 0..2 {
         assert_eq!(Client::connect(&tinylb.address()).backend, "b");
@@ -79,7 +80,8 @@ fn a_hung_unix_backend_is_given_up_for_the_next() {
 #[test]
 fn a_hung_backend_holds_up_no_other_client() {
     let (hung, b) = (Hung::tcp(), Backend::echo("b"));
-    let patience = "dial_timeout = \"1h\"\ndial_time_max = \"1h\"";
+    let patience = "dial_timeout = \"1h\"\ndial_time_max = \"1h\"\n\
+                    dial_patience = \"off\"\nejection = false";
     let file = ConfigFile::new(&with_silent(&hung.address, &[&b], patience));
     let tinylb = file.run_with(&["--admin", "127.0.0.1:0"]);
     let admin = tinylb.admin();

@@ -114,7 +114,7 @@ fn the_page_on_the_configuration_has_the_range_of_every_setting() {
             checked += 1;
         }
     }
-    assert!(checked >= 19, "only {checked} ranges were checked");
+    assert!(checked >= 24, "only {checked} ranges were checked");
 }
 
 #[test]
@@ -128,7 +128,11 @@ fn the_page_on_the_configuration_has_the_defaults_in_force() {
     let (own, tcp) = (Settings::default(), TcpOptions::default());
     for (key, time) in [
         ("dial_timeout", Some(own.dial_timeout)),
+        ("dial_patience", own.dial_patience),
         ("dial_time_max", Some(own.dial_time_max)),
+        ("probe_interval_min", Some(own.probe_interval_min)),
+        ("probe_interval_max", Some(own.probe_interval_max)),
+        ("cut_silent", own.cut_silent),
         ("waiting_timeout", Some(own.waiting_timeout)),
         ("half_close_timeout", own.half_close_timeout),
         ("idle_timeout", own.idle_timeout),
@@ -142,11 +146,14 @@ fn the_page_on_the_configuration_has_the_defaults_in_force() {
     }
     for (key, count) in [
         ("dial_attempts_max", own.dial_attempts_max),
+        ("probes_max", own.probes_max),
         ("waiting_max", own.waiting_max),
         ("backends_max", own.backends_max),
     ] {
         assert_eq!(default_of(key), count.to_string(), "{key}");
     }
+    assert_eq!(default_of("ejection"), own.ejection.to_string());
+    assert_eq!(default_of("empty"), format!("{:?}", own.empty).to_lowercase());
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod descriptors;
 mod dial;
 mod dns;
 mod docs;
+mod ejection;
 mod exit;
 mod harness;
 mod killed;

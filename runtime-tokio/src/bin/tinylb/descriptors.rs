@@ -11,6 +11,11 @@ const WORKER: u64 = 4;
 /// The most pipes, of two descriptors each.
 const PIPES_MAX: u64 = 32;
 
+/// A probe may take as many descriptors as a connection: it races the addresses of a name.
+const PROBE: u64 = 2;
+/// At most a sixteenth of the descriptors is kept for probes.
+const PROBES_PART: u64 = 16;
+
 /// Raises the soft limit of open descriptors to the hard one. Where that fails, the soft limit
 /// stays, and `connections_max` uses that.
 pub(crate) fn raise_limit() {
@@ -26,12 +31,16 @@ const GUARANTEED_PART: usize = 16;
 /// With room for fewer connections than this, the program warns.
 pub(crate) const FEW: usize = 100;
 
-/// How many connections there are descriptors for: two each, one per end. At least one is tried.
-pub(crate) fn connections_max(workers: usize, addresses: usize) -> usize {
+/// How many connections there are descriptors for, beside this many probes: two each, one per end. At
+/// least one is tried.
+pub(crate) fn connections_max(workers: usize, addresses: usize, probes: usize) -> usize {
     let (workers, addresses) = (workers as u64, addresses as u64);
     // At each address, a worker has a socket, a clone of one that it accepts from, and perhaps a
     // client that it accepted when another took the last room.
-    let taken = RESERVE + workers * (WORKER + 3 * addresses) + 2 * pipes_max() as u64;
+    let taken = RESERVE
+        + workers * (WORKER + 3 * addresses)
+        + 2 * pipes_max() as u64
+        + PROBE * probes as u64;
     usize::try_from(limit().saturating_sub(taken) / 2).unwrap_or(usize::MAX).max(1)
 }
 
@@ -52,6 +61,22 @@ fn workers_of(limit: u64, cores: usize, addresses: usize) -> usize {
 pub(crate) fn connections_min(connections: usize, services: usize) -> usize {
     let services = services.max(1);
     (connections / (GUARANTEED_PART * services)).max(1).min(connections / services)
+}
+
+/// How many probes each service may have under way, of those that it is set to: less than that where
+/// descriptors are few, and one at least.
+pub(crate) fn probes(wanted: &[usize]) -> Vec<usize> {
+    probes_of(limit(), wanted)
+}
+
+fn probes_of(limit: u64, wanted: &[usize]) -> Vec<usize> {
+    let sum: usize = wanted.iter().sum();
+    let most = usize::try_from(limit / PROBES_PART / PROBE).unwrap_or(usize::MAX);
+    let share = |wanted: &usize| match most < sum {
+        true => (*wanted as u128 * most as u128 / sum as u128) as usize,
+        false => *wanted,
+    };
+    wanted.iter().map(|wanted| share(wanted).max(1)).collect()
 }
 
 /// How many pipes there are descriptors for.
@@ -75,6 +100,15 @@ mod tests {
         assert_eq!(workers_of(64, 4, 1), 2);
         assert_eq!(workers_of(1024, 8, 10), 8);
         assert_eq!(workers_of(u64::MAX, 64, 10), 64);
+    }
+
+    #[test]
+    fn services_share_the_probes_that_there_are_descriptors_for() {
+        assert_eq!(probes_of(1024, &[32]), [32]);
+        assert_eq!(probes_of(1024, &[32, 96]), [8, 24]);
+        assert_eq!(probes_of(64, &[32, 32]), [1, 1]);
+        assert_eq!(probes_of(u64::MAX, &[32, 1024]), [32, 1024]);
+        assert_eq!(probes_of(0, &[]), [0; 0]);
     }
 
     #[test]

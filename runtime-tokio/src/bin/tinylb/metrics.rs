@@ -4,10 +4,10 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use tinylb_core::{EndReason, SharedBudget, Snapshot};
+use tinylb_core::{EndReason, Fault, SharedBudget, Snapshot};
 use tinylb_tokio::Address;
 
-use crate::service::Service;
+use crate::{log::Ejections, service::Service};
 
 /// The state of all services in Prometheus's text format, version 0.0.4.
 pub(crate) fn text(services: &[std::sync::Arc<Service>], budget: &SharedBudget) -> String {
@@ -29,6 +29,7 @@ pub(crate) fn text(services: &[std::sync::Arc<Service>], budget: &SharedBudget) 
             u8::from(service.is_leaving()),
         );
         backends(&mut page, name, &snapshot);
+        ejections(&mut page, name, &service.events.ejections);
         let failures = [
             ("tinylb_dial_failures_total", "Dials that failed.", &service.events.dial_failures),
             (
@@ -86,13 +87,11 @@ fn totals(page: &mut Page, service: &str, snapshot: &Snapshot<Address>, connecti
     }
     let backends = snapshot.set.as_ref().map_or(0, |set| set.len());
     let age = snapshot.set_age.map_or(0.0, |age| age.as_secs_f64());
-    let gauges: [(&str, &str, &dyn Display); 12] = [
+    let targets = snapshot.set.as_ref().map_or(0, |set| set.targets().len());
+    let are_all_ejected = targets > 0 && snapshot.ejected.len() == targets;
+    let gauges: [(&str, &str, &dyn Display); 14] = [
         ("tinylb_connections_live", "Connections that have not ended.", &snapshot.live),
-        (
-            "tinylb_connections_waiting",
-            "Connections that wait for the first set.",
-            &snapshot.waiting,
-        ),
+        ("tinylb_connections_waiting", "Connections that wait for a set.", &snapshot.waiting),
         (
             "tinylb_connections_max",
             "Connections at which accepting pauses.",
@@ -109,6 +108,16 @@ fn totals(page: &mut Page, service: &str, snapshot: &Snapshot<Address>, connecti
             &snapshot.listeners,
         ),
         ("tinylb_backends", "Backends in the set.", &backends),
+        (
+            "tinylb_targets_ejected",
+            "Targets that get no new clients, since they don't accept connections.",
+            &snapshot.ejected.len(),
+        ),
+        (
+            "tinylb_targets_all_ejected",
+            "Whether every target of the set is ejected. Then all of them are tried.",
+            &u8::from(are_all_ejected),
+        ),
         ("tinylb_set_generation", "Replacements of the set so far.", &snapshot.generation),
         ("tinylb_set_age_seconds", "Time since the set was last given.", &age),
         (
@@ -135,6 +144,36 @@ fn totals(page: &mut Page, service: &str, snapshot: &Snapshot<Address>, connecti
     for (metric, help, value) in gauges {
         page.add(metric, "gauge", help, &labels, value);
     }
+}
+
+/// Why targets were ejected, and what came after.
+fn ejections(page: &mut Page, service: &str, ejections: &Ejections) {
+    for cause in Fault::ALL.into_iter().filter(|cause| *cause != Fault::Ours) {
+        page.add(
+            "tinylb_ejections_total",
+            "counter",
+            "Ejections of targets, by cause.",
+            &[("service", service), ("cause", cause.as_str())],
+            ejections.of(cause),
+        );
+    }
+    let probes = [("succeeded", &ejections.probes_succeeded), ("failed", &ejections.probes_failed)];
+    for (result, count) in probes {
+        page.add(
+            "tinylb_probes_total",
+            "counter",
+            "Probes of ejected targets, by result.",
+            &[("service", service), ("result", result)],
+            count.load(Ordering::Relaxed),
+        );
+    }
+    let labels = [("service", service)];
+    let help = "Ejected targets that came back into rotation.";
+    let returns = ejections.returns.load(Ordering::Relaxed);
+    page.add("tinylb_returns_total", "counter", help, &labels, returns);
+    let help = "Dials without an answer that were given up for another backend.";
+    let given_up = ejections.dials_given_up.load(Ordering::Relaxed);
+    page.add("tinylb_dials_given_up_total", "counter", help, &labels, given_up);
 }
 
 /// Each target of the set, and those that left it and drain.

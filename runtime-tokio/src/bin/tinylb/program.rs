@@ -40,6 +40,9 @@ pub(crate) struct Program {
     fatal: mpsc::UnboundedSender<String>,
     /// Where rotations begin, unless the configuration sets it: a random place for each process.
     start: u64,
+    /// What spreads the pauses between probes, unless the configuration sets it: another for each
+    /// process, so that many of them don't probe together.
+    seed: u64,
     /// Notified when a service is forgotten.
     gone: Notify,
     /// Notified when the set of a service was replaced.
@@ -98,6 +101,7 @@ impl Program {
             budget: SharedBudget::new(0),
             fatal,
             start: RandomState::new().hash_one(()),
+            seed: RandomState::new().hash_one(()),
             gone: Notify::new(),
             sets: Arc::default(),
         }
@@ -116,8 +120,11 @@ impl Program {
         let addresses = config.services.values().map(|service| service.listen.len()).sum();
         let workers = self.workers_fixed.or(config.workers);
         let workers = workers.unwrap_or_else(|| descriptors::workers(cores(), addresses));
-        let connections = descriptors::connections_max(workers, addresses);
-        let config = self.complete(config, connections);
+        let probes = config.services.values().map(|service| service.settings.probes_max);
+        let probes = descriptors::probes(&probes.collect::<Vec<_>>());
+        let connections =
+            descriptors::connections_max(workers, addresses, probes.iter().sum::<usize>());
+        let config = self.complete(config, connections, &probes);
         let lives: Vec<_> = state.lives().collect();
         let lives = lives.iter().map(|(name, life)| (name.as_str(), life));
         let names = config.keys().cloned().collect::<Vec<_>>();
@@ -321,12 +328,19 @@ impl Program {
     }
 
     /// Fills in what the configuration leaves to the program.
-    fn complete(&self, config: Config, connections: usize) -> BTreeMap<String, ServiceConfig> {
+    fn complete(
+        &self,
+        config: Config,
+        connections: usize,
+        probes: &[usize],
+    ) -> BTreeMap<String, ServiceConfig> {
         let mut services = config.services;
-        for service in services.values_mut() {
+        for (service, probes) in services.values_mut().zip(probes) {
+            service.settings.probes_max = *probes;
             // Without a limit of its own, a service is limited by the descriptors, and reports that.
             service.settings.max_connections = service.max_connections.unwrap_or(usize::MAX);
             service.settings.start = service.start.unwrap_or(self.start);
+            service.settings.seed = service.seed.unwrap_or(self.seed);
             if let Some(max_connections) = service.max_connections.filter(|max| *max > connections)
             {
                 warn!(

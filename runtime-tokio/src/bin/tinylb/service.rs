@@ -151,6 +151,7 @@ impl Service {
         step: Step,
     ) -> Result<(), String> {
         let mut state = self.lock();
+        self.events.ejections.set_handle(Some(self.handle.clone()));
         self.server.dialer().set_own(opened.own.clone());
         state.own = opened.own;
         self.take(&mut state, &config, step)?;
@@ -367,6 +368,7 @@ impl Service {
             departure
         };
         self.handle.shutdown(Duration::ZERO).await;
+        self.events.ejections.set_handle(None);
         departure.ends(&self.handle.snapshot().ended)
     }
 

@@ -18,7 +18,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use tinylb_core::{Conn, Dialer, Listener};
+use tinylb_core::{Conn, Dialer, Fault, Listener};
 
 pub use self::conn::Pipe;
 use self::conn::{Account, Role};
@@ -386,6 +386,21 @@ impl Dialer for PipeDialer {
         };
         flight.has_landed = true;
         result
+    }
+
+    /// By the error's kind: a script may have a dial fail by the target's fault
+    /// ([`ConnectionRefused`](io::ErrorKind::ConnectionRefused),
+    /// [`ConnectionReset`](io::ErrorKind::ConnectionReset),
+    /// [`HostUnreachable`](io::ErrorKind::HostUnreachable), [`TimedOut`](io::ErrorKind::TimedOut)) or
+    /// by the balancer's (any other).
+    fn classify(&self, error: &io::Error) -> Fault {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Fault::Refused,
+            io::ErrorKind::ConnectionReset => Fault::Reset,
+            io::ErrorKind::HostUnreachable => Fault::Unreachable,
+            io::ErrorKind::TimedOut => Fault::TimedOut,
+            _ => Fault::Ours,
+        }
     }
 
     fn validate(&self, target: &PipeTarget) -> Result<(), String> {

@@ -98,7 +98,7 @@ pub(crate) struct Hung {
     pub(crate) address: String,
     listener: socket2::Socket,
     _fill: Vec<socket2::Socket>,
-    _dir: Option<TempDir>,
+    dir: Option<TempDir>,
 }
 
 impl Hung {
@@ -107,9 +107,7 @@ impl Hung {
     }
 
     pub(crate) fn tcp_at(address: &str) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
-        let address = listener.local_addr().unwrap();
-        Self::fill(listener.into(), &SockAddr::from(address), address.to_string(), None)
+        Self::from(TcpListener::bind(address).unwrap())
     }
 
     pub(crate) fn unix() -> Self {
@@ -119,6 +117,12 @@ impl Hung {
         let address = format!("unix:{}", path.display());
         let place = SockAddr::unix(&path).unwrap();
         Self::fill(listener.into(), &place, address, Some(dir))
+    }
+
+    /// A listener that answers no more, though its connections go on.
+    pub(crate) fn from(listener: TcpListener) -> Self {
+        let address = listener.local_addr().unwrap();
+        Self::fill(listener.into(), &SockAddr::from(address), address.to_string(), None)
     }
 
     /// Connects until that takes too long to be true. (Linux then drops what else asks for a TCP
@@ -138,7 +142,7 @@ impl Hung {
             let is_full = socket.connect(place).is_err();
             fill.push(socket);
             if is_full {
-                return Self { address, listener, _fill: fill, _dir: dir };
+                return Self { address, listener, _fill: fill, dir };
             }
         }
     }
@@ -148,6 +152,8 @@ impl Hung {
     pub(crate) fn answer(self, key: &str) {
         let (listener, greeting) = (self.listener, format!("{key}\n"));
         thread::spawn(move || {
+            // The socket's file stays as long.
+            let _dir = self.dir;
             let mut open = Vec::new();
             while let Ok((socket, _)) = listener.accept() {
                 let _ = (&socket).write_all(greeting.as_bytes());

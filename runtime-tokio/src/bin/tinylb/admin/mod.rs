@@ -367,6 +367,18 @@ fn show(service: &Service) -> Value {
             })
         })
         .collect();
+    let ejected: Vec<Value> = snapshot
+        .ejected
+        .iter()
+        .map(|ejected| {
+            json!({
+                "target": ejected.target.to_string(),
+                "cause": ejected.fault.as_str(),
+                "ejected_seconds": ejected.ejected_for.as_secs_f64(),
+                "next_probe_seconds": ejected.next_probe.map(|time| time.as_secs_f64()),
+            })
+        })
+        .collect();
     let ended = EndReason::ALL
         .map(|reason| (reason.as_str().to_string(), Value::from(snapshot.ended.of(reason))));
     let left_out: BTreeMap<_, _> =
@@ -390,6 +402,8 @@ fn show(service: &Service) -> Value {
         "left_out": left_out,
         "absent_seconds": absent,
         "targets": targets,
+        "ejected": ejected,
+        "probes": snapshot.probes,
         "waiting": snapshot.waiting,
         "accepted": snapshot.accepted,
         "live": snapshot.live,

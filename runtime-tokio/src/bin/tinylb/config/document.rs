@@ -118,6 +118,17 @@ impl Reader<'_> {
                 None => misspelt.extend(self.unknown_in_service(key, value, name)),
             }
         }
+        let (min, max) = (service.settings.probe_interval_min, service.settings.probe_interval_max);
+        if min > max
+            && let Some(value) =
+                ["probe_interval_min", "probe_interval_max"].iter().find_map(|key| table.get(*key))
+        {
+            let message = format!(
+                "`probe_interval_min` ({min:?}) is above `probe_interval_max` ({max:?}): raise the \
+                 one or lower the other"
+            );
+            self.wrong(value, message);
+        }
         // The backends come last: they are checked against the rest.
         if let Some((key, value)) = table.get_key_value("backends") {
             service.backends = Backends::Given(self.backends(key, value, &service));

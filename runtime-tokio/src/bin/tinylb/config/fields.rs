@@ -3,14 +3,14 @@ use std::{
     time::Duration,
 };
 
-use tinylb_core::Removal;
+use tinylb_core::{EmptySet, Removal, SettingsError};
 use tinylb_tokio::Address;
 use toml::de::DeValue;
 
 use super::{
     ServiceConfig,
     reader::{Reader, Value},
-    values::{count, kind, list, text, time, time_or_off},
+    values::{count, kind, list, switch, text, time, time_or_off},
 };
 
 /// A setting of a service: its key, what is written there, and where it goes. Ranges are checked
@@ -24,6 +24,8 @@ enum Set {
     Time(fn(&mut ServiceConfig, Duration)),
     TimeOrOff(fn(&mut ServiceConfig, Option<Duration>)),
     Count(fn(&mut ServiceConfig, usize)),
+    Switch(fn(&mut ServiceConfig, bool)),
+    Empty(fn(&mut ServiceConfig, EmptySet)),
     Removal(fn(&mut ServiceConfig, Removal)),
     Addresses(fn(&mut ServiceConfig, Vec<IpAddr>)),
 }
@@ -31,8 +33,15 @@ enum Set {
 /// Every setting. A new one is a line here.
 const FIELDS: &[Field] = &[
     field("dial_timeout", Set::Time(|s, time| s.settings.dial_timeout = time)),
+    field("dial_patience", Set::TimeOrOff(|s, time| s.settings.dial_patience = time)),
     field("dial_attempts_max", Set::Count(|s, n| s.settings.dial_attempts_max = n)),
     field("dial_time_max", Set::Time(|s, time| s.settings.dial_time_max = time)),
+    field("ejection", Set::Switch(|s, on| s.settings.ejection = on)),
+    field("probe_interval_min", Set::Time(|s, time| s.settings.probe_interval_min = time)),
+    field("probe_interval_max", Set::Time(|s, time| s.settings.probe_interval_max = time)),
+    field("probes_max", Set::Count(|s, n| s.settings.probes_max = n)),
+    field("cut_silent", Set::TimeOrOff(|s, time| s.settings.cut_silent = time)),
+    field("empty", Set::Empty(|s, empty| s.settings.empty = empty)),
     field("waiting_max", Set::Count(|s, n| s.settings.waiting_max = n)),
     field("waiting_timeout", Set::Time(|s, time| s.settings.waiting_timeout = time)),
     field("half_close_timeout", Set::TimeOrOff(|s, time| s.settings.half_close_timeout = time)),
@@ -52,6 +61,13 @@ const FIELDS: &[Field] = &[
         Set::Count(|s, n| {
             s.settings.start = n as u64;
             s.start = Some(n as u64);
+        }),
+    ),
+    field(
+        "seed",
+        Set::Count(|s, n| {
+            s.settings.seed = n as u64;
+            s.seed = Some(n as u64);
         }),
     ),
     field("peer_timeout", Set::TimeOrOff(|s, time| s.peer_timeout = time)),
@@ -101,6 +117,8 @@ impl Field {
             Set::Time(set) => time(value, "").map(|time| set(&mut changed, time)),
             Set::TimeOrOff(set) => time_or_off(value).map(|time| set(&mut changed, time)),
             Set::Count(set) => count(value).map(|count| set(&mut changed, count)),
+            Set::Switch(set) => switch(value).map(|on| set(&mut changed, on)),
+            Set::Empty(set) => empty(value).map(|empty| set(&mut changed, empty)),
             Set::Addresses(set) => list(value, own_address).map(|all| set(&mut changed, all)),
             Set::Removal(set) => {
                 match removal(reader, value) {
@@ -115,11 +133,33 @@ impl Field {
         };
         match result {
             Err(cause) => reader.wrong(value, format!("`{name}` {cause}")),
-            Ok(()) => match changed.check_ranges() {
+            Ok(()) => match self.check_range(&changed) {
                 Ok(()) => *service = changed,
                 Err(error) => reader.wrong(blamed, error.to_string()),
             },
         }
+    }
+
+    /// Checks the range of this setting. Two settings limit each other: each of them is read as if the
+    /// other one allowed everything, and they are compared once both have been read.
+    fn check_range(&self, changed: &ServiceConfig) -> Result<(), SettingsError> {
+        let mut alone = changed.clone();
+        if self.name != "probe_interval_min" {
+            alone.settings.probe_interval_min = Duration::from_millis(10);
+        }
+        if self.name != "probe_interval_max" {
+            alone.settings.probe_interval_max = Duration::from_secs(60 * 60);
+        }
+        alone.check_ranges()
+    }
+}
+
+/// What becomes of clients while the set is empty.
+fn empty(value: &Value<'_>) -> Result<EmptySet, String> {
+    match text(value)? {
+        "reset" => Ok(EmptySet::Reset),
+        "wait" => Ok(EmptySet::Wait),
+        other => Err(format!("is \"{other}\": write \"reset\" or \"wait\"")),
     }
 }
 

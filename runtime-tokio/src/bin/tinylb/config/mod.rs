@@ -53,12 +53,14 @@ pub(crate) struct ServiceConfig {
     /// Where it listens: IP addresses and Unix sockets, at least one, in the order of the file.
     pub(crate) listen: Vec<Address>,
     pub(crate) backends: Backends,
-    /// The core's settings; `max_connections` and `start` are in it too if they were given.
+    /// The core's settings; `max_connections`, `start` and `seed` are in it too if they were given.
     pub(crate) settings: Settings,
     /// `None`: the program derives it from the limit of descriptors.
     pub(crate) max_connections: Option<usize>,
     /// Where the rotation begins. `None`: the program chooses, for each process another.
     pub(crate) start: Option<u64>,
+    /// What spreads the pauses between probes. `None`: the program chooses, for each process another.
+    pub(crate) seed: Option<u64>,
     /// How long a peer may leave something unanswered, 5 s to 24 h. `None`: the system decides.
     pub(crate) peer_timeout: Option<Duration>,
     /// The addresses of this machine that backends are dialled from, in turn. None: the system
@@ -77,6 +79,7 @@ impl ServiceConfig {
             settings: Settings::default(),
             max_connections: None,
             start: None,
+            seed: None,
             peer_timeout: TcpOptions::default().peer_timeout,
             dial_from: Vec::new(),
             shutdown_timeout: Duration::from_secs(30),

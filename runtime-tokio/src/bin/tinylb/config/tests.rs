@@ -1,6 +1,6 @@
 use std::{fs, path::Path};
 
-use tinylb_core::{BackendSet, BadEntries, Floor, Removal, SourceSettings};
+use tinylb_core::{BackendSet, BadEntries, EmptySet, Floor, Removal, SourceSettings};
 use tinylb_tokio::{DnsFamily, DnsOptions};
 
 use super::*;
@@ -16,8 +16,15 @@ workers = 3
 listen = ["127.0.0.1:8080", "[::1]:8080", "unix:/run/web.sock"]
 backends = { a = "127.0.0.1:9001", b = "db.example.org:9002", c = "unix:/run/c.sock" }
 dial_timeout = "1s"
+dial_patience = "off"
 dial_attempts_max = 2
 dial_time_max = "4s"
+ejection = false
+probe_interval_min = "50ms"
+probe_interval_max = "200ms"
+probes_max = 4
+cut_silent = "10s"
+empty = "wait"
 waiting_max = 0
 waiting_timeout = "500ms"
 half_close_timeout = "off"
@@ -26,6 +33,7 @@ max_connections = 1_000
 removal = { drain = "30s" }
 backends_max = 3
 start = 7
+seed = 8
 peer_timeout = "off"
 dial_from = ["10.0.0.5", "2001:db8::5"]
 shutdown_timeout = "0s"
@@ -93,8 +101,15 @@ fn every_key_of_the_file_reaches_its_setting() {
         [("a", "127.0.0.1:9001"), ("b", "db.example.org:9002"), ("c", "unix:/run/c.sock")];
     let mut web = service(&["127.0.0.1:8080", "[::1]:8080", "unix:/run/web.sock"], &targets);
     web.settings.dial_timeout = ms(1_000);
+    web.settings.dial_patience = None;
     web.settings.dial_attempts_max = 2;
     web.settings.dial_time_max = ms(4_000);
+    web.settings.ejection = false;
+    web.settings.probe_interval_min = ms(50);
+    web.settings.probe_interval_max = ms(200);
+    web.settings.probes_max = 4;
+    web.settings.cut_silent = Some(ms(10_000));
+    web.settings.empty = EmptySet::Wait;
     web.settings.waiting_max = 0;
     web.settings.waiting_timeout = ms(500);
     web.settings.half_close_timeout = None;
@@ -103,8 +118,10 @@ fn every_key_of_the_file_reaches_its_setting() {
     web.settings.removal = Removal::Drain(ms(30_000));
     web.settings.backends_max = 3;
     web.settings.start = 7;
+    web.settings.seed = 8;
     web.max_connections = Some(1000);
     web.start = Some(7);
+    web.seed = Some(8);
     web.peer_timeout = None;
     web.dial_from = ["10.0.0.5", "2001:db8::5"].map(|ip| ip.parse().unwrap()).into();
     web.shutdown_timeout = Duration::ZERO;
@@ -119,7 +136,7 @@ fn what_the_file_leaves_out_keeps_its_default() {
     let expected = service(&["127.0.0.1:8080"], &[]);
     assert_eq!(config.services["web"], expected);
     assert_eq!(expected.settings, Settings::default());
-    assert_eq!((expected.max_connections, expected.start), (None, None));
+    assert_eq!((expected.max_connections, expected.start, expected.seed), (None, None, None));
     assert_eq!(expected.peer_timeout, Some(Duration::from_secs(60)));
     assert_eq!(expected.shutdown_timeout, Duration::from_secs(30));
     assert_eq!(expected.check_ranges(), Ok(()));
@@ -136,6 +153,17 @@ fn what_the_file_leaves_out_keeps_its_default() {
         "delivery_timeout = \"1h\"",
         "idle_timeout = \"off\"",
         "start = 0xff",
+        "dial_patience = \"10ms\"",
+        "dial_patience = \"off\"",
+        "ejection = true",
+        "probe_interval_min = \"10ms\"",
+        "probe_interval_max = \"1h\"",
+        // The pauses are compared with each other, whichever of them is read first.
+        "probe_interval_min = \"50ms\"\nprobe_interval_max = \"100ms\"",
+        "probe_interval_max = \"50s\"\nprobe_interval_min = \"20s\"",
+        "probes_max = 1024",
+        "cut_silent = \"24h\"",
+        "empty = \"reset\"",
     ] {
         assert_eq!(problems(&with(line)), [""; 0], "{line}");
     }
@@ -223,6 +251,48 @@ fn a_bad_setting_is_told_with_its_place_and_remedy() {
         ),
         // Out of range.
         ("dial_timeout = \"2h\"", "16: dial_timeout is 7200s; it must be 1ms to 1h".into()),
+        (
+            "dial_patience = \"9ms\"",
+            "17: dial_patience is 9ms; it must be 10ms to 1h, or off".into(),
+        ),
+        (
+            "ejection = \"off\"",
+            "12: `ejection` must be true or false; this is a string".into(),
+        ),
+        (
+            "probe_interval_min = \"9ms\"",
+            "22: probe_interval_min is 9ms; it must be 10ms to 1h".into(),
+        ),
+        (
+            "probe_interval_max = \"2h\"",
+            "22: probe_interval_max is 7200s; it must be 10ms to 1h".into(),
+        ),
+        (
+            "probe_interval_max = \"1ms\"",
+            "22: probe_interval_max is 1ms; it must be 10ms to 1h".into(),
+        ),
+        (
+            "probe_interval_min = \"6s\"",
+            "22: `probe_interval_min` (6s) is above `probe_interval_max` (5s): raise the one or \
+             lower the other"
+                .into(),
+        ),
+        (
+            "probe_interval_max = \"100ms\"",
+            "22: `probe_interval_min` (250ms) is above `probe_interval_max` (100ms): raise the one \
+             or lower the other"
+                .into(),
+        ),
+        ("probes_max = 1025", "14: probes_max is 1025; it must be 1 to 1024".into()),
+        ("probes_max = 0", "14: probes_max is 0; it must be 1 to 1024".into()),
+        ("cut_silent = \"999ms\"", "14: cut_silent is 999ms; it must be 1s to 24h, or off".into()),
+        ("cut_silent = 5", format!("14: `cut_silent` is an integer: {time}, or \"off\"")),
+        ("empty = \"wiat\"", "9: `empty` is \"wiat\": write \"reset\" or \"wait\"".into()),
+        ("empty = true", "9: `empty` must be a string; this is a boolean".into()),
+        (
+            "seed = \"x\"",
+            "8: `seed` must be a whole number without quotes; this is a string".into(),
+        ),
         ("dial_attempts_max = 17", "21: dial_attempts_max is 17; it must be 1 to 16".into()),
         ("dial_time_max = \"0s\"", "17: dial_time_max is 0ns; it must be 1ms to 1h".into()),
         ("waiting_max = 1000001", "15: waiting_max is 1000001; it must be 0 to 1000000".into()),

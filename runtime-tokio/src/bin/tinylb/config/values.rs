@@ -37,6 +37,11 @@ pub(super) fn count(value: &Value<'_>) -> Result<usize, String> {
         .map_err(|_| format!("is {given}; it must be a whole number from 0 to {}", usize::MAX))
 }
 
+pub(super) fn switch(value: &Value<'_>) -> Result<bool, String> {
+    let is_on = value.get_ref().as_bool();
+    is_on.ok_or_else(|| format!("must be true or false; this is {}", kind(value.get_ref())))
+}
+
 pub(super) fn time_or_off(value: &Value<'_>) -> Result<Option<Duration>, String> {
     match value.get_ref().as_str() {
         Some("off") => Ok(None),

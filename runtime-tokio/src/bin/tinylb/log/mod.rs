@@ -1,3 +1,4 @@
+mod ejections;
 mod format;
 mod writer;
 
@@ -11,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tinylb_core::{BackendKey, DialFailure, Event, Limit, Report, SessionId};
+use tinylb_core::{BackendKey, DialFailure, EndReason, Event, Limit, Report, SessionId};
 use tinylb_tokio::{Address, AddressChange, AddressFailure};
 use tokio::{runtime, time::sleep};
 use tracing::{Level, debug, enabled, info, warn};
@@ -26,7 +27,7 @@ use crate::{
     flapping::{self, Flapping},
 };
 
-pub(crate) use self::{format::json_line, writer::Guard};
+pub(crate) use self::{ejections::Ejections, format::json_line, writer::Guard};
 
 /// The target of lines that are logged at any level, because they say how the program has started.
 pub(crate) const ALWAYS: &str = "tinylb::always";
@@ -78,6 +79,7 @@ pub(crate) struct EventLog {
     pub(crate) dial_failures: AtomicU64,
     pub(crate) accept_failures: AtomicU64,
     pub(crate) address_failures: AtomicU64,
+    pub(crate) ejections: Ejections,
     failure_lines: Mutex<Sparing>,
     flapping: Arc<Mutex<Flapping>>,
     /// Failures of some of the source's lookups.
@@ -102,6 +104,7 @@ impl EventLog {
             dial_failures: AtomicU64::new(0),
             accept_failures: AtomicU64::new(0),
             address_failures: AtomicU64::new(0),
+            ejections: Ejections::default(),
             failure_lines: Mutex::default(),
             flapping: Arc::default(),
             partial: Arc::default(),
@@ -118,19 +121,38 @@ impl EventLog {
             }
             // The removal caused it, and its line counts it.
             Event::DialFailed { failure: DialFailure::Revoked, .. } => {}
+            Event::DialFailed { pick, failure: failure @ DialFailure::GivenUp, .. } => {
+                self.ejections.dials_given_up.fetch_add(1, Ordering::Relaxed);
+                self.ejections.dial_failed(&pick.target, failure);
+            }
             Event::DialFailed { pick, failure, .. } => {
                 self.dial_failures.fetch_add(1, Ordering::Relaxed);
-                if let Some(spared) = lock(&self.failure_lines).line() {
+                if self.ejections.dial_failed(&pick.target, failure)
+                    && let Some(spared) = lock(&self.failure_lines).line()
+                {
                     let (backend, target) = (pick.key.as_str(), &pick.target);
                     warn!(service, backend, %target, spared, "dial failed: {failure}");
                 }
             }
+            Event::Ejected { target, fault } => self.ejections.ejected(service, target, *fault),
+            Event::Returned { target, ejected_for } => {
+                self.ejections.returned(service, target, *ejected_for);
+            }
+            Event::Probed { target, failure } => {
+                self.ejections.probed(service, target, failure.as_ref());
+            }
             Event::Ended { id, pick, reason, bytes_to_backend, bytes_to_client } => {
+                if let (EndReason::BackendSilent, Some(pick)) = (reason, pick) {
+                    self.ejections.session_cut(service, &pick.target);
+                }
                 self.ended(*id, pick.as_ref().map(|pick| &pick.key), || {
                     (reason.as_str(), *bytes_to_backend, *bytes_to_client)
                 });
             }
-            Event::SetReplaced(report) => self.replaced(report),
+            Event::SetReplaced(report) => {
+                self.ejections.set_replaced();
+                self.replaced(report);
+            }
             Event::SourceLost { reason, set_age } => self.source_lost(reason, *set_age),
             Event::SourceBack { lost_for } => self.source_back(*lost_for),
             Event::SourceStale { reason } => {
