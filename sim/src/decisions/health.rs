@@ -140,6 +140,9 @@ impl<P: Policy> Run<'_, P> {
             self.after(takes, takes, Due::Probed(probe, failed));
             self.trigger(Trigger::ProbeStarted, place);
         }
+        if self.policy.due().is_some_and(|due| due <= self.time()) {
+            self.ledger.fail(Law::Probes, "what is due isn't done".into());
+        }
     }
 
     /// A probe is over, unless it was given up before.
