@@ -1,6 +1,6 @@
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::OwnedFd,
     sync::{
         PoisonError, RwLock,
@@ -56,6 +56,16 @@ impl DialFrom {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         fitting().nth(turn % fitting().count().max(1)).copied()
     }
+}
+
+/// The source address that the system would choose for a connection to an address: that address
+/// itself, if this machine has it.
+pub(crate) fn source_of(address: SocketAddr) -> io::Result<IpAddr> {
+    let any = if address.is_ipv4() { SocketAddr::from(([0; 4], 0)) } else { ([0; 16], 0).into() };
+    // A datagram socket sends nothing when it is connected.
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(address)?;
+    Ok(socket.local_addr()?.ip())
 }
 
 #[cfg(test)]

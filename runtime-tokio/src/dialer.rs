@@ -1,6 +1,6 @@
 use std::{
     io,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     sync::{PoisonError, RwLock},
     time::Duration,
@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     Address, AddressChange, AddressConn, AddressFailure, Host, TcpConn, TcpOptions, TcpTarget,
     UnixConn, UnixTarget,
-    dial_from::DialFrom,
+    dial_from::{DialFrom, source_of},
     explain::explain,
     fault::fault,
     lookup::Lookups,
@@ -220,17 +220,14 @@ impl Dialer for TcpDialer {
         self.race(target, within, |address| Box::pin(self.connect(address))).await
     }
 
-    /// Connects as a dial does, and resets the connection before its handshake is over: the last packet
-    /// of the handshake is held back, so that the backend's `accept` never returns it. (Linux. On other
-    /// systems, and where this process stands still for 200 ms in between, the backend sees a
-    /// connection that is reset.)
+    /// Connects, and resets the connection before its handshake is over, so that the backend's `accept`
+    /// never returns it. (On Linux, and unless this process stands still for 200 ms in between.)
     async fn probe(&self, target: &TcpTarget, within: Duration) -> io::Result<()> {
         self.race(target, within, |address| Box::pin(self.knock(address))).await
     }
 
     /// By the system's number of the error. A name is at fault if each of its addresses is that this
-    /// machine can reach, and none went undialled for lack of descriptors, buffers or ports. What the
-    /// resolver says is our fault.
+    /// machine can reach, and none went undialled for lack of descriptors, buffers or ports.
     fn classify(&self, error: &io::Error) -> Fault {
         fault(error)
     }
@@ -273,8 +270,7 @@ impl Dialer for UnixDialer {
     }
 
     /// By the system's number of the error. A socket that doesn't exist counts as a refusal: a server
-    /// that ends may remove it. A full backlog is no error but silence, as it is with TCP: the dial
-    /// waits.
+    /// that ends may remove it. A full backlog is silence, as with TCP, and no error: the dial waits.
     fn classify(&self, error: &io::Error) -> Fault {
         fault(error)
     }
@@ -385,16 +381,6 @@ fn listens_everywhere(own: &RwLock<Vec<Address>>, address: SocketAddr) -> bool {
         }
         _ => false,
     })
-}
-
-/// The source address that the system would choose for a connection to an address: that address
-/// itself, if this machine has it.
-pub(crate) fn source_of(address: SocketAddr) -> io::Result<IpAddr> {
-    let any = if address.is_ipv4() { SocketAddr::from(([0; 4], 0)) } else { ([0; 16], 0).into() };
-    // A datagram socket sends nothing when it is connected.
-    let socket = UdpSocket::bind(any)?;
-    socket.connect(address)?;
-    Ok(socket.local_addr()?.ip())
 }
 
 fn get<T: Clone>(shared: &RwLock<T>) -> T {

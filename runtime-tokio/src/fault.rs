@@ -5,7 +5,7 @@ use std::{error::Error, fmt, io, net::SocketAddr};
 use rustix::io::Errno;
 use tinylb_core::Fault;
 
-use crate::{dialer::source_of, explain::errno};
+use crate::{dial_from::source_of, explain::errno};
 
 /// Whose fault an error of a dial or a probe is.
 ///

@@ -25,7 +25,8 @@ fn hold_handshake(socket: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(target_os = "linux")]
+#[cfg(test)]
 mod tests {
     use std::{
         net::{IpAddr, TcpListener},

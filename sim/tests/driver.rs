@@ -68,10 +68,12 @@ fn with(fault: Operation, repair: Option<Operation>) -> Outcome {
     let config = Config {
         duration: 1_500,
         pause: 50,
-        bytes: 20_000,
+        bytes: 40_000,
         manners: [0, 1, 0, 0, 0, 0, 0],
         source: 1,
         drain: 100,
+        // A dial shows what becomes of it.
+        patience: 0,
         ..Config::default()
     };
     let set = (0..5).map(|number| (Key(number), Place(number))).collect();

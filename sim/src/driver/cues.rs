@@ -102,14 +102,10 @@ impl Cues {
     }
 
     /// How this dial or probe is to fail, if it is.
-    pub(super) fn takes_dial_failure(&mut self, place: Place) -> Option<io::Error> {
+    pub(super) fn takes_dial_failure(&mut self, place: Place) -> Option<DialError> {
         let (left, error) = self.failing.get_mut(&place).filter(|(left, _)| *left > 0)?;
         *left -= 1;
-        Some(io::Error::from_raw_os_error(match error {
-            DialError::NoDescriptors => 24,
-            DialError::Reset => 104,
-            DialError::Unreachable => 113,
-        }))
+        Some(*error)
     }
 
     /// No dial is to panic or to fail.

@@ -3,10 +3,11 @@
 use std::{io, panic::resume_unwind, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use thiserror::Error as ThisError;
 use tinylb_core::{Dialer, Fault, Side};
 
 use super::{Fabric, Spot, World, tap::TapConn, world::PANIC_AS_TOLD};
-use crate::scenario::Place;
+use crate::scenario::{DialError, Place};
 
 /// A dialer whose dials, probes and connections are watched, and whose dials fail as told; its targets
 /// are places.
@@ -41,9 +42,7 @@ impl<F: Fabric> Dialer for TapDialer<F> {
         if self.world.judge().cues().takes_panic(*target) {
             resume_unwind(Box::new(PANIC_AS_TOLD));
         }
-        if let Some(error) = self.world.judge().cues().takes_dial_failure(*target) {
-            return Err(error);
-        }
+        self.fail_as_told(*target)?;
         let address = self.fabric.address(Spot::Backend(*target));
         let conn = self.inner.dial(&address, within).await?;
         self.world.judge().dialled(session, *target, &self.fabric.name(&conn));
@@ -55,14 +54,34 @@ impl<F: Fabric> Dialer for TapDialer<F> {
         let number = world.judge().probes(clock(), *target);
         // Dropped after the inner probe, however that ends.
         let _probing = Probing { number, world, clock };
-        if let Some(error) = self.world.judge().cues().takes_dial_failure(*target) {
-            return Err(error);
-        }
+        self.fail_as_told(*target)?;
         let address = self.fabric.address(Spot::Backend(*target));
         self.inner.probe(&address, within).await
     }
 
     fn classify(&self, error: &io::Error) -> Fault {
-        self.inner.classify(error)
+        let as_told = error.get_ref().and_then(|error| error.downcast_ref::<AsTold>());
+        as_told.map_or_else(|| self.inner.classify(error), |AsTold(error)| error.fault())
     }
 }
+
+impl<F: Fabric> TapDialer<F> {
+    /// Fails a dial or a probe if the scenario wants it to.
+    fn fail_as_told(&self, target: Place) -> io::Result<()> {
+        let told = self.world.judge().cues().takes_dial_failure(target);
+        let Some(error) = told else { return Ok(()) };
+        let kind = match error {
+            DialError::NoDescriptors => io::ErrorKind::Other,
+            DialError::Refused => io::ErrorKind::ConnectionRefused,
+            DialError::Reset => io::ErrorKind::ConnectionReset,
+            DialError::Unreachable => io::ErrorKind::HostUnreachable,
+        };
+        Err(io::Error::new(kind, AsTold(error)))
+    }
+}
+
+/// How a dial fails when the scenario wants it to. Networks have no such errors, so it is not for
+/// their dialers to say whose fault it is.
+#[derive(Debug, ThisError)]
+#[error("a dial fails as told: {0:?}")]
+struct AsTold(DialError);

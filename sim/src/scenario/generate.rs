@@ -514,6 +514,7 @@ mod tests {
             "panic-dial",
             "no-descriptors\n",
             "unreachable",
+            " refused\n",
             "reset\n",
             "ejection off",
             "patience 0",

@@ -131,6 +131,8 @@ pub enum AcceptError {
 pub enum DialError {
     /// The balancer has no descriptors left: it isn't the backend's fault.
     NoDescriptors,
+    /// The backend refuses the connection.
+    Refused,
     /// The backend resets the connection before it is established.
     Reset,
     /// The network says that the backend can't be reached.
@@ -142,6 +144,7 @@ impl DialError {
     pub fn fault(self) -> Fault {
         match self {
             Self::NoDescriptors => Fault::Ours,
+            Self::Refused => Fault::Refused,
             Self::Reset => Fault::Reset,
             Self::Unreachable => Fault::Unreachable,
         }

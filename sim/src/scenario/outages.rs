@@ -133,10 +133,14 @@ impl<E: Entropy> Draft<'_, E> {
     }
 
     fn failing(&mut self, at: u32, place: Place) {
-        const ERRORS: &[(DialError, u32)] =
-            &[(DialError::NoDescriptors, 3), (DialError::Reset, 2), (DialError::Unreachable, 2)];
+        const ERRORS: &[(DialError, u32)] = &[
+            (DialError::NoDescriptors, 4),
+            (DialError::Refused, 4),
+            (DialError::Reset, 2),
+            (DialError::Unreachable, 2),
+        ];
         let error = weighted(ERRORS, self.entropy).unwrap_or(DialError::NoDescriptors);
-        let count = self.entropy.between(1, 6);
+        let count = self.entropy.between(1, 12);
         self.step(at, Operation::FailDial(place, count, error));
     }
 

@@ -67,6 +67,7 @@ const ACCEPT_ERRORS: &[(&str, AcceptError)] =
 
 const DIAL_ERRORS: &[(&str, DialError)] = &[
     ("no-descriptors", DialError::NoDescriptors),
+    ("refused", DialError::Refused),
     ("reset", DialError::Reset),
     ("unreachable", DialError::Unreachable),
 ];

@@ -1,5 +1,5 @@
-//! Since when and until when something was the case: faults of a host or its link, and membership
-//! of the set.
+//! Since when and until when something was the case: faults of a host or its link, membership of the
+//! set, and ejection.
 
 use crate::{
     Scenario,
@@ -153,6 +153,39 @@ pub(super) fn memberships(records: &[Record], end: u64) -> Vec<Membership> {
     done
 }
 
+/// A target that was ejected, from when to when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ejection {
+    pub(super) place: Place,
+    pub(super) from: u64,
+    pub(super) to: u64,
+    /// What ejected it, in words.
+    pub(super) text: String,
+}
+
+/// Which target was ejected when: until it returned or left the set.
+pub(super) fn ejections(records: &[Record], end: u64) -> Vec<Ejection> {
+    let mut done: Vec<Ejection> = Vec::new();
+    let mut open: Vec<Ejection> = Vec::new();
+    for record in records {
+        let at = record.at;
+        let is_over = |ejection: &Ejection| match &record.note {
+            Note::Returned(place, _) => ejection.place == *place,
+            Note::Replaced(_, set, ..) => keys_of(set, ejection.place).is_empty(),
+            _ => false,
+        };
+        done.extend(open.extract_if(.., |ejection| is_over(ejection)).map(|mut ejection| {
+            ejection.to = at;
+            ejection
+        }));
+        if let Note::Ejected(place, _) = record.note {
+            open.push(Ejection { place, from: at, to: end, text: record.note.to_string() });
+        }
+    }
+    done.extend(open);
+    done
+}
+
 fn keys_of(set: &Backends, place: Place) -> Vec<Key> {
     set.iter().filter(|(_, at)| *at == place).map(|(key, _)| *key).collect()
 }
@@ -182,6 +215,23 @@ mod tests {
             (Link::Clients, Fault::Held, 30, 50),
         ];
         assert_eq!(bands, expected);
+    }
+
+    #[test]
+    fn a_target_is_ejected_until_it_returns_or_leaves() {
+        let replaced = |place| Note::Replaced(1, vec![(Key(0), Place(place))], 0, 0, 0);
+        let ejected = |place| Note::Ejected(Place(place), tinylb_core::Fault::Refused);
+        let records = [
+            at(1, ejected(0)),
+            at(2, ejected(1)),
+            at(3, Note::Returned(Place(1), 1_000)),
+            at(4, replaced(0)),
+            at(5, replaced(1)),
+            at(6, ejected(1)),
+        ];
+        let spans: Vec<_> =
+            ejections(&records, 9).into_iter().map(|it| (it.place.0, it.from, it.to)).collect();
+        assert_eq!(spans, [(1, 2, 3), (0, 1, 5), (1, 6, 9)]);
     }
 
     #[test]

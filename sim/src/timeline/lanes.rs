@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::{
-    bands::{self, FaultBand, Membership},
+    bands::{self, Ejection, FaultBand, Membership},
     lane::{Bar, Lane, Scale},
     lives::{Connection, Life, Lives, Phase, Span},
 };
@@ -18,6 +18,7 @@ pub(super) fn lanes(scenario: &Scenario, records: &[Record], scale: Scale, end: 
     let lives = Lives::read(records, end);
     let faults = bands::faults(scenario, records, end);
     let members = bands::memberships(records, end);
+    let ejections = bands::ejections(records, end);
     let mut lanes = vec![scenario_lane(scenario, records, scale)];
     let client_faults = faults.iter().filter(|band| band.link == Link::Clients);
     let mut clients = Lane::new("clients", "connections, as they see them");
@@ -37,7 +38,9 @@ pub(super) fn lanes(scenario: &Scenario, records: &[Record], scale: Scale, end: 
     balancer.add_packed(scale, sessions.collect());
     lanes.push(balancer);
     for place in (0..scenario.config.backends as u8).map(Place) {
+        let own = ejections.iter().filter(|ejection| ejection.place == place);
         let mut lane = backend_lane(place, &lives, &faults, &members, scale);
+        lane.add_row(6, own.map(ejection_bar));
         lane.add_row(6, stopped_packets(records, Host::Backend(place)));
         lanes.push(lane);
     }
@@ -155,6 +158,17 @@ fn member_bar(membership: &Membership) -> Bar {
         class: format!("b{} member", place.0),
         title: format!("{place} is in the set as {text}\n{times}"),
         text,
+    }
+}
+
+fn ejection_bar(ejection: &Ejection) -> Bar {
+    let Ejection { from, to, text, .. } = ejection;
+    Bar {
+        from: *from,
+        to: *to,
+        class: "ejected".into(),
+        title: format!("{text}\n{}", Times(*from, *to)),
+        text: String::new(),
     }
 }
 

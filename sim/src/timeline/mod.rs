@@ -103,6 +103,7 @@ fn write_legend(page: &mut String, scenario: &Scenario) -> fmt::Result {
         write!(page, "<span><i class=\"fault {name}\"></i>{name}</span> ")?;
     }
     page.push_str("<span><i class=\"b0 member\"></i>in the set</span>");
+    page.push_str("<span><i class=ejected></i>ejected</span>");
     page.push_str("<span><i class=replaced></i>a set, until it is applied</span>");
     page.push_str("<span><i class=\"b0 backend\"></i>as the backend sees it</span>");
     page.push_str("<span><i class=\"mark dropped\"></i>a packet dropped</span>");

@@ -76,12 +76,11 @@ impl Ledger {
     /// Whether a session whose dial has outlived its patience has somewhere else to go, and may.
     pub(crate) fn has_elsewhere(&self, serial: u64) -> bool {
         let Some(session) = self.sessions.get(serial as usize) else { return false };
-        let is_other = |place: Place| {
-            place != session.place
-                && session.tried & 1 << place.0 == 0
-                && self.health.is_eligible(place)
+        let is_other = |tried: u32, place: Place| {
+            place != session.place && tried & 1 << place.0 == 0 && self.health.is_eligible(place)
         };
-        session.moves < MOVES_MAX && self.set.iter().any(|(_, place)| is_other(*place))
+        let has_other = |tried| self.set.iter().any(|(_, place)| is_other(tried, *place));
+        session.moves < MOVES_MAX && session.all_tried().any(has_other)
     }
 
     /// A session's dial is given up, so that it goes elsewhere.
@@ -256,7 +255,8 @@ impl Ledger {
                     format!("session {serial} waits for {}, which isn't ejected", stake.place);
                 self.fail(Law::Evidence, text);
             }
-            let is_stuck = stake.is_overdue(early) && self.has_elsewhere(*serial);
+            let is_sure = self.sessions[*serial as usize].or_tried.is_empty();
+            let is_stuck = is_sure && stake.is_overdue(early) && self.has_elsewhere(*serial);
             let since = &mut self.sessions[*serial as usize].stuck_since;
             match is_stuck {
                 true if now > *since.get_or_insert(now) + slack => {

@@ -91,6 +91,8 @@ struct Session {
     place: Place,
     /// A bit for each place whose dial failed.
     tried: u32,
+    /// What it may have tried instead, if that isn't sure.
+    or_tried: Vec<u32>,
     failures: u32,
     /// Its place among the live.
     live_at: u32,
@@ -140,6 +142,17 @@ enum Phase {
     /// Taken out since its target was silent, after this replacement.
     Silenced(u64),
     Ended,
+}
+
+impl Session {
+    /// All that it may have tried.
+    fn all_tried(&self) -> impl Iterator<Item = u32> {
+        self.or_tried.iter().copied().chain([self.tried])
+    }
+
+    fn all_tried_mut(&mut self) -> impl Iterator<Item = &mut u32> {
+        self.or_tried.iter_mut().chain([&mut self.tried])
+    }
 }
 
 impl Phase {

@@ -2,7 +2,7 @@
 
 use tinylb_core::{EndReason, Fault};
 
-use super::{Ledger, Phase, Session};
+use super::{Ledger, Phase, Session, turns::Coming};
 use crate::{
     Law, Sometimes,
     oracle::health::{Stake, Way},
@@ -27,6 +27,7 @@ impl Ledger {
             key: Key(0),
             place: Place(0),
             tried: 0,
+            or_tried: Vec::new(),
             failures: 0,
             live_at: self.live.len() as u32,
             began: self.at,
@@ -44,17 +45,14 @@ impl Ledger {
     }
 
     pub(crate) fn admitted(&mut self, serial: u64, key: Key, place: Place) {
+        let serves_waiting = self.serves_waiting;
         let Some(session) = self.session(serial) else { return };
-        let waits = session.waits_since.is_some() && matches!(session.phase, Phase::Revoked(_));
-        if waits && self.serves_waiting {
-            self.begin_to_wait(serial);
-        }
-        let phase = self.sessions[serial as usize].phase;
-        let has_waited = phase == Phase::Waiting;
-        if !has_waited && self.has_tried_all(serial) {
-            self.counts.add(Sometimes::TriedAgain, 1);
-            self.sessions[serial as usize].tried = 0;
-        }
+        let phase = session.phase;
+        let coming = match phase {
+            Phase::Waiting => Coming::HasWaited,
+            Phase::Revoked(_) if session.waits_since.is_some() && serves_waiting => Coming::Either,
+            _ => Coming::Asks,
+        };
         match phase {
             Phase::New | Phase::Revoked(_) | Phase::Failed => {}
             Phase::Waiting => {
@@ -77,7 +75,7 @@ impl Ledger {
             _ => {}
         }
         self.leave_pool(serial, phase);
-        self.check_turn(serial, key, place, has_waited);
+        self.check_turn(serial, key, place, coming);
         let (at, successes) = (self.at, self.health.successes(place));
         let session = &mut self.sessions[serial as usize];
         if let Some(since) = session.waits_since.take() {
@@ -127,7 +125,8 @@ impl Ledger {
             Phase::Revoked(_) if moves => self.given_up(serial),
             Phase::Dialling if !was_revoked => {
                 session.phase = Phase::Failed;
-                session.tried |= 1 << session.place.0;
+                let place = session.place;
+                session.all_tried_mut().for_each(|tried| *tried |= 1 << place.0);
                 session.failures += 1;
                 let fault = match failure {
                     Failure::Failed(fault) => fault,
@@ -301,12 +300,7 @@ impl Ledger {
         if !self.may_wait() || !matches!(phase, Phase::Revoked(_) | Phase::Failed) {
             self.fail(Law::Pool, format!("session {serial} is to wait while {phase:?}"));
         }
-        self.begin_to_wait(serial);
-    }
-
-    /// A session that has dialled waits, or has waited so far without a word.
-    fn begin_to_wait(&mut self, serial: u64) {
-        self.leave_pool(serial, self.sessions[serial as usize].phase);
+        self.leave_pool(serial, phase);
         self.waiting += 1;
         let session = &mut self.sessions[serial as usize];
         session.phase = Phase::Waiting;

@@ -30,7 +30,7 @@ impl Ledger {
                 Phase::Dialling | Phase::Failed if !stays => {
                     // What had failed already counts as revoked, and isn't tried.
                     if session.phase == Phase::Failed {
-                        session.tried &= !(1 << place);
+                        session.all_tried_mut().for_each(|tried| *tried &= !(1 << place));
                     }
                     session.phase = Phase::Revoked(generation);
                     session.waits_since = is_empty_wait.then_some(self.at);
