@@ -99,7 +99,7 @@ pub(super) struct Stake {
 }
 
 impl Rules {
-    fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
         let us = |ms: u32| u64::from(ms) * 1000;
         let settings = config.settings();
         Self {
@@ -457,5 +457,60 @@ impl Silence {
 impl Stake {
     pub(super) fn is_overdue(&self, at: u64) -> bool {
         self.patience.is_some_and(|time| at >= self.began + time)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Key;
+
+    const B0: Place = Place(0);
+    const B1: Place = Place(1);
+
+    /// Two targets; dials may go unanswered for 100 ms, and silence lasts a second at most.
+    fn health() -> Health {
+        let mut health = Health::new(&Config { cut_silent: 1_000, ..Config::default() });
+        health.replaced(&vec![(Key(0), B0), (Key(1), B1)], 1);
+        health
+    }
+
+    fn dial(health: &Health, began: u64) -> Stake {
+        let (successes, patience) = (health.successes(B0), health.patience(B0));
+        Stake { place: B0, successes, began, patience }
+    }
+
+    #[test]
+    fn a_fault_is_evidence_unless_another_dial_has_succeeded_since() {
+        let mut health = health();
+        let (old, older) = (dial(&health, 1_000), dial(&health, 0));
+        health.dial_failed(2_000, &older, Fault::Ours);
+        assert_eq!(health.settle(9_000), Ok(()), "our own fault is no evidence");
+        health.dial_failed(2_000, &older, Fault::TimedOut);
+        assert_eq!(health.settle(9_000), Ok(()), "it had less time than its patience");
+        health.succeeded(9_000, B0, 1_000, Way::Dial);
+        health.dial_failed(10_000, &old, Fault::Refused);
+        assert!(health.eject(10_000, B0, Fault::Refused, false).is_err());
+
+        let new = dial(&health, 9_000);
+        health.dial_failed(10_000, &new, Fault::Refused);
+        assert!(health.settle(10_001).is_err(), "it isn't ejected");
+        health.dial_failed(10_001, &new, Fault::Refused);
+        assert_eq!(health.eject(10_001, B0, Fault::Refused, false), Ok(false));
+        assert!(!health.is_eligible(B0) && health.is_eligible(B1));
+        assert!(health.restore(11_000, B0, 999).is_err(), "nothing has brought it back");
+    }
+
+    #[test]
+    fn a_target_is_silent_beside_one_that_answers() {
+        let mut health = health();
+        let stake = dial(&health, 0);
+        health.overdue(100_000, &stake);
+        assert_eq!(health.eject(100_000, B0, Fault::TimedOut, true), Ok(false));
+        assert!(!health.is_silent(5_000_000, B0), "no other has answered");
+        health.succeeded(200_000, B1, 1_000, Way::Dial);
+        assert!(!health.is_silent(1_099_999, B0) && health.is_silent(1_100_000, B0));
+        health.dial_failed(300_000, &stake, Fault::Refused);
+        assert!(!health.is_silent(5_000_000, B0), "a refusal is an answer");
     }
 }

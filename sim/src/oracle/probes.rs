@@ -168,3 +168,39 @@ fn after(at: u64, number: u32, rules: &Rules) -> (u64, u64) {
     };
     (at + pause / 2, at + pause)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Config;
+
+    const B0: Place = Place(0);
+
+    #[test]
+    fn probes_begin_at_once_and_then_in_intervals_that_double_up_to_a_limit() {
+        let rules = Rules::new(&Config { probe_min: 40, probe_max: 100, ..Config::default() });
+        let mut probes = Probes::default();
+        let start = |probes: &mut Probes, at, number| {
+            let started = probes.started(at, (number, B0), &rules, 0);
+            probes.let_go(at, number, &rules);
+            started
+        };
+        assert!(!probes.ejected(1_000, B0, &rules));
+        assert_eq!(start(&mut probes, 1_000, 0), Ok(()));
+        assert_eq!(probes.plans[&B0].window, (21_000, 41_000));
+        assert!(start(&mut probes, 20_999, 1).is_err(), "half an interval has to pass");
+        assert_eq!(probes.plans[&B0].window, (60_999, 100_999));
+        assert_eq!(start(&mut probes, 100_000, 2), Ok(()));
+        assert_eq!(probes.plans[&B0].window, (150_000, 200_000));
+        assert_eq!(probes.check_times(200_000, 0, &[B0], &rules), Ok(()));
+        assert!(probes.check_times(200_001, 0, &[B0], &rules).is_err());
+
+        // Ejected again soon after its return, it is probed after the pause that was next.
+        probes.returned(200_000, B0);
+        assert!(probes.ejected(250_000, B0, &rules));
+        assert_eq!(probes.plans[&B0].window, (300_000, 350_000));
+        probes.returned(300_000, B0);
+        assert!(!probes.ejected(500_000, B0, &rules));
+        assert_eq!(probes.plans[&B0].window, (500_000, 500_000));
+    }
+}

@@ -170,6 +170,9 @@ impl Scenario {
         }
         outages::vary(&mut draft.config, draft.entropy);
         draft.add_outages();
+        if draft.entropy.chance(6) {
+            draft.shutdown_while_draining();
+        }
         draft.steps.sort_by_key(|step| step.at);
         Self { seed, config: draft.config, rules: draft.rules, steps: draft.steps }
     }
@@ -400,6 +403,27 @@ impl<'a, E: Entropy> Draft<'a, E> {
         };
         self.step(at, fault);
         self.step(repair_at, repair);
+    }
+
+    /// The server shuts down, and soon aborts what is left, while a removed target drains.
+    fn shutdown_while_draining(&mut self) {
+        let at = self.entropy.between(0, self.config.duration);
+        let Some(set) = self.set_at(at) else { return };
+        let Some(&(_, place)) = self.entropy.pick(&set) else { return };
+        let without = set.iter().copied().filter(|entry| entry.1 != place).collect();
+        self.step(at, Operation::Drain(1_500));
+        self.step(at, Operation::Replace(without));
+        let grace = self.entropy.between(0, 50);
+        self.step(at, Operation::Shutdown(grace));
+    }
+
+    /// The set that the steps so far order last by this time.
+    fn set_at(&self, at: u32) -> Option<Backends> {
+        let ordered = self.steps.iter().filter_map(|step| match &step.operation {
+            Operation::Replace(set) if step.at <= at => Some((step.at, set)),
+            _ => None,
+        });
+        ordered.max_by_key(|(at, _)| *at).map(|(_, set)| set.clone())
     }
 
     /// A backend is absent. Before its time is over, the source is lost for a while, or names it
