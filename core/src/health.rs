@@ -9,6 +9,10 @@ use slab::Slab;
 
 use crate::{Fault, Generation, SessionId, Settings, Target, pool::NONE};
 
+/// A connect that took this long says nothing of the distance: TCP sends its first packet again after
+/// a second (RFC 6298), so that one was lost, or came to a target that was down then.
+const RETRANSMISSION: Duration = Duration::from_secs(1);
+
 /// When the first of all ejected targets has returned, the others are probed within this time.
 const BURST: Duration = Duration::from_millis(100);
 
@@ -216,16 +220,18 @@ impl<T: Target, K> Health<T, K> {
         settings: &Settings,
     ) -> bool {
         self.answers += 1;
-        let is_slow = settings.dial_patience.is_some_and(|patience| took * 3 > patience);
+        let is_slow = took < RETRANSMISSION
+            && settings.dial_patience.is_some_and(|patience| took * 3 > patience);
         if !is_slow && self.records.is_empty() {
             return false;
         }
-        let took = if is_slow { took } else { Duration::ZERO };
         if is_slow {
-            self.records.entry(target.clone()).or_insert(Record::new(index)).took = took;
+            self.records.entry(target.clone()).or_insert(Record::new(index));
         }
         let Some(record) = self.records.get_mut(target) else { return false };
-        record.took = took;
+        if took < RETRANSMISSION {
+            record.took = if is_slow { took } else { Duration::ZERO };
+        }
         if record.ejection.is_none() {
             if !record.is_needed(now, settings) {
                 self.records.remove(target);

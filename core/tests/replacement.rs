@@ -36,6 +36,7 @@ fn end() -> impl Strategy<Value = End> {
     prop_oneof![
         Just(End::Succeeded(1)),
         Just(End::Succeeded(400)),
+        Just(End::Succeeded(1200)),
         prop::sample::select(&Fault::ALL[..]).prop_map(End::Failed),
         Just(End::Cancelled),
     ]
@@ -46,7 +47,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         20 => Just(Step::Admit),
         20 => any().prop_map(Step::Connected),
-        2 => any().prop_map(Step::ConnectedSlowly),
+        2 => (any(), prop::sample::select(&[400, 1000, 1500][..]))
+            .prop_map(|(at, took)| Step::ConnectedAfter(at, took)),
         12 => any().prop_map(Step::Overdue),
         1 => any().prop_map(Step::Wander),
         10 => (any(), prop::sample::select(&Fault::ALL[..]))

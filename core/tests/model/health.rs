@@ -147,7 +147,9 @@ impl Naive {
             let is_at = session.pick.is_some_and(|(_, at)| at == place);
             session.has_rival |= session.state == State::Dialling && is_at;
         }
-        self.known.entry(place).or_default().took = took;
+        if took < 1000 {
+            self.known.entry(place).or_default().took = took;
+        }
         let were_all_ejected = self.are_all_ejected();
         if self.is_ejected(place) {
             self.returns(place);

@@ -32,8 +32,8 @@ use self::{
 pub enum Step {
     Admit,
     Connected(usize),
-    /// It took longer than a target's patience is by default.
-    ConnectedSlowly(usize),
+    /// It took this long, in milliseconds.
+    ConnectedAfter(usize, u64),
     /// A dial has outlived its patience.
     Overdue(usize),
     /// Its dials go unanswered, one after the other, until it has no moves left.
@@ -212,7 +212,7 @@ impl World {
         match step {
             Step::Admit | Step::Reset | Step::ReplaceStale(_) => true,
             Step::Connected(at)
-            | Step::ConnectedSlowly(at)
+            | Step::ConnectedAfter(at, _)
             | Step::Overdue(at)
             | Step::Wander(at)
             | Step::DialFailed(at, _)
@@ -245,7 +245,7 @@ impl World {
         match step {
             Step::Admit => self.admit(),
             Step::Connected(at) => self.connected(*at, 1),
-            Step::ConnectedSlowly(at) => self.connected(*at, 400),
+            Step::ConnectedAfter(at, took) => self.connected(*at, *took),
             Step::Overdue(at) => self.overdue(*at),
             Step::Wander(at) => (0..=health::MOVES_MAX).try_for_each(|_| {
                 self.apply(&Step::Overdue(*at))?;

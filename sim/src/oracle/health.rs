@@ -43,7 +43,7 @@ pub(super) const MOVES_MAX: u32 = 8;
 struct Target {
     /// Dials and probes that have succeeded.
     successes: u64,
-    /// How long the newest of them took.
+    /// How long the newest of them took that came at the first try.
     took: u64,
     ejected: Option<Ejected>,
     /// What has just been seen of it, which ejects it.
@@ -284,7 +284,10 @@ impl Health {
     pub(super) fn succeeded(&mut self, at: u64, place: Place, took: u64, way: Way) {
         let Some(target) = self.targets.get_mut(&place) else { return };
         target.successes += 1;
-        target.took = took;
+        // After a second, a packet has been sent again: that says nothing of the distance.
+        if took < 1_000_000 {
+            target.took = took;
+        }
         target.evidence = None;
         target.way_back = target.ejected.map(|_| (at, way));
         target.ejected.iter_mut().for_each(|ejected| ejected.silence = None);

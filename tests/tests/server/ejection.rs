@@ -126,6 +126,21 @@ async fn a_dial_that_is_overdue_and_succeeds_returns_its_backend() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connect_whose_first_packet_was_lost_says_nothing_of_the_next_one() {
+    let world = World::new(settings(|_| {}), ["A"]);
+    let slow = DialScript::After(std::sync::Arc::new(|| Box::pin(tokio::time::sleep(ms(1_020)))));
+    world.net.script("A", slow);
+    world.apply(&[("a", "A")]).await;
+    let _client = world.client();
+    within(world.log.until("returned", 1)).await;
+    world.net.script("A", DialScript::Hang);
+    let began = world.log.times("returned")[0];
+    let _next = world.client();
+    within(world.log.until("ejected", 2)).await;
+    assert_eq!(world.log.times("ejected")[1] - began, 250);
+}
+
+#[tokio::test(start_paused = true)]
 async fn dials_are_given_up_eight_times_and_take_no_time_to_dial() {
     let world = World::new(settings(|s| s.dial_attempts_max = 1), []);
     world.net.script("A", DialScript::Hang);
