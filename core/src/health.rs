@@ -306,6 +306,20 @@ impl<T: Target, K> Health<T, K> {
         }
     }
 
+    /// The pauses between probes may be shorter from now on, also those that have begun.
+    pub(crate) fn hasten(&mut self, now: Duration, settings: &Settings) {
+        for (target, record) in &mut self.records {
+            let Some(ejection) = &mut record.ejection else { continue };
+            let due = now + pause(settings, target, ejection.number.saturating_sub(1));
+            if due < ejection.due {
+                if self.due.remove(&(ejection.due, target.clone())) {
+                    self.due.insert((due, target.clone()));
+                }
+                ejection.due = due;
+            }
+        }
+    }
+
     /// When [`Self::start_probe`] or [`Self::next_silent`] next has something to do.
     pub(crate) fn due(&self, settings: &Settings) -> Option<Duration> {
         let may_probe = self.probes.len() < settings.probes_max;
