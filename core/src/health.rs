@@ -12,9 +12,9 @@ use crate::{Fault, Generation, SessionId, Settings, Target, pool::NONE};
 /// When the first of all ejected targets has returned, the others are probed within this time.
 const BURST: Duration = Duration::from_millis(100);
 
-/// What is known of targets beyond that they are in the set: who is ejected, and which probes are
-/// under way. Which keys the rotation skips is the cycle's to know, and the [`Balancer`]'s to keep
-/// in step.
+/// What is known of targets beyond that they are in the set: which targets are ejected, and which
+/// probes are under way. The cycle knows which keys are skipped; the [`Balancer`] keeps the two in
+/// step.
 ///
 /// There is a record only of targets that are ejected, were so not long ago, or are slow.
 ///
@@ -79,7 +79,7 @@ pub struct ProbeId {
 pub struct Probe<T> {
     /// Its number.
     pub id: ProbeId,
-    /// Whom to dial.
+    /// The target to dial.
     pub target: T,
 }
 
