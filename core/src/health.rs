@@ -21,8 +21,6 @@ const BURST: Duration = Duration::from_millis(100);
 /// [`Balancer`]: crate::Balancer
 pub(crate) struct Health<T, K> {
     records: BTreeMap<T, Record>,
-    /// How many targets are ejected.
-    ejected: usize,
     /// The next probe of each ejected target that has none under way.
     due: BTreeSet<(Duration, T)>,
     /// The ejected targets that answer nothing, by when that began, until their sessions are cut.
@@ -136,7 +134,6 @@ impl<T: Target, K> Health<T, K> {
     pub(crate) fn new() -> Self {
         Self {
             records: BTreeMap::new(),
-            ejected: 0,
             due: BTreeSet::new(),
             silent: BTreeSet::new(),
             answers: 0,
@@ -201,7 +198,6 @@ impl<T: Target, K> Health<T, K> {
         if record.probe.is_none() {
             self.due.insert((due, target.clone()));
         }
-        self.ejected += 1;
         self.falls_silent(target, fault, now);
         self.notices.push(Notice::Ejected { target: target.clone(), fault });
         true
@@ -241,7 +237,6 @@ impl<T: Target, K> Health<T, K> {
         let Some(record) = self.records.get_mut(target) else { return };
         let Some(ejection) = record.ejection.take() else { return };
         record.returned = Some((now, ejection.number));
-        self.ejected -= 1;
         self.due.remove(&(ejection.due, target.clone()));
         self.notices.extend(record.probe.map(Notice::Cancel));
         let ejected_for = now.saturating_sub(ejection.since);
@@ -412,7 +407,6 @@ impl<T: Target, K> Health<T, K> {
             }
             stays && record.is_needed(now, settings)
         });
-        self.ejected = ejected.len();
         (revoked, ejected)
     }
 
