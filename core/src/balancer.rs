@@ -396,6 +396,7 @@ impl<T: Target, K> Balancer<T, K> {
     /// waited for a set with backends, and are to be ended since they may wait no longer.
     pub fn configure(&mut self, settings: Settings, now: Duration) -> Vec<K> {
         self.settings = settings;
+        self.health.hasten(now, &self.settings);
         if !self.settings.ejection {
             let returned = self.health.return_all(now);
             returned.iter().for_each(|target| self.cycle.set_skipped(*target, false));

@@ -16,17 +16,15 @@ const RETRANSMISSION: Duration = Duration::from_secs(1);
 /// When the first of all ejected targets has returned, the others are probed within this time.
 const BURST: Duration = Duration::from_millis(100);
 
-/// What is known of targets beyond that they are in the set: who is ejected, and which probes are
-/// under way. Which keys the rotation skips is the cycle's to know, and the [`Balancer`]'s to keep
-/// in step.
+/// What is known of targets beyond that they are in the set: which targets are ejected, and which
+/// probes are under way. The cycle knows which keys are skipped; the [`Balancer`] keeps the two in
+/// step.
 ///
 /// There is a record only of targets that are ejected, were so not long ago, or are slow.
 ///
 /// [`Balancer`]: crate::Balancer
 pub(crate) struct Health<T, K> {
     records: BTreeMap<T, Record>,
-    /// How many targets are ejected.
-    ejected: usize,
     /// The next probe of each ejected target that has none under way.
     due: BTreeSet<(Duration, T)>,
     /// The ejected targets that answer nothing, by when that began, until their sessions are cut.
@@ -83,7 +81,7 @@ pub struct ProbeId {
 pub struct Probe<T> {
     /// Its number.
     pub id: ProbeId,
-    /// Whom to dial.
+    /// The target to dial.
     pub target: T,
 }
 
@@ -140,7 +138,6 @@ impl<T: Target, K> Health<T, K> {
     pub(crate) fn new() -> Self {
         Self {
             records: BTreeMap::new(),
-            ejected: 0,
             due: BTreeSet::new(),
             silent: BTreeSet::new(),
             answers: 0,
@@ -205,7 +202,6 @@ impl<T: Target, K> Health<T, K> {
         if record.probe.is_none() {
             self.due.insert((due, target.clone()));
         }
-        self.ejected += 1;
         self.falls_silent(target, fault, now);
         self.notices.push(Notice::Ejected { target: target.clone(), fault });
         true
@@ -247,7 +243,6 @@ impl<T: Target, K> Health<T, K> {
         let Some(record) = self.records.get_mut(target) else { return };
         let Some(ejection) = record.ejection.take() else { return };
         record.returned = Some((now, ejection.number));
-        self.ejected -= 1;
         self.due.remove(&(ejection.due, target.clone()));
         self.notices.extend(record.probe.map(Notice::Cancel));
         let ejected_for = now.saturating_sub(ejection.since);
@@ -308,6 +303,20 @@ impl<T: Target, K> Health<T, K> {
                 self.due.remove(&(ejection.due, target.clone()));
                 ejection.due = due;
                 self.due.insert((due, target.clone()));
+            }
+        }
+    }
+
+    /// The pauses between probes may be shorter from now on, also those that have begun.
+    pub(crate) fn hasten(&mut self, now: Duration, settings: &Settings) {
+        for (target, record) in &mut self.records {
+            let Some(ejection) = &mut record.ejection else { continue };
+            let due = now + pause(settings, target, ejection.number.saturating_sub(1));
+            if due < ejection.due {
+                if self.due.remove(&(ejection.due, target.clone())) {
+                    self.due.insert((due, target.clone()));
+                }
+                ejection.due = due;
             }
         }
     }
@@ -404,7 +413,6 @@ impl<T: Target, K> Health<T, K> {
             }
             stays && record.is_needed(now, settings)
         });
-        self.ejected = ejected.len();
         (revoked, ejected)
     }
 

@@ -53,7 +53,7 @@ pub struct Settings {
     pub probes_max: usize,
     /// How long a target may answer no dial and no probe, not even with a refusal, while another
     /// target answers, before its sessions are cut: 1 s to 24 h. `None`: for ever, which is the
-    /// default.
+    /// default. Needs [`Self::ejection`], since nobody probes a target that isn't ejected.
     pub cut_silent: Option<Duration>,
     /// Spreads the pauses between probes. Give each of many servers another. 0.
     pub seed: u64,

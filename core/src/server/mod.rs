@@ -54,8 +54,8 @@ struct Link<D: Dialer, R> {
 }
 
 impl<D: Dialer> Server<D> {
-    /// A server without listeners and without a set. `runtime` is where drains, shutdowns and
-    /// sources are waited for.
+    /// A server without listeners and without a set. `runtime` is where ejected targets are probed,
+    /// and where drains, shutdowns and sources are waited for.
     ///
     /// # Errors
     /// A setting is out of its range.
@@ -240,7 +240,7 @@ impl<T: Target> Handle<T> {
         self.shared.set()
     }
 
-    /// The state at this moment. O(targets in use).
+    /// The state at this moment. O(targets in use or ejected).
     pub fn snapshot(&self) -> Snapshot<T> {
         self.shared.snapshot()
     }
@@ -299,8 +299,8 @@ impl<T: Target> Drop for Replacement<T> {
     }
 }
 
-/// A shutdown that has begun. Ready when every listener is closed, every session has ended, and the
-/// observer has seen it.
+/// A shutdown that has begun. Ready when every listener is closed, every session and every probe has
+/// ended, and the observer has seen it.
 /// Dropping it changes nothing.
 pub struct Shutdown<T: Target> {
     shared: Arc<Shared<T>>,

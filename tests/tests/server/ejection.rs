@@ -320,6 +320,24 @@ async fn without_ejection_nobody_is_ejected_and_those_who_are_return_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn shorter_pauses_between_probes_hold_for_those_who_are_ejected_already() {
+    let an_hour = settings(|s| {
+        s.probe_interval_min = secs(3600);
+        s.probe_interval_max = secs(3600);
+    });
+    let mut world = World::new(an_hour, ["B"]);
+    world.apply(&[("a", "A"), ("b", "B")]).await;
+    let _client = world.client();
+    settle().await;
+    world.backend("A");
+    pass(secs(60)).await;
+    assert_eq!(world.log.times("probed"), [0]);
+    world.handle.configure(settings(|_| {})).expect("in range");
+    pass(secs(5)).await;
+    assert_eq!(ejected(&world), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shutdown_ends_with_its_last_probe() {
     for grace in [0, 60] {
         let world = World::new(settings(|_| {}), ["B"]);
