@@ -211,7 +211,7 @@ impl<T: Target, K> Balancer<T, K> {
 
     /// The dial has succeeded and `took` this long: to be asked before the first byte flows. `false`:
     /// the attempt has been revoked, and its connection must be aborted. O(1), unless its target was
-    /// ejected.
+    /// ejected; O(targets that are ejected) if all were.
     pub fn connected(&mut self, id: SessionId, took: Duration, now: Duration) -> bool {
         let Some(member) = self.dialling(id) else { return false };
         self.overdue.remove(&id);
@@ -643,7 +643,10 @@ impl<T: Target, K> Balancer<T, K> {
             None if !self.may_wait() => Admission::Refused(Refusal::NoBackends),
             None if self.waiting.len() < self.settings.waiting_max => {
                 self.waiting.insert(id);
-                self.sessions[id.slot as usize].phase = Phase::Waiting(kill);
+                let session = &mut self.sessions[id.slot as usize];
+                session.phase = Phase::Waiting(kill);
+                // All that it has tried has left the set.
+                session.tried = Vec::new();
                 Admission::Wait
             }
             None => Admission::Refused(Refusal::WaitingFull),
@@ -675,6 +678,7 @@ impl<T: Target, K> Balancer<T, K> {
         let turn = cycle.peek()?;
         let place = cycle.in_rotation().find(is_wanted);
         let place = place.or_else(|| cycle.in_rotation().find(is_untried));
+        let place = place.or_else(|| cycle.all().find(is_wanted));
         let place = place.or_else(|| cycle.all().find(is_untried));
         debug_assert!(place.is_some(), "not all targets have been tried");
         if place == Some(turn) { self.cycle.turn() } else { place }

@@ -67,7 +67,7 @@ pub struct Settings {
     pub empty: EmptySet,
     /// Clients that may wait for a set, 0 to 1,000,000. 1,024.
     pub waiting_max: usize,
-    /// How long each may wait, 1 ms to 1 h. 10 s.
+    /// How long each may wait each time, 1 ms to 1 h. 10 s.
     pub waiting_timeout: Duration,
     /// How long a session whose one direction has ended may move no byte in the other, 1 ms to 7
     /// days, counted from the later of that end and the last byte. `None`: for ever. 5 min.

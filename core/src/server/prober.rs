@@ -119,7 +119,9 @@ impl<D: Dialer> Prober<D> {
         loop {
             let now = runtime.now();
             let (starts, due) = self.shared.step(|state| state.look(now));
-            starts.into_iter().for_each(|start| self.start(start));
+            // All are guarded before the first runs: a runtime that panics loses none.
+            let probings: Vec<_> = starts.into_iter().map(|start| self.guard(start)).collect();
+            probings.into_iter().for_each(|(probing, signal)| self.start(probing, signal));
             let Some(due) = due else {
                 self.sleep = None;
                 return Poll::Pending;
@@ -135,45 +137,52 @@ impl<D: Dialer> Prober<D> {
         }
     }
 
-    fn start(&self, Start { probe, signal }: Start<D::Target>) {
-        let (shared, dialer) = (Arc::clone(&self.shared), Arc::clone(&self.dialer));
-        let probing =
-            Probing { shared: Arc::clone(&shared), probe, end: ProbeEnd::Cancelled, failure: None };
+    fn guard(
+        &self,
+        Start { probe, signal }: Start<D::Target>,
+    ) -> (Probing<D::Target>, Arc<Signal>) {
+        let (shared, end) = (Arc::clone(&self.shared), ProbeEnd::Cancelled);
+        (Probing { shared, probe, end, failure: None }, signal)
+    }
+
+    fn start(&self, probing: Probing<D::Target>, signal: Arc<Signal>) {
+        let dialer = Arc::clone(&self.dialer);
         self.shared.spawn(async move {
             // Captured as a whole, so that it is dropped with the task.
             let mut probing = probing;
-            let within = shared.settings().dial_timeout;
-            let began = shared.runtime.now();
-            let dial = dial(&*dialer, &probing.probe.target, within, &shared);
-            let Some(dialled) = until_told(&signal, dial).await else { return };
-            let took = shared.runtime.now().saturating_sub(began);
-            (probing.end, probing.failure) = match dialled {
-                Ok(()) => (ProbeEnd::Succeeded(took), None),
-                Err(DialFailure::Failed(error)) => {
-                    let fault = dialer.classify(&error);
-                    (ProbeEnd::Failed(fault), Some(DialFailure::Failed(error)))
-                }
-                Err(failure) => (ProbeEnd::Failed(Fault::TimedOut), Some(failure)),
-            };
+            let probe = probe(&*dialer, &probing.probe.target, &probing.shared);
+            let ended = until_told(&signal, AssertUnwindSafe(probe).catch_unwind()).await;
+            let Some(ended) = ended else { return };
+            (probing.end, probing.failure) = ended.unwrap_or_else(|_panic| {
+                let error = std::io::Error::other("the dialer panicked");
+                (ProbeEnd::Failed(Fault::Ours), Some(DialFailure::Failed(error)))
+            });
         });
     }
 }
 
-/// Dials a target and lets go of the connection. A dialer that panics is at fault itself.
-async fn dial<D: Dialer>(
+/// Probes a target, and lets go of the connection.
+async fn probe<D: Dialer>(
     dialer: &D,
     target: &D::Target,
-    within: Duration,
     shared: &Shared<D::Target>,
-) -> Result<(), DialFailure> {
-    let mut dial = AssertUnwindSafe(dialer.probe(target, within)).catch_unwind();
-    let mut timeout = Deadline::new(&*shared.runtime, within);
+) -> (ProbeEnd, Option<DialFailure>) {
+    let (runtime, within) = (&*shared.runtime, shared.settings().dial_timeout);
+    let began = runtime.now();
+    let mut dial = dialer.probe(target, within);
+    let mut timeout = Deadline::new(runtime, within);
     poll_fn(|cx| {
         if let Poll::Ready(dialled) = dial.poll_unpin(cx) {
-            let panicked = |_| Err(std::io::Error::other("the dialer panicked"));
-            return Poll::Ready(dialled.unwrap_or_else(panicked).map_err(DialFailure::Failed));
+            return Poll::Ready(match dialled {
+                Ok(()) => (ProbeEnd::Succeeded(runtime.now().saturating_sub(began)), None),
+                Err(error) => {
+                    let fault = dialer.classify(&error);
+                    (ProbeEnd::Failed(fault), Some(DialFailure::Failed(error)))
+                }
+            });
         }
-        timeout.poll(&*shared.runtime, cx).map(|()| Err(DialFailure::TimedOut))
+        let timed_out = || (ProbeEnd::Failed(Fault::TimedOut), Some(DialFailure::TimedOut));
+        timeout.poll(runtime, cx).map(|()| timed_out())
     })
     .await
 }

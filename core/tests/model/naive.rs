@@ -249,6 +249,7 @@ impl Naive {
             };
             if given == Given::Wait {
                 (session.state, session.kill) = (State::Waiting, Some(kill));
+                session.tried.clear();
             }
             return (given, owes);
         }
@@ -261,6 +262,7 @@ impl Naive {
         let is_wanted = |it: &&(Key, Place)| is_untried(it) && Some(it.1) != avoid;
         let next = turns.iter().find(is_wanted);
         let next = next.or_else(|| turns.iter().find(is_untried));
+        let next = next.or_else(|| round.iter().find(is_wanted));
         let next = next.or_else(|| round.iter().find(is_untried));
         let (key, place) = *next.expect("not all have been tried");
         session.dial(key, place, kill);

@@ -46,7 +46,8 @@ impl Ledger {
         let mut may_be = Vec::new();
         for tried in session.all_tried() {
             if coming != Coming::Asks {
-                may_be.push((tried, turn));
+                // What it had tried has left the set before.
+                may_be.push((0, turn));
             }
             if coming != Coming::HasWaited {
                 let all = from_next.iter().all(|(_, place)| tried & 1 << place.0 != 0);
@@ -89,6 +90,7 @@ impl Ledger {
         let find = |is_it: &dyn Fn(&(Key, Place)) -> bool| from_next.iter().copied().find(is_it);
         find(&|entry| is_eligible(entry) && is_wanted(entry))
             .or_else(|| find(&|entry| is_eligible(entry) && is_untried(entry)))
+            .or_else(|| find(&is_wanted))
             .or_else(|| find(&is_untried))
     }
 
