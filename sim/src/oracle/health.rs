@@ -240,7 +240,8 @@ impl Health {
         };
         let since = overdue_at.max(target.answered_at);
         if let Some(ejected) = &mut target.ejected {
-            let unlike_another_since = Some(answered_at).filter(|at| *at >= since);
+            // An answer at that very time is the target's own.
+            let unlike_another_since = Some(answered_at).filter(|at| *at > since);
             let silence = Silence { since, certain_since: None, unlike_another_since };
             ejected.silence.get_or_insert(silence);
         }
