@@ -131,7 +131,9 @@ impl Judge {
         let has_room =
             self.case.ledger.live() + config.backends as usize <= config.connections as usize;
         // Otherwise a probe may go elsewhere although all is well.
-        let is_patient = config.patience == 0 || config.patience > 2 * config.latency_max + 30;
+        let answered_within = u64::from(config.latency_max) * 2000 + self.case.patience();
+        let is_patient =
+            config.patience == 0 || u64::from(config.patience) * 1000 > answered_within;
         if has_room && is_patient {
             let all: Vec<_> = (0..config.backends as u8).map(Place).collect();
             self.streams.check_probes(&mut self.case, &all);
