@@ -63,7 +63,7 @@ fn admit_connected_finish(bencher: Bencher, live: u32) {
     });
 }
 
-/// A session comes and ends, with so many of 1,000,000 targets ejected. With none, it costs what it
+/// A session comes and ends, with this many of 1,000,000 targets ejected. With none, it costs what it
 /// costs in a set of one, but for what caches don't hold; with 999,999, the pick scans the whole
 /// bitmap: at most 20 µs.
 #[divan::bench(args = [0, 1, 500_000, 999_999], sample_count = 1_000, sample_size = 100)]

@@ -235,7 +235,7 @@ impl<T: Target> Handle<T> {
         self.shared.reset_cycle();
     }
 
-    /// The set in force, if there has been one. For whoever needs no more: a snapshot costs much more.
+    /// The set in force, if there has been one. Much cheaper than a snapshot.
     pub fn set(&self) -> Option<BackendSet<T>> {
         self.shared.set()
     }

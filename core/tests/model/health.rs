@@ -55,7 +55,7 @@ pub struct Probing {
     pub place: Place,
     pub kill: u32,
     pub owes: Option<u64>,
-    /// It is no longer wanted, and was said to be so.
+    /// It is no longer wanted, and a notice has asked for its end.
     pub is_cancelled: bool,
 }
 

@@ -113,7 +113,7 @@ impl Case {
     }
 }
 
-/// Over so many milliseconds, over a second, and in vain.
+/// Clients that waited over this many milliseconds, over a second, and in vain.
 fn long_waits(outcomes: &[Outcome], ms: u64) -> String {
     format!(
         "{} / {} / {}",
