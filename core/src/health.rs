@@ -341,7 +341,9 @@ impl<T: Target, K> Health<T, K> {
             return None;
         }
         let (_, target) = self.due.pop_first()?;
+        debug_assert!(self.is_ejected(&target), "only ejected targets have a probe that is due");
         let record = self.records.get_mut(&target)?;
+        debug_assert!(record.probe.is_none(), "a target with a probe under way has none due");
         let ejection = record.ejection.as_mut()?;
         ejection.due = now + pause(settings, &target, ejection.number);
         ejection.number = ejection.number.saturating_add(1);
