@@ -433,7 +433,7 @@ impl<T: Target, K> Balancer<T, K> {
     /// succeeded returns its target to the rotation. Returns what the probe owes to a replacement that
     /// has removed its target.
     pub fn probe_ended(&mut self, id: ProbeId, end: ProbeEnd, now: Duration) -> Option<Owed> {
-        let (target, index) = match self.health.end_probe(id)? {
+        let (target, index) = match self.health.end_probe(id, end)? {
             Ok(probed) => probed,
             Err(generation) => return Some(Owed(generation)),
         };

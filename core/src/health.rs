@@ -28,7 +28,7 @@ pub(crate) struct Health<T, K> {
     /// The next probe of each ejected target that has none under way.
     due: BTreeSet<(Duration, T)>,
     /// The ejected targets that answer nothing, by when that began, until their sessions are cut.
-    silent: BTreeSet<(Duration, T)>,
+    silent: BTreeSet<(Silence, T)>,
     /// How often any target has answered.
     answers: u64,
     probes: Slab<UnderWay<T, K>>,
@@ -43,7 +43,7 @@ struct Record {
     /// How long its last connect took; zero if that was fast.
     took: Duration,
     ejection: Option<Ejection>,
-    /// When it last returned, and what the number of the next probe was.
+    /// When it last returned, and how many probes had had a result.
     returned: Option<(Duration, u32)>,
     /// The probe that is under way, perhaps one that has been cancelled.
     probe: Option<ProbeId>,
@@ -52,13 +52,18 @@ struct Record {
 struct Ejection {
     since: Duration,
     fault: Fault,
-    /// The number of the next probe, which the pause after it depends on.
+    /// How many probes have had a result, in one numbering: the number of the probe that is next or
+    /// under way, which the pause after it depends on.
     number: u32,
     /// When the next probe is due. It waits for the one that is under way.
     due: Duration,
-    /// Since when the target has answered nothing, and how often others had answered then.
-    silence: Option<(Duration, u64)>,
+    /// While the target answers nothing.
+    silence: Option<Silence>,
 }
+
+/// Since when a target has answered nothing, and how often others had answered then. The one that
+/// began first has the least of both.
+type Silence = (Duration, u64);
 
 struct UnderWay<T, K> {
     id: ProbeId,
@@ -267,8 +272,8 @@ impl<T: Target, K> Health<T, K> {
     fn end_silence(&mut self, target: &T) {
         let record = self.records.get_mut(target);
         let ejection = record.and_then(|record| record.ejection.as_mut());
-        if let Some((since, _)) = ejection.and_then(|ejection| ejection.silence.take()) {
-            self.silent.remove(&(since, target.clone()));
+        if let Some(silence) = ejection.and_then(|ejection| ejection.silence.take()) {
+            self.silent.remove(&(silence, target.clone()));
         }
     }
 
@@ -277,17 +282,16 @@ impl<T: Target, K> Health<T, K> {
         let record = self.records.get_mut(target);
         let Some(ejection) = record.and_then(|record| record.ejection.as_mut()) else { return };
         if !fault.is_answer() && ejection.silence.is_none() {
-            ejection.silence = Some((now, self.answers));
-            self.silent.insert((now, target.clone()));
+            let silence = (now, self.answers);
+            ejection.silence = Some(silence);
+            self.silent.insert((silence, target.clone()));
         }
     }
 
-    /// The target that has been silent for longest, if another has answered meanwhile, and since
-    /// when. If none has, then none has since the others fell silent, either.
-    fn longest_silence(&self) -> Option<(Duration, &T)> {
-        let (since, target) = self.silent.first()?;
-        let (_, answers) = self.records.get(target)?.ejection.as_ref()?.silence?;
-        (self.answers > answers).then_some((*since, target))
+    /// The longest silence of a target, if another has answered meanwhile. If none has, then none has
+    /// since the others fell silent, either.
+    fn longest_silence(&self) -> Option<&(Silence, T)> {
+        self.silent.first().filter(|((_, answers), _)| self.answers > *answers)
     }
 
     /// All were ejected, and one has returned: has the others probed soon, and anew if they are
@@ -311,7 +315,8 @@ impl<T: Target, K> Health<T, K> {
     pub(crate) fn hasten(&mut self, now: Duration, settings: &Settings) {
         for (target, record) in &mut self.records {
             let Some(ejection) = &mut record.ejection else { continue };
-            let due = now + pause(settings, target, ejection.number.saturating_sub(1));
+            let begun = ejection.number.saturating_add(record.probe.is_some().into());
+            let due = now + pause(settings, target, begun.saturating_sub(1));
             if due < ejection.due {
                 if self.due.remove(&(ejection.due, target.clone())) {
                     self.due.insert((due, target.clone()));
@@ -326,7 +331,7 @@ impl<T: Target, K> Health<T, K> {
         let may_probe = self.probes.len() < settings.probes_max;
         let probe = self.due.first().filter(|_| may_probe).map(|(due, _)| *due);
         let limit = settings.cut_silent;
-        let cut = self.longest_silence().zip(limit).map(|((since, _), limit)| since + limit);
+        let cut = self.longest_silence().zip(limit).map(|(((since, _), _), limit)| *since + limit);
         probe.into_iter().chain(cut).min()
     }
 
@@ -346,7 +351,6 @@ impl<T: Target, K> Health<T, K> {
         debug_assert!(record.probe.is_none(), "a target with a probe under way has none due");
         let ejection = record.ejection.as_mut()?;
         ejection.due = now + pause(settings, &target, ejection.number);
-        ejection.number = ejection.number.saturating_add(1);
         let entry = self.probes.vacant_entry();
         let id = ProbeId { serial: self.begun, slot: entry.key() as u32 };
         entry.insert(UnderWay { id, target: target.clone(), kill: kill(), owed: None });
@@ -357,7 +361,11 @@ impl<T: Target, K> Health<T, K> {
 
     /// Forgets a probe that has ended. Its target, with its index, unless a replacement has removed
     /// that; or what the probe owes.
-    pub(crate) fn end_probe(&mut self, id: ProbeId) -> Option<Result<(T, u32), Generation>> {
+    pub(crate) fn end_probe(
+        &mut self,
+        id: ProbeId,
+        end: ProbeEnd,
+    ) -> Option<Result<(T, u32), Generation>> {
         self.kill_of(id)?;
         let probe = self.probes.remove(id.slot as usize);
         if let Some(generation) = probe.owed {
@@ -365,7 +373,10 @@ impl<T: Target, K> Health<T, K> {
         }
         let record = self.records.get_mut(&probe.target).filter(|it| it.probe == Some(id))?;
         record.probe = None;
-        if let Some(ejection) = &record.ejection {
+        if let Some(ejection) = &mut record.ejection {
+            // One that was given up may never have left the machine.
+            let has_result = end != ProbeEnd::Cancelled;
+            ejection.number = ejection.number.saturating_add(has_result.into());
             self.due.insert((ejection.due, probe.target.clone()));
         }
         Some(Ok((probe.target, record.index)))
@@ -378,12 +389,11 @@ impl<T: Target, K> Health<T, K> {
 
     /// A target whose sessions are to be cut, since it answers nothing and another does.
     pub(crate) fn next_silent(&mut self, now: Duration, settings: &Settings) -> Option<u32> {
-        let (since, target) = self.longest_silence()?;
-        if since + settings.cut_silent? > now {
+        let ((since, _), _) = self.longest_silence()?;
+        if *since + settings.cut_silent? > now {
             return None;
         }
-        let target = target.clone();
-        self.silent.remove(&(since, target.clone()));
+        let (_, target) = self.silent.pop_first()?;
         self.records.get(&target).map(|record| record.index)
     }
 
@@ -405,7 +415,7 @@ impl<T: Target, K> Health<T, K> {
                     ejected.push(record.index);
                 } else {
                     self.due.remove(&(ejection.due, target.clone()));
-                    let silent = ejection.silence.map(|(since, _)| (since, target.clone()));
+                    let silent = ejection.silence.map(|silence| (silence, target.clone()));
                     silent.map(|silent| self.silent.remove(&silent));
                 }
             }

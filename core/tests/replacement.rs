@@ -51,6 +51,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(at, took)| Step::ConnectedAfter(at, took)),
         12 => any().prop_map(Step::Overdue),
         1 => any().prop_map(Step::Wander),
+        3 => any().prop_map(Step::Hush),
         10 => (any(), prop::sample::select(&Fault::ALL[..]))
             .prop_map(|(at, fault)| Step::DialFailed(at, fault)),
         1 => any().prop_map(Step::DialTimedOutEarly),

@@ -24,7 +24,7 @@ pub struct Known {
     /// Its last connect took this long.
     pub took: u64,
     pub ejection: Option<Ejection>,
-    /// When it last returned, and the number of the next probe then.
+    /// When it last returned, and how many probes had had a result.
     pub returned: Option<(u64, u32)>,
 }
 
@@ -32,7 +32,7 @@ pub struct Known {
 pub struct Ejection {
     pub since: u64,
     pub fault: Fault,
-    /// Probes so far, those before a short return included.
+    /// Probes that have had a result, those before a short return included.
     pub number: u32,
     /// The next probe is due in this range.
     pub due: (u64, u64),
@@ -210,7 +210,6 @@ impl Naive {
         if let Some(ejection) = self.known.entry(place).or_default().ejection.as_mut() {
             let (from, to) = interval(ejection.number);
             ejection.due = (now + from, now + to);
-            ejection.number += 1;
         }
         self.probes.push(Probing { place, kill, owes: None, is_cancelled: false });
     }
@@ -218,6 +217,10 @@ impl Naive {
     /// A probe has ended. Returns what it owes.
     pub fn end_probe(&mut self, at: usize, end: End) -> Option<u64> {
         let probe = self.probes.remove(at);
+        let known = self.known.get_mut(&probe.place).filter(|_| probe.owes.is_none());
+        if let Some(ejection) = known.and_then(|known| known.ejection.as_mut()) {
+            ejection.number += u32::from(!matches!(end, End::Cancelled));
+        }
         match end {
             _ if probe.owes.is_some() => {}
             End::Succeeded(took) => self.succeeded(probe.place, took),

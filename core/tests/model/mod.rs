@@ -38,6 +38,8 @@ pub enum Step {
     Overdue(usize),
     /// Its dials go unanswered, one after the other, until it has no moves left.
     Wander(usize),
+    /// Its target's silence lasts, while the dial after it in order of acceptance is answered.
+    Hush(usize),
     DialFailed(usize, Fault),
     /// After less time than its patience.
     DialTimedOutEarly(usize),
@@ -215,6 +217,7 @@ impl World {
             | Step::ConnectedAfter(at, _)
             | Step::Overdue(at)
             | Step::Wander(at)
+            | Step::Hush(at)
             | Step::DialFailed(at, _)
             | Step::DialTimedOutEarly(at) => state(*at) == Some(State::Dialling),
             Step::Pass(_) | Step::CutSilent => true,
@@ -251,6 +254,12 @@ impl World {
                 self.apply(&Step::Overdue(*at))?;
                 self.apply(&Step::Retry(*at))
             }),
+            Step::Hush(at) => {
+                self.apply(&Step::DialFailed(*at, Fault::TimedOut))?;
+                self.apply(&Step::Connected(*at + 1))?;
+                self.apply(&Step::Pass(CUT_SILENT))?;
+                self.apply(&Step::CutSilent)
+            }
             Step::DialFailed(at, fault) => self.dial_failed(*at, *fault, DIAL_TIMEOUT),
             Step::DialTimedOutEarly(at) => self.dial_failed(*at, Fault::TimedOut, 20),
             Step::Pass(time) => {

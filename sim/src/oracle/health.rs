@@ -382,6 +382,9 @@ impl Health {
 
     /// The newest probe of a target has come to an end by itself; `None`: it succeeded.
     pub(super) fn probed(&mut self, at: u64, place: Place, fault: Option<Fault>) {
+        if self.is_ejected(place) {
+            self.probes.has_result(place);
+        }
         let Some(fault) = fault else {
             let took = self.probes.took(place);
             return self.succeeded(at, place, took, Way::Probe);

@@ -26,8 +26,8 @@ struct Probe {
 /// When a target is probed.
 #[derive(Clone, Copy, Default)]
 struct Plan {
-    /// Probes that have begun, in one numbering.
-    begun: u32,
+    /// Probes that have had a result, in one numbering.
+    results: u32,
     /// When the next one begins: not before, and no later than.
     window: (u64, u64),
     /// It is to begin although another one is in flight, which is given up.
@@ -49,9 +49,9 @@ impl Probes {
         let flaps = plan.returned_at.is_some_and(|since| at < since + 2 * rules.interval_max);
         plan.is_hurried = false;
         if flaps {
-            plan.window = after(at, plan.begun.saturating_sub(1), rules);
+            plan.window = after(at, plan.results.saturating_sub(1), rules);
         } else {
-            (plan.begun, plan.window) = (0, (at, at));
+            (plan.results, plan.window) = (0, (at, at));
         }
         flaps
     }
@@ -90,9 +90,8 @@ impl Probes {
         self.in_flight.push(Probe { number, place, began: at, owed: None });
         let plan = self.plans.entry(place).or_default();
         let (first, _) = plan.window;
-        plan.window = after(at, plan.begun, rules);
+        plan.window = after(at, plan.results, rules);
         plan.is_hurried = false;
-        plan.begun += 1;
         if is_second {
             return wrong(Law::Probes, format!("two probes go to {place}"));
         }
@@ -116,6 +115,11 @@ impl Probes {
             (plan.free_since, plan.took) = (at, at - probe.began);
         }
         probe.owed
+    }
+
+    /// A probe of an ejected target has had a result: it wasn't given up.
+    pub(super) fn has_result(&mut self, place: Place) {
+        self.plans.entry(place).or_default().results += 1;
     }
 
     /// How long the newest probe took that has let go.
@@ -183,6 +187,7 @@ mod tests {
         let start = |probes: &mut Probes, at, number| {
             let started = probes.started(at, (number, B0), &rules, 0);
             probes.let_go(at, number, &rules);
+            probes.has_result(B0);
             started
         };
         assert!(!probes.ejected(1_000, B0, &rules));
