@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     io::Read,
     process::Command,
     sync::{Arc, Mutex},
@@ -17,15 +16,10 @@ const CLIENTS: usize = 40;
 
 /// How many threads of the program carry connections.
 fn threads(tinylb: &Tinylb) -> usize {
-    let names = || {
-        let tasks = fs::read_dir(format!("/proc/{}/task", tinylb.id())).unwrap();
-        // One that ends meanwhile has no name any more.
-        let names = tasks.flat_map(|task| fs::read_to_string(task.unwrap().path().join("comm")));
-        names.collect::<Vec<_>>()
-    };
-    // A thread that has just begun has the name of the one that began it still.
-    until("each has its name", || names().iter().filter(|name| *name == "tinylb\n").count() == 1);
-    let workers = names().into_iter().filter(|name| name.starts_with("worker "));
+    until("each has its name", || {
+        tinylb.threads().iter().filter(|name| *name == "tinylb").count() == 1
+    });
+    let workers = tinylb.threads().into_iter().filter(|name| name.starts_with("worker "));
     workers.collect::<BTreeSet<_>>().len()
 }
 
