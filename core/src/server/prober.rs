@@ -134,6 +134,11 @@ impl<D: Dialer> Prober<D> {
                 return Poll::Pending;
             }
             self.sleep = None;
+            if runtime.now() < due {
+                // The sleep has ended early, and so may the next: other tasks come first.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         }
     }
 
