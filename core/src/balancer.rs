@@ -218,11 +218,7 @@ impl<T: Target, K> Balancer<T, K> {
         let session = &mut self.sessions[id.slot as usize];
         session.tried = Vec::new();
         self.pool.connect(member);
-        let Some(pick) = &session.pick else { return true };
-        let index = self.pool.target_index(member);
-        if self.health.succeeded((&pick.target, index), took, now, &self.settings) {
-            self.returned(index, now);
-        }
+        self.succeeded(id, member, took, now);
         true
     }
 
@@ -601,6 +597,15 @@ impl<T: Target, K> Balancer<T, K> {
         match self.session(id)?.phase {
             Phase::Pooled(member) if !self.pool.is_connected(member) => Some(member),
             _ => None,
+        }
+    }
+
+    /// Notes that a session's dial has succeeded, which returns its target if it was ejected.
+    fn succeeded(&mut self, id: SessionId, member: u32, took: Duration, now: Duration) {
+        let Some(pick) = &self.sessions[id.slot as usize].pick else { return };
+        let target = (&pick.target, self.pool.target_index(member));
+        if self.health.succeeded(target, took, now, &self.settings) {
+            self.returned(target.1, now);
         }
     }
 
