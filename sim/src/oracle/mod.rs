@@ -3,7 +3,6 @@
 mod health;
 mod law;
 mod ledger;
-mod probes;
 
 pub use self::law::{Law, Violation};
 pub(crate) use self::ledger::{Ledger, PLACES, SLACK, Said};
