@@ -5,6 +5,7 @@ mod config;
 mod generate;
 mod outages;
 mod plan;
+mod profile;
 mod text;
 
 use tinylb_core::Fault;
@@ -12,8 +13,8 @@ use tinylb_core::Fault;
 pub use self::{
     backends::{Backends, Key, Place},
     config::{CONFIG_FIELDS, Config, ConfigField},
-    generate::{Class, Profile},
     plan::{Manner, Plan, SILENCE},
+    profile::{Class, Profile},
     text::ScenarioError,
 };
 pub(crate) use self::{
