@@ -66,7 +66,7 @@ pub struct Balancer<T, K> {
     has_set: bool,
     generation: Generation,
     pool: Pool<T, K>,
-    sessions: Slab<Session<T, K>>,
+    sessions: Slab<SessionState<T, K>>,
     waiting: BTreeSet<SessionId>,
     /// Sessions that still dial although their patience is over.
     overdue: BTreeSet<SessionId>,
@@ -80,9 +80,9 @@ pub struct Balancer<T, K> {
     outstanding: BTreeMap<Generation, usize>,
 }
 
-struct Session<T, K> {
+struct SessionState<T, K> {
     id: SessionId,
-    phase: Phase<K>,
+    standing: Standing<K>,
     /// The newest attempt's backend.
     pick: Option<Pick<T>>,
     /// Targets whose dials failed.
@@ -98,7 +98,7 @@ struct Session<T, K> {
 /// Where a session is. The ways out: a waiting one is admitted or refused by the first set; a
 /// pooled one retries or connects; a connected one ends; any is taken out (to `Out`) by a
 /// replacement, a deadline or [`Balancer::abort_all`]; one that is out retries or ends.
-enum Phase<K> {
+enum Standing<K> {
     Waiting(K),
     /// Dialling or connected, perhaps draining: which of them, the pool knows.
     Pooled(u32),
@@ -134,9 +134,9 @@ impl<T: Target, K> Balancer<T, K> {
         let entry = self.sessions.vacant_entry();
         let id = SessionId { serial: self.accepted, slot: entry.key() as u32 };
         self.accepted += 1;
-        entry.insert(Session {
+        entry.insert(SessionState {
             id,
-            phase: Phase::Out,
+            standing: Standing::Out,
             pick: None,
             tried: Vec::new(),
             moves: 0,
@@ -190,15 +190,15 @@ impl<T: Target, K> Balancer<T, K> {
         let owed = session.owed.take().map(Owed);
         let is_moving = mem::take(&mut session.is_moving);
         let before = session.pick.as_ref().map(|pick| pick.target.clone());
-        match mem::replace(&mut session.phase, Phase::Out) {
-            Phase::Pooled(member) => {
+        match mem::replace(&mut session.standing, Standing::Out) {
+            Standing::Pooled(member) => {
                 session.tried.extend(before.clone().filter(|_| !is_moving));
                 self.pool.remove(member);
             }
-            Phase::Waiting(_) => {
+            Standing::Waiting(_) => {
                 self.waiting.remove(&id);
             }
-            Phase::Out => {}
+            Standing::Out => {}
         }
         if self.is_closed {
             return (Admission::Refused(Refusal::Closed), owed);
@@ -212,7 +212,7 @@ impl<T: Target, K> Balancer<T, K> {
     /// pause. False if the set is empty. O(targets tried).
     pub fn has_tried_all(&self, id: SessionId) -> bool {
         let Some(session) = self.session(id) else { return false };
-        let is_pooled = matches!(session.phase, Phase::Pooled(_)) && !session.is_moving;
+        let is_pooled = matches!(session.standing, Standing::Pooled(_)) && !session.is_moving;
         let current = session.pick.as_ref().filter(|_| is_pooled).map(|pick| &pick.target);
         let is_tried = |target: &T| session.tried.contains(target) || current == Some(target);
         let targets = self.cycle.set().targets();
@@ -226,12 +226,12 @@ impl<T: Target, K> Balancer<T, K> {
         self.session(id)?;
         self.overdue.remove(&id);
         let session = self.sessions.remove(id.slot as usize);
-        match session.phase {
-            Phase::Waiting(_) => {
+        match session.standing {
+            Standing::Waiting(_) => {
                 self.waiting.remove(&id);
             }
-            Phase::Pooled(member) => drop(self.pool.remove(member)),
-            Phase::Out => {}
+            Standing::Pooled(member) => drop(self.pool.remove(member)),
+            Standing::Out => {}
         }
         self.totals.add(reason);
         session.owed.map(Owed)
@@ -292,31 +292,31 @@ impl<T: Target, K> Balancer<T, K> {
 
     /// Whether a session's target has left the set while it drains.
     pub fn is_draining(&self, id: SessionId) -> bool {
-        matches!(self.session(id), Some(Session { phase: Phase::Pooled(member), .. })
+        matches!(self.session(id), Some(SessionState { standing: Standing::Pooled(member), .. })
             if self.pool.is_draining(*member))
     }
 
     /// The kill handle of a session's attempt, while the balancer holds it.
     pub fn kill_handle(&self, id: SessionId) -> Option<&K> {
-        match &self.session(id)?.phase {
-            Phase::Waiting(kill) => Some(kill),
-            Phase::Pooled(member) => Some(self.pool.kill_of(*member)),
-            Phase::Out => None,
+        match &self.session(id)?.standing {
+            Standing::Waiting(kill) => Some(kill),
+            Standing::Pooled(member) => Some(self.pool.kill_of(*member)),
+            Standing::Out => None,
         }
     }
 
-    fn session(&self, id: SessionId) -> Option<&Session<T, K>> {
+    fn session(&self, id: SessionId) -> Option<&SessionState<T, K>> {
         self.sessions.get(id.slot as usize).filter(|session| session.id == id)
     }
 
-    fn session_mut(&mut self, id: SessionId) -> Option<&mut Session<T, K>> {
+    fn session_mut(&mut self, id: SessionId) -> Option<&mut SessionState<T, K>> {
         self.sessions.get_mut(id.slot as usize).filter(|session| session.id == id)
     }
 
     /// The attempt of a session that is in the pool and still dials.
     fn dialling(&self, id: SessionId) -> Option<u32> {
-        match self.session(id)?.phase {
-            Phase::Pooled(member) if !self.pool.is_connected(member) => Some(member),
+        match self.session(id)?.standing {
+            Standing::Pooled(member) if !self.pool.is_connected(member) => Some(member),
             _ => None,
         }
     }
@@ -334,7 +334,7 @@ impl<T: Target, K> Balancer<T, K> {
             None if self.waiting.len() < self.settings.waiting_max => {
                 self.waiting.insert(id);
                 let session = &mut self.sessions[id.slot as usize];
-                session.phase = Phase::Waiting(kill);
+                session.standing = Standing::Waiting(kill);
                 // All that it has tried has left the set.
                 session.tried = Vec::new();
                 Admission::Wait
@@ -349,7 +349,7 @@ impl<T: Target, K> Balancer<T, K> {
         let pick = Pick { key: set.key_at(place).clone(), target: set.target_at(place).clone() };
         let member = self.pool.insert(set, set.target_index_at(place), id, kill);
         let session = &mut self.sessions[id.slot as usize];
-        session.phase = Phase::Pooled(member);
+        session.standing = Standing::Pooled(member);
         session.pick = Some(pick.clone());
         pick
     }

@@ -2,10 +2,10 @@
 
 use std::{mem, time::Duration};
 
-use super::{Balancer, Phase};
+use super::{Balancer, Standing};
 use crate::{
     BackendKey, BackendSet, Change, Generation, Pick, ProbeId, Removal, SessionId, Target,
-    pool::Taken,
+    pool::TakenOut,
 };
 
 /// The acknowledgement that a replacement waits for, owed by an attempt that it took out. Give it to
@@ -131,12 +131,12 @@ impl<T: Target, K> Balancer<T, K> {
         self.overdue.clear();
         let (mut kills, mut taken) = (Vec::new(), Vec::new());
         for (_, session) in &mut self.sessions {
-            match mem::replace(&mut session.phase, Phase::Out) {
-                Phase::Waiting(kill) => kills.push(kill),
-                Phase::Pooled(member) => {
-                    taken.push(Taken { owner: session.id, kill: self.pool.remove(member) });
+            match mem::replace(&mut session.standing, Standing::Out) {
+                Standing::Waiting(kill) => kills.push(kill),
+                Standing::Pooled(member) => {
+                    taken.push(TakenOut { owner: session.id, kill: self.pool.remove(member) });
                 }
-                Phase::Out => {}
+                Standing::Out => {}
             }
         }
         kills.extend(self.take_out(taken, self.generation));
@@ -169,14 +169,14 @@ impl<T: Target, K> Balancer<T, K> {
         }
     }
 
-    pub(super) fn take_out(&mut self, taken: Vec<Taken<K>>, generation: Generation) -> Vec<K> {
+    pub(super) fn take_out(&mut self, taken: Vec<TakenOut<K>>, generation: Generation) -> Vec<K> {
         self.owe(generation, taken.len());
         taken
             .into_iter()
-            .map(|Taken { owner, kill }| {
+            .map(|TakenOut { owner, kill }| {
                 self.overdue.remove(&owner);
                 let session = &mut self.sessions[owner.slot as usize];
-                session.phase = Phase::Out;
+                session.standing = Standing::Out;
                 session.owed = Some(generation);
                 kill
             })
@@ -209,10 +209,10 @@ impl<T: Target, K> Balancer<T, K> {
     fn take_waiting(&mut self) -> Vec<(SessionId, K)> {
         let waiting = mem::take(&mut self.waiting).into_iter();
         let take = |id: SessionId| {
-            let phase = &mut self.sessions[id.slot as usize].phase;
-            match mem::replace(phase, Phase::Out) {
-                Phase::Waiting(kill) => Some((id, kill)),
-                Phase::Pooled(_) | Phase::Out => {
+            let standing = &mut self.sessions[id.slot as usize].standing;
+            match mem::replace(standing, Standing::Out) {
+                Standing::Waiting(kill) => Some((id, kill)),
+                Standing::Pooled(_) | Standing::Out => {
                     debug_assert!(false, "{id} waits, and is neither pooled nor out");
                     None
                 }

@@ -18,7 +18,7 @@ use crate::{
 pub(super) struct State<T> {
     pub(super) balancer: Balancer<T, Arc<Signal>>,
     pub(super) settings: Arc<Settings>,
-    pub(super) phase: Phase,
+    pub(super) lifecycle: Lifecycle,
     pub(super) outbox: Outbox<T>,
     pub(super) wakes: Wakes,
     /// The stop handles of accept loops and background tasks.
@@ -53,7 +53,7 @@ pub(super) struct Task {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum Lifecycle {
     Running,
     /// Nothing is accepted; sessions may finish.
     Closing,
@@ -89,7 +89,7 @@ impl<T: Target> State<T> {
         Self {
             balancer: Balancer::new(settings.clone()),
             settings: Arc::new(settings),
-            phase: Phase::Running,
+            lifecycle: Lifecycle::Running,
             outbox: Outbox { is_observed, is_delivering: false, next_number: 0, items: Vec::new() },
             wakes: Wakes::default(),
             tasks: Slab::new(),
@@ -130,7 +130,7 @@ impl<T: Target> State<T> {
             bytes_to_clients: self.bytes_to_clients,
             limit_reached: self.limit_reached.map(|(limit, _)| limit),
             listeners: self.listeners,
-            is_shutting_down: self.phase != Phase::Running,
+            is_shutting_down: self.lifecycle != Lifecycle::Running,
             settings: Arc::clone(&self.settings),
             absent: self.source.absent.at(now),
         }
@@ -157,7 +157,7 @@ impl<T: Target> State<T> {
         peer: String,
         signal: &Arc<Signal>,
     ) -> Result<Option<(SessionId, Admission<T>)>, Limit> {
-        if self.phase != Phase::Running {
+        if self.lifecycle != Lifecycle::Running {
             return Ok(None);
         }
         self.take_room()?;
@@ -192,7 +192,7 @@ impl<T: Target> State<T> {
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.phase != Phase::Running && self.listeners == 0 && self.balancer.live() == 0
+        self.lifecycle != Lifecycle::Running && self.listeners == 0 && self.balancer.live() == 0
     }
 
     /// Whether nothing is left of the server, and its observer has seen that.
