@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// A client that was accepted.
-pub(super) struct Session {
+pub(super) struct SessionTask {
     /// Counts what the session's task does, so that what is due for the past is known as such.
     pub(super) epoch: u32,
     /// When its first dial began.
@@ -62,7 +62,7 @@ pub(super) struct Run<'a, P> {
     pub(super) queue: BinaryHeap<Entry>,
     pub(super) now: u64,
     pub(super) steps: u64,
-    pub(super) sessions: Vec<Session>,
+    pub(super) sessions: Vec<SessionTask>,
     pub(super) places: [PlaceState; PLACES],
     /// No client gets through.
     pub(super) is_client_link_cut: bool,

@@ -7,7 +7,7 @@ use tinylb_core::{EndReason, Fault};
 use super::{
     Policy, Verdict,
     queue::{Due, Failed, Told},
-    run::{Run, Session},
+    run::{Run, SessionTask},
 };
 use crate::{
     Sometimes,
@@ -40,7 +40,7 @@ impl<P: Policy> Run<'_, P> {
             _ => (None, Manner::Ask, 1),
         };
         let session = self.sessions.len() as u32;
-        self.sessions.push(Session {
+        self.sessions.push(SessionTask {
             epoch: 0,
             began: self.now,
             dial_began: self.now,

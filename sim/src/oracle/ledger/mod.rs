@@ -43,7 +43,7 @@ pub(crate) struct Ledger {
     /// The key served last.
     anchor: Option<Key>,
     generation: u64,
-    sessions: Vec<Session>,
+    sessions: Vec<Account>,
     /// Serials of those that have not ended, in no order.
     live: Vec<u32>,
     waiting: usize,
@@ -85,7 +85,7 @@ struct PlaceLoad {
     connected: u32,
 }
 
-struct Session {
+struct Account {
     phase: Phase,
     key: Key,
     place: Place,
@@ -144,7 +144,7 @@ enum Phase {
     Ended,
 }
 
-impl Session {
+impl Account {
     /// All that it may have tried.
     fn all_tried(&self) -> impl Iterator<Item = u32> {
         self.or_tried.iter().copied().chain([self.tried])
