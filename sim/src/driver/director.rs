@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, io, sync::Arc, task::Waker, time::Duration};
 use super::{
     World,
     judge::{Judge, LinkFault},
-    orders::{Order, Visit, Word},
+    orders::{ClientOrder, Order, Visit},
 };
 use crate::{
     Outcome, Scenario,
@@ -194,11 +194,11 @@ impl Director {
             Operation::Spoil => judge.spoil(),
             Operation::Connect(count, plan) => judge.cues().visit(Visit::Connect(*count, *plan)),
             Operation::Leave(how) => {
-                let word = match how {
-                    Leaving::Close => Word::Close,
-                    Leaving::Abort => Word::Abort,
+                let order = match how {
+                    Leaving::Close => ClientOrder::Close,
+                    Leaving::Abort => ClientOrder::Abort,
                 };
-                let wakers = judge.leave(word);
+                let wakers = judge.leave(order);
                 drop(judge);
                 wakers.into_iter().for_each(Waker::wake);
             }
