@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    signal::{Signal, Word, until_told},
+    signal::{Signal, Word, until_raised},
     state::{Item, Lifecycle, State, Task, Wakes},
 };
 use crate::{
@@ -273,7 +273,7 @@ impl<T: Target> Shared<T> {
             let stop = Arc::clone(&stop);
             self.runtime.spawn(Box::pin(async move {
                 let _guard = guard;
-                until_told(&stop, task).await;
+                until_raised(&stop, task).await;
             }));
         }
         stop
@@ -301,7 +301,7 @@ impl<T: Target> Shared<T> {
         let drains_change = self.step(|state| {
             let drains_change = state.settings.removal != settings.removal;
             let refused = state.balancer.configure(settings.clone(), now);
-            state.wakes.tell(refused, Word::Refused);
+            state.wakes.raise(refused, Word::Refused);
             state.settings = Arc::new(settings);
             drains_change
         });
@@ -333,7 +333,7 @@ impl<T: Target> Shared<T> {
             state.lifecycle = Lifecycle::Closed;
             state.need_no_room();
             let kills = state.balancer.abort_all();
-            state.wakes.tell(kills, Word::Closed);
+            state.wakes.raise(kills, Word::Closed);
             state.stop_tasks(|_| true);
         });
     }

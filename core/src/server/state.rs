@@ -225,12 +225,12 @@ impl<T: Target> State<T> {
         if report.is_change {
             self.outbox.event(|| Event::SetReplaced(Arc::clone(&report)));
         }
-        self.wakes.tell(replaced.cut, Word::Removed);
-        self.wakes.tell(replaced.revoked, Word::Revoked);
-        self.wakes.tell(replaced.refused, Word::Refused);
+        self.wakes.raise(replaced.cut, Word::Removed);
+        self.wakes.raise(replaced.revoked, Word::Revoked);
+        self.wakes.raise(replaced.refused, Word::Refused);
         replaced.probes.into_iter().for_each(|probe| self.cancel_probe(probe));
         for (id, pick, signal) in replaced.admitted {
-            self.wakes.tell([signal], Word::Admitted);
+            self.wakes.raise([signal], Word::Admitted);
             self.outbox.event(|| Event::Admitted { id, pick });
         }
         if report.sessions_draining > 0 {
@@ -250,7 +250,7 @@ impl<T: Target> State<T> {
 
     pub(super) fn stop_tasks(&mut self, which: impl Fn(&Task) -> bool) {
         let stopped = self.tasks.iter().map(|(_, task)| task).filter(|task| which(task));
-        self.wakes.tell(stopped.map(|task| Arc::clone(&task.stop)), Word::Closed);
+        self.wakes.raise(stopped.map(|task| Arc::clone(&task.stop)), Word::Closed);
     }
 
     /// Collects whom the state as it is now concerns.
@@ -285,7 +285,7 @@ impl<T> Outbox<T> {
 }
 
 impl Wakes {
-    pub(super) fn tell(&mut self, signals: impl IntoIterator<Item = Arc<Signal>>, word: Word) {
+    pub(super) fn raise(&mut self, signals: impl IntoIterator<Item = Arc<Signal>>, word: Word) {
         self.words.extend(signals.into_iter().map(|signal| (signal, word)));
     }
 
