@@ -3,7 +3,7 @@
 use crate::scenario::{Backends, Plan};
 
 /// How the reason of every loss ends.
-pub(super) const LOST: &str = "as told";
+pub(super) const LOST: &str = "as ordered";
 
 /// What the balancer is to do.
 #[derive(Debug)]

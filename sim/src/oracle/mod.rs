@@ -5,7 +5,7 @@ mod law;
 mod ledger;
 
 pub use self::law::{Law, Violation};
-pub(crate) use self::ledger::{Ledger, PLACES, SLACK, Said};
+pub(crate) use self::ledger::{Ledger, PLACES, Reported, SLACK};
 
 /// What a judgement comes to: the law that is broken, and by what.
 type Judged<T = ()> = Result<T, (Law, String)>;

@@ -304,11 +304,11 @@ impl<'a, E: Entropy> Draft<'a, E> {
     fn absence(&mut self) {
         let Config { duration, keep_absent, .. } = self.config;
         let at = self.entropy.between(0, duration);
-        let said = self.steps.iter().rev().find_map(|step| match &step.operation {
+        let newest = self.steps.iter().rev().find_map(|step| match &step.operation {
             Operation::Replace(set) if step.at <= at => Some(set),
             _ => None,
         });
-        let with = said.cloned().unwrap_or_default();
+        let with = newest.cloned().unwrap_or_default();
         let Some(&(_, place)) = self.entropy.pick(&with) else { return };
         let without = with.iter().copied().filter(|entry| entry.1 != place).collect();
         self.step(at, Operation::Replace(without));

@@ -64,7 +64,7 @@ pub enum Operation {
     Replace(Backends),
     /// The set is replaced by this one and at once by the one before.
     Flap(Backends),
-    /// The same set is said again.
+    /// The set is replaced by the same set.
     Again,
     /// The source of sets is lost.
     LoseSource,
@@ -210,7 +210,7 @@ pub enum Act {
     Add,
     /// The set is replaced by the empty one.
     Empty,
-    /// The same set is said again.
+    /// The set is replaced by the same set.
     Again,
     /// All backends are in the set again, each under its own key.
     Restore,

@@ -230,7 +230,7 @@ pub(super) fn activity_class(activity: Activity) -> &'static str {
         Activity::Dialling => "dialling",
         Activity::Connected => "connected",
         Activity::Draining => "draining",
-        Activity::Told => "told",
+        Activity::Ending => "ending",
     }
 }
 
@@ -261,7 +261,7 @@ mod tests {
         // The first came from a source: what is applied is the same set again, from the handle.
         let records: Vec<_> = [
             (10, replaced(1)),
-            (11, Note::SaidAgain(2)),
+            (11, Note::Repeated(2)),
             (15, Note::Applied(2)),
             (20, replaced(3)),
             (21, replaced(4)),

@@ -19,7 +19,7 @@ pub(super) enum Activity {
     /// Its target has left, and it has time.
     Draining,
     /// Its target has left, and it is about to end.
-    Told,
+    Ending,
 }
 
 /// A part of a session's life.
@@ -116,7 +116,7 @@ impl Lives {
         life.spans.push(Span { from: at, to: OPEN, activity, place });
     }
 
-    /// Whom a replacement leaves alone, lets drain, or tells to end.
+    /// What a replacement makes of each session: it stays, drains or ends.
     fn replaced(&mut self, at: u64, set: &Backends, drains: bool) {
         let mut entries = Vec::new();
         for (serial, life) in &self.sessions {
@@ -125,7 +125,7 @@ impl Lives {
             let is_in_set = set.iter().any(|(_, other)| *other == place);
             let activity = match span.activity {
                 Activity::Connected if !is_in_set && drains => Activity::Draining,
-                Activity::Connected | Activity::Dialling if !is_in_set => Activity::Told,
+                Activity::Connected | Activity::Dialling if !is_in_set => Activity::Ending,
                 Activity::Draining if is_in_set => Activity::Connected,
                 _ => continue,
             };
@@ -225,7 +225,7 @@ mod tests {
             span(20, 30, Activity::Connected, Some(B0)),
             span(30, 40, Activity::Draining, Some(B0)),
             span(40, 50, Activity::Connected, Some(B0)),
-            span(50, 51, Activity::Told, Some(B0)),
+            span(50, 51, Activity::Ending, Some(B0)),
         ];
         assert_eq!(lives.sessions[&0].spans, expected);
         assert_eq!(lives.sessions[&0].reason, Some(EndReason::BackendRemoved));

@@ -94,7 +94,7 @@ fn write_legend(page: &mut String, scenario: &Scenario) -> fmt::Result {
         (Activity::Dialling, "dialling"),
         (Activity::Connected, "connected"),
         (Activity::Draining, "draining"),
-        (Activity::Told, "told to end"),
+        (Activity::Ending, "about to end"),
     ] {
         write!(page, "<span><i class=\"b0 {}\"></i>{text}</span> ", activity_class(activity))?;
     }

@@ -85,7 +85,7 @@ impl Judge {
         self.check_cut(attempt, Side::Backend);
     }
 
-    /// No end is cut off from a session that is said to have come to its end.
+    /// No end is cut off from a session that is reported to have come to its end.
     pub(super) fn check_cut(&mut self, attempt: u32, by: Side) {
         if self.streams.sight(attempt, by) != Some(Sight::Cut) {
             return;

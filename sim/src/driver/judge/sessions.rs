@@ -153,7 +153,7 @@ impl Sessions {
         case: &mut Case,
         serial: u64,
         reason: EndReason,
-        told: (u64, u64),
+        reported: (u64, u64),
     ) -> bool {
         let Some(session) = self.sessions.get_mut(serial as usize) else { return false };
         session.ended = Some(reason);
@@ -163,10 +163,10 @@ impl Sessions {
             case.fail(Law::Barrier, text);
         }
         let moved = (to_backend.written - to_backend.lost, to_client.written - to_client.lost);
-        if moved != told {
+        if moved != reported {
             let text = format!(
                 "session {serial} says that it moved {} and {} bytes; it was {} and {}",
-                told.0, told.1, moved.0, moved.1
+                reported.0, reported.1, moved.0, moved.1
             );
             case.fail(Law::Bytes, text);
         }

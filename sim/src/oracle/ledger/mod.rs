@@ -169,9 +169,9 @@ impl Phase {
     }
 }
 
-/// What a replacement says it did.
+/// What a replacement reports that it did.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Said {
+pub(crate) struct Reported {
     pub(crate) generation: u64,
     pub(crate) cut: usize,
     pub(crate) revoked: usize,
