@@ -580,7 +580,7 @@ fn a_port_is_free_once_its_listener_is_dropped_and_who_waits_there_is_reset() {
 }
 
 #[test]
-fn a_listener_or_a_dialer_that_is_told_a_wrong_host_says_so() {
+fn a_listener_or_a_dialer_that_is_given_a_wrong_host_says_so() {
     async fn listens(host: Host) {
         let wrong = SocketAddr::new(CLIENT, SERVICE.port());
         let mut listener = TurmoilListener::bind(&host.network, wrong).await.unwrap();

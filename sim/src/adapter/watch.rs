@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_told_from_data_and_data_is_not_formatted() {
+    fn an_end_is_distinguished_from_data_and_data_is_not_formatted() {
         assert_eq!(kind(&END_MARK), (Some(PacketKind::End), 8));
         assert_eq!(kind(&[7; 10_000]), (Some(PacketKind::Data), 1));
         assert_eq!(kind(&[END_MARK[0]]), (Some(PacketKind::Data), 1));
