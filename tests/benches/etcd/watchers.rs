@@ -13,7 +13,7 @@ use tinylb_tokio::{Address, EtcdOptions, EtcdSource, Host};
 use crate::{child::Control, harness::PREFIX};
 
 /// The part of many balancers, of which each has a source and nothing else: waits for a line, follows
-/// the sources, and from then on prints the newest address of the set whenever the last of them has come to know it.
+/// it, and from then on prints the newest address of the set whenever the last of them has it.
 pub async fn run(mut control: Control, url: &str, count: usize) -> io::Result<()> {
     control.heard().await?;
     let (addresses, mut known) = unbounded();

@@ -76,8 +76,8 @@ struct Progress {
     /// So many are made.
     changes_max: Cell<usize>,
     /// The newest revision that deletes nothing: etcd before 3.4.34 and 3.5.16 doesn't report
-    /// to all watches the deletions at the very revision that is compacted (etcd's issue 18089), and tests
-    /// of their own have what becomes of that.
+    /// to all watches the deletions at the very revision that is compacted (etcd's issue 18089). What
+    /// becomes of that has tests of its own.
     without_delete: Cell<i64>,
 }
 
