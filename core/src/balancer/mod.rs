@@ -80,6 +80,7 @@ pub struct Balancer<T, K> {
     outstanding: BTreeMap<Generation, usize>,
 }
 
+/// What the balancer knows of a session.
 struct SessionState<T, K> {
     id: SessionId,
     standing: Standing<K>,

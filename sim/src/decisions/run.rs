@@ -20,7 +20,7 @@ use crate::{
     trace::{Note, Trace},
 };
 
-/// A client that was accepted.
+/// The task that serves an accepted client.
 pub(super) struct SessionTask {
     /// Counts what the session's task does, so that what is due for the past is known as such.
     pub(super) epoch: u32,

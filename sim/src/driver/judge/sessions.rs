@@ -15,6 +15,7 @@ pub(super) struct Sessions {
     dialling: u64,
 }
 
+/// What has moved for a session, and what it holds.
 #[derive(Clone, Copy, Default)]
 struct Traffic {
     to_backend: Moved,

@@ -85,6 +85,7 @@ struct PlaceLoad {
     connected: u32,
 }
 
+/// What the ledger knows of a session.
 struct Account {
     phase: Phase,
     key: Key,
