@@ -100,7 +100,7 @@ fn a_budget_ends_seeds_without_end() {
 }
 
 #[test]
-fn a_run_that_never_ends_is_told_and_ends_the_program() {
+fn a_run_that_never_ends_is_reported_and_ends_the_program() {
     let run = ["run", "--seeds", "0..1000", "--profile", "long", "--hang", "0s"];
     let output = tinylb_sim(&run);
     let said = stdout(&output);

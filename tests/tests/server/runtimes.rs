@@ -199,17 +199,21 @@ async fn of_replacements_from_many_threads_each_is_applied_and_the_last_wins() {
     let joined = tokio::task::spawn_blocking(|| {
         threads.into_iter().flat_map(|t| t.join().expect("no panic")).collect::<Vec<_>>()
     });
-    let mut told = joined.await.expect("no panic");
+    let mut returned = joined.await.expect("no panic");
     is_over.store(true, Ordering::SeqCst);
     for client in clients {
         within_a_minute(client).await.expect("no panic");
     }
-    told.sort_unstable();
-    let numbers: Vec<_> = told.iter().map(|(number, _)| *number).collect();
-    assert_eq!(numbers, (1..=3 * ROUNDS).collect::<Vec<_>>(), "one order, each told its own");
-    let (_, last) = told.last().expect("there were some");
+    returned.sort_unstable();
+    let numbers: Vec<_> = returned.iter().map(|(number, _)| *number).collect();
+    assert_eq!(
+        numbers,
+        (1..=3 * ROUNDS).collect::<Vec<_>>(),
+        "one order, and each call returned its own"
+    );
+    let (_, last) = returned.last().expect("there were some");
     assert_eq!(world.snapshot().set, Some(set(&[("key", last)])));
-    let expected: Vec<_> = told
+    let expected: Vec<_> = returned
         .iter()
         .scan("", |before, (number, name)| {
             let is_change = std::mem::replace(before, name) != *name;

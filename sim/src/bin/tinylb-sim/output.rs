@@ -24,7 +24,7 @@ pub(crate) fn print(text: fmt::Arguments<'_>) {
 }
 
 /// Prints to standard error.
-pub(crate) fn tell(text: fmt::Arguments<'_>) {
+pub(crate) fn print_error(text: fmt::Arguments<'_>) {
     let mut out = io::stderr().lock();
     let _ = out.write_fmt(text);
 }

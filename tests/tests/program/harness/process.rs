@@ -255,7 +255,7 @@ impl Tinylb {
         look(&self.log());
     }
 
-    /// Checks that it ends well, having been told to.
+    /// Checks that it ends well, after a signal.
     pub(crate) fn stop_after_signal(mut self) {
         assert_eq!(self.exit_code(), 0, "{:?}", self.log());
     }
