@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     };
     let (message, code) = match result {
         Ok(()) => return ExitCode::SUCCESS,
-        Err(Failure::Told) => return ExitCode::FAILURE,
+        Err(Failure::Reported) => return ExitCode::FAILURE,
         Err(Failure::Error(message)) => (message, ExitCode::FAILURE),
         Err(Failure::Usage(message)) => (message, ExitCode::from(2)),
     };

@@ -175,6 +175,6 @@ impl Sums {
              fewer than {limit}\n",
             bugs - missed,
         ));
-        if missed == 0 && median < limit { Ok(()) } else { Err(Failure::Told) }
+        if missed == 0 && median < limit { Ok(()) } else { Err(Failure::Reported) }
     }
 }
