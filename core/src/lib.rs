@@ -81,6 +81,7 @@ mod settings;
 mod snapshot;
 mod source;
 mod source_settings;
+mod spread;
 mod sync;
 
 // Decisions.
