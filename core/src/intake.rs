@@ -7,7 +7,7 @@ use crate::{
 
 /// Time from one set that is taken to the next, at least: of a burst, only the newest counts. The
 /// first of it is taken at once.
-const PAUSE: Duration = Duration::from_millis(10);
+pub(crate) const PAUSE: Duration = Duration::from_millis(10);
 
 /// Which of a source's sets are taken, and when. Plain state, like the balancer: it gets the
 /// source's updates and decides what to do, both with the time from outside.
@@ -17,6 +17,8 @@ pub(crate) struct Intake<T> {
     decided: VecDeque<Decision<T>>,
     /// The source's newest set, while it isn't taken yet.
     next: Option<BackendSet<T>>,
+    /// That set only narrows one that was taken: a loss doesn't drop it.
+    only_narrows: bool,
     taken_at: Option<Duration>,
     held_since: Option<Duration>,
     lost: Option<Lost>,
@@ -54,6 +56,7 @@ impl<T: Target> Intake<T> {
             settings,
             decided: VecDeque::new(),
             next: None,
+            only_narrows: false,
             taken_at: None,
             held_since: None,
             lost: None,
@@ -80,23 +83,34 @@ impl<T: Target> Intake<T> {
                 _ => (next, entries),
             },
             Update::Lost(reason) => return self.lose(now, reason, set),
+            Update::Narrowed(next) => return self.narrow(next),
         };
         if let Some(lost) = self.lost.take() {
-            let lost_for = now.saturating_sub(lost.since);
-            self.absence.pause(lost_for);
-            self.decided.push_back(Decision::Recover(lost_for));
+            self.absence.pause(lost.since, now);
+            self.decided.push_back(Decision::Recover(now.saturating_sub(lost.since)));
         }
         self.absence.mention(&next);
         if self.left_out != left_out {
             self.decided.push_back(Decision::LeaveOut(Arc::clone(&left_out)));
             self.left_out = left_out;
         }
+        (self.next, self.only_narrows) = (Some(next), false);
+    }
+
+    /// Of the last set, these backends are to be used. That is no word of the source: a loss goes
+    /// on, and nothing is mentioned.
+    fn narrow(&mut self, next: BackendSet<T>) {
+        if self.lost.as_ref().is_some_and(|lost| lost.is_stale) {
+            return;
+        }
+        self.only_narrows |= self.next.is_none();
         self.next = Some(next);
     }
 
     fn lose(&mut self, now: Duration, reason: Arc<str>, set: Option<&BackendSet<T>>) {
-        // What was said before the loss counts, unless it is held or would be.
-        if let Some(said) = self.next.take()
+        // What was said before the loss counts, unless it is held or would be. What only narrows
+        // the last set counts in any case, and needs no haste.
+        if let Some(said) = self.next.take_if(|_| !self.only_narrows)
             && self.held_since.take().is_none()
         {
             let next = self.absence.complete(now, set, &said);
@@ -133,8 +147,9 @@ impl<T: Target> Intake<T> {
     }
 
     fn consider(&mut self, now: Duration, set: Option<&BackendSet<T>>) {
+        self.give_up_stale(now, set);
         if self.next.is_none() && self.lost.is_none() {
-            self.next = self.absence.over(now);
+            (self.next, self.only_narrows) = (self.absence.over(now), false);
         }
         if self.taken_at.is_none_or(|at| at + PAUSE <= now)
             && let Some(said) = self.next.clone()
@@ -154,16 +169,31 @@ impl<T: Target> Intake<T> {
                 }
             }
         }
+    }
+
+    /// Gives up the last set once the source has been lost for too long, and with it what narrows it.
+    fn give_up_stale(&mut self, now: Duration, set: Option<&BackendSet<T>>) {
         if let (Some(lost), Some(max)) = (&mut self.lost, self.settings.max_stale)
             && lost.since + max <= now
             && !lost.is_stale
         {
             lost.is_stale = true;
+            (self.next, self.held_since) = (None, None);
             self.absence.clear();
             if set.is_some_and(|set| !set.is_empty()) {
                 self.decided.push_back(Decision::Expire(Arc::clone(&lost.reason)));
             }
         }
+    }
+
+    /// Whether the source is lost.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.is_some()
+    }
+
+    /// Whether a set is held.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.held_since.is_some()
     }
 
     /// How the floor holds the next set, if it does.
