@@ -333,16 +333,17 @@ impl<T: Target> Verdicts<T> {
         self.open = open;
     }
 
-    /// Whether nothing has been reported yet, and it is too soon to do so.
+    /// Whether no set has been reported yet, and it is too soon to do so.
     fn is_awaiting(&self, now: Duration) -> bool {
-        self.reported.is_none() && self.passing == 0 && self.unheard > 0 && now < self.awaited_until
+        let is_awaited = self.passing == 0 && self.unheard > 0 && now < self.awaited_until;
+        self.inner.is_none() || self.reported.is_none() && is_awaited
     }
 
     /// What to report now in place of the source; ask until that is nothing. O(n), if a set is to be
     /// reported; O(1) otherwise.
     pub fn next(&mut self, now: Duration) -> Option<Update<T>> {
         self.settle(now);
-        if self.inner.is_none() || self.is_awaiting(now) {
+        if self.is_awaiting(now) {
             let lost = self.lost.take()?;
             // The set that comes now doesn't end the loss.
             self.said = None;
