@@ -361,7 +361,9 @@ impl<T: Target> Verdicts<T> {
 
     /// Reports what the source has said, narrowed.
     fn say(&mut self, now: Duration, entries: Arc<[BadEntry]>) -> Update<T> {
-        let set = self.report(now);
+        let set = self.usable();
+        self.change = Change::Nothing;
+        self.reported = Some((now, set.clone()));
         // Without a backend, it would count as a loss.
         let is_owed = set.is_empty() && !entries.is_empty();
         self.owed = is_owed.then(|| Arc::clone(&entries));
@@ -375,22 +377,16 @@ impl<T: Target> Verdicts<T> {
             Change::Gain if self.gain_due().is_some_and(|due| now < due) => return None,
             Change::Gain | Change::Other => {}
         }
-        let before = self.reported.as_ref().map(|(_, set)| set.clone());
-        let set = self.report(now);
-        if before.is_some_and(|before| before == set) {
+        let set = self.usable();
+        self.change = Change::Nothing;
+        if self.reported.as_ref().is_some_and(|(_, before)| *before == set) {
             return None;
         }
+        self.reported = Some((now, set.clone()));
         Some(match self.owed.take_if(|_| !set.is_empty()) {
             Some(entries) => Update::Partial(set, entries),
             None => Update::Narrowed(set),
         })
-    }
-
-    fn report(&mut self, now: Duration) -> BackendSet<T> {
-        let set = self.usable();
-        self.change = Change::Nothing;
-        self.reported = Some((now, set.clone()));
-        set
     }
 
     /// The backends that may be used.
