@@ -2,6 +2,7 @@
 
 mod record;
 mod settings;
+mod steer;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -116,6 +117,8 @@ pub struct Verdicts<T> {
     owed: Option<Arc<[BadEntry]>>,
     /// A loss that is to be reported.
     lost: Option<Update<T>>,
+    /// Backends that were in use before the first set.
+    assumed: Option<BackendSet<T>>,
     /// What was last reported, and when.
     reported: Option<(Duration, BackendSet<T>)>,
     change: Change,
@@ -173,6 +176,7 @@ impl<T: Target> Verdicts<T> {
             said: None,
             owed: None,
             lost: None,
+            assumed: None,
             reported: None,
             change: Change::Nothing,
             changes: Vec::new(),
@@ -230,7 +234,9 @@ impl<T: Target> Verdicts<T> {
             }
         }
         if self.inner.is_none() {
-            self.awaited_until = now + self.settings.timeout;
+            // What is in use is used on, so nothing has to be awaited.
+            let are_in_use = self.take_assumed();
+            self.awaited_until = if are_in_use { now } else { now + self.settings.timeout };
         }
         self.inner = Some(set);
         self.change = Change::Other;
