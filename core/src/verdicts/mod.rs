@@ -404,12 +404,13 @@ impl<T: Target> Verdicts<T> {
         if self.open != Open::Closed || self.passing == self.records.len() {
             return inner.clone();
         }
-        let passes = |target: &T| {
-            self.records.get(target).is_some_and(|record| record.state == VerdictState::Passing)
-        };
-        let usable = inner.iter().filter(|(_, target)| passes(target));
-        let usable = usable.map(|(key, target)| (key.clone(), target.clone()));
-        BackendSet::new(usable).expect("part of a set is a set")
+        // Both are in the targets' order.
+        let mut records = self.records.iter();
+        inner.keep_targets(|target| {
+            let record = records.next().filter(|(other, _)| *other == target);
+            debug_assert!(record.is_some(), "there is a record of each target");
+            record.is_some_and(|(_, record)| record.state == VerdictState::Passing)
+        })
     }
 
     /// The changes since the last call, in order, for a log.
