@@ -8,8 +8,8 @@
 //!   for files that a configuration names.
 #![cfg_attr(
     feature = "check",
-    doc = "- [`HttpCheck`] and [`TcpCheck`], which ask backends whether they may be used (feature
-  `check`)."
+    doc = "- [`Checked`]: sets of another source, without the backends that fail a check ([`HttpCheck`],
+  [`TcpCheck`]; feature `check`)."
 )]
 #![cfg_attr(feature = "dns", doc = "- [`DnsSource`]: sets from DNS (feature `dns`).")]
 #![cfg_attr(
@@ -77,7 +77,7 @@ mod upkeep;
 #[cfg(feature = "file")]
 pub use self::source::FileSource;
 #[cfg(feature = "check")]
-pub use self::source::{Checker, HttpCheck, HttpCheckError, TcpCheck};
+pub use self::source::{Checked, Checker, HttpCheck, HttpCheckError, TcpCheck, VerdictBoard};
 #[cfg(feature = "dns")]
 pub use self::source::{DnsFamily, DnsName, DnsOptions, DnsSource};
 #[cfg(feature = "etcd")]
