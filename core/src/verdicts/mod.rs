@@ -51,6 +51,17 @@ pub enum VerdictState {
     Failing,
 }
 
+impl VerdictState {
+    /// Its name in lower case, for metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Undecided => "undecided",
+            Self::Passing => "passing",
+            Self::Failing => "failing",
+        }
+    }
+}
+
 /// What is known of a target of the source's newest set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -321,7 +332,8 @@ impl<T: Target> Verdicts<T> {
 
     /// Decides whether backends that don't pass are used.
     fn settle(&mut self, now: Duration) {
-        if self.settings.when_none == WhenNone::Empty || self.is_awaiting(now) {
+        let is_early = self.inner.is_none() || self.is_awaiting(now);
+        if self.settings.when_none == WhenNone::Empty || is_early {
             return;
         }
         let CheckSettings { interval, timeout, .. } = self.settings;

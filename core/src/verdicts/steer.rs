@@ -181,6 +181,16 @@ mod tests {
     }
 
     #[test]
+    fn at_the_start_one_that_passes_is_enough_to_leave_out_who_does_not() {
+        let mut run = verdicts(WhenNone::All);
+        assert_eq!(reported(&mut run, ms(0)), None);
+        run.update(ms(1), Update::Set(set(&[1, 2])));
+        assert_eq!(reported(&mut run, ms(1)), None);
+        answer(&mut run, ms(2), &[2]);
+        assert_eq!(reported(&mut run, ms(2)), Some(vec![2]));
+    }
+
+    #[test]
     fn another_question_takes_nobody_out_before_its_first_answer() {
         let mut run = verdicts(WhenNone::Empty);
         run.update(ms(0), Update::Set(set(&[1, 2])));
