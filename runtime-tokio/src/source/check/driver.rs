@@ -39,7 +39,6 @@ pub(super) struct Driver {
     /// The end of the source has been reported.
     has_ended: bool,
     checker: Arc<dyn Checker>,
-    timeout: Duration,
     running: FuturesUnordered<Running>,
     /// Rings when there may be something to do though nobody says anything.
     alarm: Pin<Box<Sleep>>,
@@ -51,7 +50,6 @@ impl Driver {
     pub(super) fn new(
         source: impl Stream<Item = Update<Address>> + Send + 'static,
         checker: Arc<dyn Checker>,
-        timeout: Duration,
         on_change: Arc<OnChange>,
         board: VerdictBoard,
     ) -> Self {
@@ -59,7 +57,6 @@ impl Driver {
             source: source.boxed().fuse(),
             has_ended: false,
             checker,
-            timeout,
             running: FuturesUnordered::new(),
             alarm: Box::pin(sleep(Duration::ZERO)),
             on_change,
@@ -113,19 +110,27 @@ impl Driver {
 
     /// Begins the checks that are due, reports what has changed, and returns what is to be passed on.
     fn act(&mut self) -> Option<Update<Address>> {
-        let (checks, changes, update) = self.board.decide(|verdicts, now| {
+        let (checks, within, changes, update) = self.board.decide(|verdicts, now| {
             let checks: Vec<_> = iter::from_fn(|| verdicts.start(now)).collect();
-            (checks, verdicts.take_changes(), verdicts.next(now))
+            let within = verdicts.settings().timeout;
+            (checks, within, verdicts.take_changes(), verdicts.next(now))
         });
         for check in checks {
-            self.begin(check);
+            self.begin(check, within);
         }
         changes.iter().for_each(|change| (self.on_change)(change));
         update
     }
 
-    fn begin(&self, Check { id, target }: Check<Address>) {
-        let (checker, within) = (Arc::clone(&self.checker), self.timeout);
+    /// Asks what this checker asks, and no longer what another one asked.
+    fn ask(&mut self, checker: Arc<dyn Checker>) {
+        self.checker = checker;
+        self.running.clear();
+        self.board.decide(|verdicts, now| verdicts.ask_anew(now));
+    }
+
+    fn begin(&self, Check { id, target }: Check<Address>, within: Duration) {
+        let checker = Arc::clone(&self.checker);
         let check = async move {
             let check = AssertUnwindSafe(checker.check(&target, within)).catch_unwind();
             match timeout(within, check).await {
@@ -153,6 +158,9 @@ impl Stream for Driver {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Update<Address>>> {
         let this = self.get_mut();
         loop {
+            if let Some(checker) = this.board.new_checker(cx) {
+                this.ask(checker);
+            }
             if let Some(update) = this.act() {
                 return Poll::Ready(Some(update));
             }

@@ -40,6 +40,17 @@ pub trait Checker: Send + Sync + 'static {
     fn retain(&self, _set: &BackendSet<Address>) {}
 }
 
+#[async_trait]
+impl<C: Checker + ?Sized> Checker for Box<C> {
+    async fn check(&self, target: &Address, within: Duration) -> Answer {
+        (**self).check(target, within).await
+    }
+
+    fn retain(&self, set: &BackendSet<Address>) {
+        (**self).retain(set);
+    }
+}
+
 /// A source of sets around another source: it asks every backend of that source, and reports those
 /// that pass. When a backend no longer passes, a server that follows it cuts the backend's sessions,
 /// as if the backend had been removed.
@@ -81,6 +92,7 @@ pub struct Checked {
     settings: CheckSettings,
     on_change: Arc<OnChange>,
     board: VerdictBoard,
+    in_use: Option<BackendSet<Address>>,
 }
 
 type OnChange = dyn Fn(&VerdictChange<Address>) + Send + Sync;
@@ -98,6 +110,7 @@ impl Checked {
             settings,
             on_change: Arc::new(|_| {}),
             board: VerdictBoard::new(verdicts),
+            in_use: None,
         })
     }
 
@@ -122,7 +135,16 @@ impl Checked {
         self
     }
 
-    /// What it knows, also while it runs.
+    /// These backends are in use already: each is used until a check says otherwise, as long as the
+    /// source names it ([`Verdicts::assume`]). Give the set in force if you begin to check, or follow
+    /// another source, while sessions go on. By default, no backend is used before it passes.
+    #[must_use]
+    pub fn with_in_use(mut self, set: BackendSet<Address>) -> Self {
+        self.in_use = Some(set);
+        self
+    }
+
+    /// What it knows, also while it runs. It can be given something else to ask.
     pub fn board(&self) -> VerdictBoard {
         self.board.clone()
     }
@@ -137,7 +159,10 @@ impl Checked {
         self,
         source: impl Stream<Item = Update<Address>> + Send + 'static,
     ) -> impl Stream<Item = Update<Address>> + Send + 'static {
-        Driver::new(source, self.checker, self.settings.timeout, self.on_change, self.board)
+        if let Some(set) = self.in_use {
+            self.board.decide(|verdicts, _| verdicts.assume(set));
+        }
+        Driver::new(source, self.checker, self.on_change, self.board)
     }
 }
 

@@ -314,3 +314,60 @@ async fn the_board_shows_what_is_known_and_since_when() {
     ];
     assert_eq!(shown.collect::<Vec<_>>(), expected);
 }
+
+#[tokio::test(start_paused = true)]
+async fn another_checker_asks_all_at_once_and_only_its_answers_change_a_verdict() {
+    let mut world = World::new(|_| {});
+    world.script.refuse(2);
+    world.publisher.publish(set(&[1, 2]));
+    assert_eq!(world.next().await, "set 1");
+    world.script.set(1, Does::Hang);
+    while world.script.running() == 0 {
+        world.quiet(Duration::from_millis(10)).await;
+    }
+    let other = Script::default();
+    other.set(1, Does::Hang);
+    other.set(2, Does::Hang);
+    world.board.ask(other.clone());
+    assert_eq!(world.now(), None);
+    assert_eq!((world.script.running(), other.running()), (0, 2));
+    // That one again, and now with answers.
+    let (began, last) = (Instant::now(), Script::default());
+    last.refuse(1);
+    world.board.ask(last);
+    assert_eq!(world.next().await, "narrowed 2");
+    assert_eq!((other.running(), began.elapsed()), (0, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_settings_are_in_force_at_once() {
+    let hour = Duration::from_secs(60 * 60);
+    let mut world = World::new(|settings| settings.interval = hour);
+    world.publisher.publish(set(&[1]));
+    assert_eq!(world.next().await, "set 1");
+    world.quiet(2 * hour).await;
+    world.script.set(1, Does::Hang);
+    let mut settings = CheckSettings::default();
+    (settings.timeout, settings.fall_unanswered) = (Duration::from_millis(100), 1);
+    world.board.configure(settings.clone()).unwrap();
+    let began = Instant::now();
+    assert_eq!(world.next().await, "narrowed ");
+    assert!(began.elapsed() < Duration::from_millis(1200), "{:?}", began.elapsed());
+    assert_eq!(world.changes().last().unwrap(), "1 fails: no answer within 100ms");
+    settings.rise = 0;
+    assert_eq!(world.board.configure(settings).unwrap_err().name, "rise");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_in_use_when_checks_begin_is_used_until_an_answer_says_no() {
+    let script = Script::default();
+    script.set(1, Does::Hang);
+    script.refuse(2);
+    let checked = Checked::new(script, CheckSettings::default()).unwrap();
+    let (publisher, source) = publisher();
+    let updates = checked.with_in_use(set(&[1, 2, 9])).updates(source);
+    let mut updates = Box::pin(updates);
+    publisher.publish(set(&[1, 2, 3]));
+    assert_eq!(said(updates.next().await.unwrap()), "set 1 2");
+    assert_eq!(said(updates.next().await.unwrap()), "narrowed 1 3");
+}

@@ -40,6 +40,7 @@ pub struct HttpCheck {
     host: Option<HeaderValue>,
     statuses: Vec<RangeInclusive<u16>>,
     dialer: AddressDialer,
+    connections_max: usize,
     /// A place for each backend whose connection may be kept, and the connection while it is idle.
     idle: Mutex<BTreeMap<Address, Option<Connection>>>,
 }
@@ -86,6 +87,7 @@ impl HttpCheck {
             host: None,
             statuses: vec![200..=200],
             dialer: dialer(),
+            connections_max: usize::MAX,
             idle: Mutex::default(),
         })
     }
@@ -133,6 +135,14 @@ impl HttpCheck {
         self
     }
 
+    /// Keeps this many connections from one check to the next, at most; the other backends are asked on
+    /// new ones. No limit by default.
+    #[must_use]
+    pub fn with_connections_max(mut self, connections_max: usize) -> Self {
+        self.connections_max = connections_max;
+        self
+    }
+
     fn question(&self, address: &Address) -> Question {
         let host = self.host.clone().or_else(|| match address {
             Address::Tcp(target) => HeaderValue::from_str(&target.to_string()).ok(),
@@ -159,12 +169,19 @@ impl HttpCheck {
         Answer::Fail(format!("{status} from {}", self.path).into())
     }
 
-    /// The connection to this backend that is idle. Makes a place for it.
+    /// The connection to this backend that is idle. Makes a place for it, if there may be one.
     fn take(&self, target: &Address) -> Option<Connection> {
         if let Address::Tcp(TcpTarget { host: Host::Name(_), .. }) = target {
             return None;
         }
-        self.lock().entry(target.clone()).or_default().take()
+        let mut idle = self.lock();
+        if let Some(place) = idle.get_mut(target) {
+            return place.take();
+        }
+        if idle.len() < self.connections_max {
+            idle.insert(target.clone(), None);
+        }
+        None
     }
 
     /// Keeps a connection if its backend still has a place.
