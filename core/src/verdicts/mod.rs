@@ -2,6 +2,7 @@
 
 mod record;
 mod settings;
+mod steer;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,6 +49,17 @@ pub enum VerdictState {
     Passing,
     /// It may not.
     Failing,
+}
+
+impl VerdictState {
+    /// Its name in lower case, for metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Undecided => "undecided",
+            Self::Passing => "passing",
+            Self::Failing => "failing",
+        }
+    }
 }
 
 /// What is known of a target of the source's newest set.
@@ -116,6 +128,8 @@ pub struct Verdicts<T> {
     owed: Option<Arc<[BadEntry]>>,
     /// A loss that is to be reported.
     lost: Option<Update<T>>,
+    /// Backends that were in use before the first set.
+    assumed: Option<BackendSet<T>>,
     /// What was last reported, and when.
     reported: Option<(Duration, BackendSet<T>)>,
     change: Change,
@@ -173,6 +187,7 @@ impl<T: Target> Verdicts<T> {
             said: None,
             owed: None,
             lost: None,
+            assumed: None,
             reported: None,
             change: Change::Nothing,
             changes: Vec::new(),
@@ -230,7 +245,9 @@ impl<T: Target> Verdicts<T> {
             }
         }
         if self.inner.is_none() {
-            self.awaited_until = now + self.settings.timeout;
+            // What is in use is used on, so nothing has to be awaited.
+            let are_in_use = self.take_assumed();
+            self.awaited_until = if are_in_use { now } else { now + self.settings.timeout };
         }
         self.inner = Some(set);
         self.change = Change::Other;
@@ -315,7 +332,8 @@ impl<T: Target> Verdicts<T> {
 
     /// Decides whether backends that don't pass are used.
     fn settle(&mut self, now: Duration) {
-        if self.settings.when_none == WhenNone::Empty || self.is_awaiting(now) {
+        let is_early = self.inner.is_none() || self.is_awaiting(now);
+        if self.settings.when_none == WhenNone::Empty || is_early {
             return;
         }
         let CheckSettings { interval, timeout, .. } = self.settings;

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use tinylb_core::{Settings, SourceSettings};
+use tinylb_core::{CheckSettings, Settings, SourceSettings};
 use tinylb_tokio::{DnsOptions, TcpOptions};
 
 use crate::harness::{
@@ -16,13 +16,14 @@ const UNKNOWN: &str = "zzzzzzzzzzzzzzzz";
 
 /// The tables of the configuration: the heading of each on the page, and a file with an unknown key
 /// in that table.
-fn tables() -> [(&'static str, String); 6] {
+fn tables() -> [(&'static str, String); 7] {
     let in_service = |line: &str| format!("[services.s]\nlisten = \"127.0.0.1:80\"\n{line}\n");
     [
         ("## Top level", format!("{UNKNOWN} = 1\n")),
         ("## `[services.NAME]`", in_service(&format!("{UNKNOWN} = 1"))),
         ("### `removal`", in_service(&format!("removal = {{ {UNKNOWN} = 1 }}"))),
         ("## `source = { … }`", in_service(&format!("source = {{ {UNKNOWN} = 1 }}"))),
+        ("## `check = { … }`", in_service(&format!("check = {{ {UNKNOWN} = 1 }}"))),
         ("### `floor = { … }`", in_service(&format!("source = {{ floor = {{ {UNKNOWN} = 1 }} }}"))),
         ("### `etcd = { … }`", in_service(&format!("source = {{ etcd = {{ {UNKNOWN} = 1 }} }}"))),
     ]
@@ -52,11 +53,13 @@ fn the_page_on_the_configuration_has_every_key_and_no_other() {
 }
 
 #[test]
-fn the_example_on_the_page_on_the_configuration_is_a_good_file() {
+fn the_examples_on_the_page_on_the_configuration_are_good_files() {
     let page = page("configuration.md");
-    let example = page.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;
-    let report = check(example);
-    assert!(report.contains("2 services, no problem"), "{report}");
+    let examples = page.split("```toml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0);
+    let reports: Vec<String> = examples.map(check).collect();
+    assert_eq!(reports.len(), 2, "{reports:?}");
+    assert!(reports[0].contains("2 services, no problem"), "{reports:?}");
+    assert!(reports[1].contains("1 services, no problem"), "{reports:?}");
 }
 
 #[test]
@@ -69,10 +72,11 @@ fn the_page_on_the_configuration_has_the_range_of_every_setting() {
         ("### `removal`", "[services.s]\nremoval = { ", " }\n"),
         ("## `source = { … }`", "[services.s]\nsource = { dns = \"a:1\", ", " }\n"),
         ("### `floor = { … }`", "[services.s]\nsource = { floor = { ", " } }\n"),
+        ("## `check = { … }`", "[services.s]\ncheck = { tcp = true, ", " }\n"),
     ] {
         checked += check_ranges(&page, heading, before, after);
     }
-    assert!(checked >= 26, "only {checked} ranges were checked");
+    assert!(checked >= 34, "only {checked} ranges were checked");
 }
 
 #[test]
@@ -108,6 +112,21 @@ fn the_page_on_the_configuration_has_the_defaults_in_force() {
 }
 
 #[test]
+fn the_page_on_the_configuration_has_the_defaults_of_a_check() {
+    let page = page("configuration.md");
+    let default_of = |key: &str| default_of(&page, "## `check = { … }`", key);
+    let own = CheckSettings::default();
+    for (key, time) in [("interval", own.interval), ("timeout", own.timeout)] {
+        assert_eq!(humantime::parse_duration(&default_of(key)).unwrap(), time, "{key}");
+    }
+    for (key, count) in
+        [("rise", own.rise), ("fall", own.fall), ("fall_unanswered", own.fall_unanswered)]
+    {
+        assert_eq!(default_of(key), count.to_string(), "{key}");
+    }
+}
+
+#[test]
 fn the_page_on_the_configuration_has_the_defaults_of_a_source() {
     let page = page("configuration.md");
     let default_of = |key| default_of(&page, "## `source = { … }`", key);
@@ -131,7 +150,8 @@ fn the_page_on_the_configuration_has_the_defaults_of_a_source() {
 #[test]
 fn the_page_on_the_admin_address_has_every_metric_with_its_type_and_labels() {
     let a = Backend::echo("a");
-    let tinylb = Tinylb::balance([&a], &["--admin", "127.0.0.1:0"]);
+    // Metrics about checks are there if there is one.
+    let tinylb = Tinylb::balance([&a], &["--admin", "127.0.0.1:0", "--check-tcp"]);
     tinylb.line("backends replaced");
     let metrics = get(&tinylb.admin(), "/metrics").body;
     let page = page("admin.md");

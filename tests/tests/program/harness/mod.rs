@@ -2,6 +2,7 @@
 
 mod backend;
 mod client;
+mod cluster;
 mod file;
 mod http;
 mod knot;
@@ -11,6 +12,7 @@ mod network;
 mod output;
 mod page;
 mod process;
+mod rest;
 mod socket;
 mod strace;
 
@@ -26,12 +28,14 @@ pub(crate) use self::network::{BACKENDS, BALANCER, Host, Network};
 pub(crate) use self::{
     backend::Backend,
     client::{Client, End, Load},
+    cluster::Cluster,
     file::{ConfigFile, service},
     http::{Answer, get, http, http_with, put},
     knot::Knot,
     output::{Kill, output},
     page::{check, check_ranges, default_of, page, rows, time_of},
     process::{Line, Tinylb, binary},
+    rest::Rest,
     socket::{Hung, Socket},
     strace::Strace,
 };
