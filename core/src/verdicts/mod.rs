@@ -351,16 +351,17 @@ impl<T: Target> Verdicts<T> {
         self.open = open;
     }
 
-    /// Whether nothing has been reported yet, and it is too soon to do so.
+    /// Whether no set has been reported yet, and it is too soon to do so.
     fn is_awaiting(&self, now: Duration) -> bool {
-        self.reported.is_none() && self.passing == 0 && self.unheard > 0 && now < self.awaited_until
+        let is_awaited = self.passing == 0 && self.unheard > 0 && now < self.awaited_until;
+        self.inner.is_none() || self.reported.is_none() && is_awaited
     }
 
     /// What to report now in place of the source; ask until that is nothing. O(n), if a set is to be
     /// reported; O(1) otherwise.
     pub fn next(&mut self, now: Duration) -> Option<Update<T>> {
         self.settle(now);
-        if self.inner.is_none() || self.is_awaiting(now) {
+        if self.is_awaiting(now) {
             let lost = self.lost.take()?;
             // The set that comes now doesn't end the loss.
             self.said = None;
@@ -378,7 +379,9 @@ impl<T: Target> Verdicts<T> {
 
     /// Reports what the source has said, narrowed.
     fn say(&mut self, now: Duration, entries: Arc<[BadEntry]>) -> Update<T> {
-        let set = self.report(now);
+        let set = self.usable();
+        self.change = Change::Nothing;
+        self.reported = Some((now, set.clone()));
         // Without a backend, it would count as a loss.
         let is_owed = set.is_empty() && !entries.is_empty();
         self.owed = is_owed.then(|| Arc::clone(&entries));
@@ -392,22 +395,16 @@ impl<T: Target> Verdicts<T> {
             Change::Gain if self.gain_due().is_some_and(|due| now < due) => return None,
             Change::Gain | Change::Other => {}
         }
-        let before = self.reported.as_ref().map(|(_, set)| set.clone());
-        let set = self.report(now);
-        if before.is_some_and(|before| before == set) {
+        let set = self.usable();
+        self.change = Change::Nothing;
+        if self.reported.as_ref().is_some_and(|(_, before)| *before == set) {
             return None;
         }
+        self.reported = Some((now, set.clone()));
         Some(match self.owed.take_if(|_| !set.is_empty()) {
             Some(entries) => Update::Partial(set, entries),
             None => Update::Narrowed(set),
         })
-    }
-
-    fn report(&mut self, now: Duration) -> BackendSet<T> {
-        let set = self.usable();
-        self.change = Change::Nothing;
-        self.reported = Some((now, set.clone()));
-        set
     }
 
     /// The backends that may be used.
