@@ -29,14 +29,22 @@ pub(super) type Question = Request<Empty<Bytes>>;
 ///
 /// It is reset if it is dropped before its answer has ended, and ends in order otherwise.
 pub(super) struct Connection {
-    sender: http1::SendRequest<Empty<Bytes>>,
-    /// `None` once it has ended.
-    driver: Option<http1::Connection<Io, Empty<Bytes>>>,
-    /// What hasn't been read of the last answer.
-    rest: Option<Rest>,
-    is_idle: bool,
+    /// The connection between two questions, which has no buffers.
+    idle: Option<AddressConn>,
+    /// The connection from a question to the end of its answer.
+    busy: Option<Busy>,
 }
 
+struct Busy {
+    sender: http1::SendRequest<Empty<Bytes>>,
+    /// `None` once it has ended.
+    driver: Option<Driver>,
+    rest: Option<Rest>,
+}
+
+type Driver = http1::Connection<Io, Empty<Bytes>>;
+
+/// What hasn't been read of an answer.
 struct Rest {
     body: Incoming,
     /// How much may still come, in bytes.
@@ -54,22 +62,27 @@ const BODY_BYTES_MAX: usize = 64 << 10;
 const REST_TIME_MAX: Duration = Duration::from_millis(100);
 
 impl Connection {
-    pub(super) async fn new(conn: AddressConn) -> hyper::Result<Self> {
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(HEAD_BYTES_MAX);
-        let (sender, driver) = builder.handshake(Io(conn)).await?;
-        Ok(Self { sender, driver: Some(driver), rest: None, is_idle: true })
+    pub(super) fn new(conn: AddressConn) -> Self {
+        Self { idle: Some(conn), busy: None }
     }
 
     /// Asks, and returns the status of the answer. Informational responses (1xx) are skipped.
     ///
     /// # Errors
     /// There is no answer, or it isn't HTTP.
+    ///
+    /// # Panics
+    /// The rest of another answer hasn't been read ([`Self::is_ready`]).
     pub(super) async fn ask(&mut self, question: Question) -> hyper::Result<StatusCode> {
-        self.is_idle = false;
-        let answer = drive(&mut self.driver, self.sender.send_request(question)).await?;
+        let conn = self.idle.take().expect("the last answer has been read");
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(HEAD_BYTES_MAX);
+        let (sender, driver) = builder.handshake(Io(conn)).await?;
+        let busy = self.busy.insert(Busy { sender, driver: Some(driver), rest: None });
+        let answer = busy.sender.send_request(question);
+        let answer = drive(&mut busy.driver, answer).await?;
         let status = answer.status();
-        self.rest = Some(Rest { body: answer.into_body(), left: BODY_BYTES_MAX });
+        busy.rest = Some(Rest { body: answer.into_body(), left: BODY_BYTES_MAX });
         Ok(status)
     }
 
@@ -88,7 +101,7 @@ impl Connection {
     /// Reads the rest of the last answer. Returns whether another question may follow. Dropping this
     /// loses nothing.
     async fn drain(&mut self) -> bool {
-        let Self { sender, driver, rest, .. } = self;
+        let Some(Busy { sender, driver, rest }) = &mut self.busy else { return true };
         let drained = async {
             if let Some(Rest { body, left }) = rest {
                 while let Some(frame) = body.frame().await {
@@ -98,26 +111,27 @@ impl Connection {
             }
             sender.ready().await.ok()
         };
-        self.is_idle = drive(driver, drained).await.is_some();
-        self.is_idle
+        if drive(driver, drained).await.is_none() {
+            return false;
+        }
+        let driver = self.busy.take().and_then(|busy| busy.driver);
+        let parts = driver.map(Driver::into_parts);
+        // Whatever has come after the answer belongs to no question.
+        self.idle = parts.filter(|parts| parts.read_buf.is_empty()).map(|parts| parts.io.0);
+        self.idle.is_some()
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if self.is_idle
-            && let Some(driver) = self.driver.take()
-        {
-            driver.into_parts().io.0.finish();
+        if let Some(conn) = &mut self.idle {
+            conn.finish();
         }
     }
 }
 
 /// Does some work, which needs the connection, and moves the connection's bytes meanwhile.
-async fn drive<T>(
-    driver: &mut Option<http1::Connection<Io, Empty<Bytes>>>,
-    work: impl Future<Output = T>,
-) -> T {
+async fn drive<T>(driver: &mut Option<Driver>, work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     poll_fn(|cx| {
         for _ in 0..ROUNDS {

@@ -208,10 +208,12 @@ impl Checker for HttpCheck {
             Ok(address) => address,
             Err(reason) => return Answer::None(reason.into()),
         };
-        // Whatever goes wrong on a connection that is used again may be its age.
+        // Whatever goes wrong on a connection that is used again may be its age. So may 408, which some
+        // servers send before they close an idle connection (RFC 9110, section 15.5.9).
         if let Some(mut kept) = self.take(target)
             && kept.is_ready(within).await
             && let Ok(status) = kept.ask(self.question(&address)).await
+            && status != StatusCode::REQUEST_TIMEOUT
         {
             return self.judge(target, kept, status);
         }
@@ -221,7 +223,7 @@ impl Checker for HttpCheck {
             Err(error) => return Answer::None(words(&error).into()),
         };
         let asked = async {
-            let mut connection = Connection::new(conn).await?;
+            let mut connection = Connection::new(conn);
             let status = connection.ask(self.question(&address)).await?;
             Ok((connection, status))
         };

@@ -367,7 +367,15 @@ async fn a_server_that_closes_idle_connections_costs_no_answer() {
     // The question is read, and then the connection is closed without an answer.
     let reads_and_closes: Ends =
         |mut stream| Box::pin(async move { question(&mut stream).await.map(drop) });
+    // The same, but the question crosses it on the way.
+    let says_so_late: Ends = |mut stream| {
+        Box::pin(async move {
+            question(&mut stream).await?;
+            stream.write_all(b"HTTP/1.1 408 Too Slow\r\nConnection: close\r\n\r\n").await
+        })
+    };
     for (name, end) in [
+        ("says so late", says_so_late),
         ("closes", closes),
         ("resets", resets),
         ("says so", says_so),
