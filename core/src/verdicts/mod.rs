@@ -332,8 +332,7 @@ impl<T: Target> Verdicts<T> {
 
     /// Decides whether backends that don't pass are used.
     fn settle(&mut self, now: Duration) {
-        let is_early = self.inner.is_none() || self.is_awaiting(now);
-        if self.settings.when_none == WhenNone::Empty || is_early {
+        if self.settings.when_none == WhenNone::Empty || self.is_awaiting(now) {
             return;
         }
         let CheckSettings { interval, timeout, .. } = self.settings;

@@ -344,12 +344,13 @@ fn while_the_program_shuts_down_a_backend_that_no_longer_passes_is_cut() {
 
 #[test]
 fn verdicts_are_shown_and_counted() {
-    let cluster = Cluster::new(&[Some(200), Some(404)]);
+    let cluster = Cluster::new(&[Some(200), Some(404), Some(404)]);
     let check = cluster.check("/primary", ", host = \"db.example\"");
-    let file = ConfigFile::new(&cluster.config(&[1, 2], &check));
+    let file = ConfigFile::new(&cluster.config(&[1, 2, 3], &check));
     let tinylb = file.run_with(&WRITE);
     until("verdicts", || {
-        verdict(&tinylb, "n2") == "failing" && verdict(&tinylb, "n1") == "passing"
+        let verdicts = ["n1", "n2", "n3"].map(|key| verdict(&tinylb, key));
+        verdicts == ["passing", "failing", "failing"]
     });
     assert!(cluster.rest(1).head().iter().any(|line| line == "host: db.example"));
     let checks = state(&tinylb)["checks"].clone();
@@ -361,10 +362,10 @@ fn verdicts_are_shown_and_counted() {
     for (name, labels, value) in [
         ("tinylb_backend_check_passing", format!(",target={:?}", cluster.address(1)), 1),
         ("tinylb_backend_check_passing", format!(",target={:?}", cluster.address(2)), 0),
-        ("tinylb_targets_checked", String::new(), 2),
+        ("tinylb_targets_checked", String::new(), 3),
         ("tinylb_targets_passing", String::new(), 1),
         ("tinylb_check_changes_total", ",verdict=\"passing\"".into(), 1),
-        ("tinylb_check_changes_total", ",verdict=\"failing\"".into(), 1),
+        ("tinylb_check_changes_total", ",verdict=\"failing\"".into(), 2),
     ] {
         let sample = format!("{name}{{service=\"s\"{labels}}} {value}");
         assert!(metrics.lines().any(|line| line == sample), "no {sample}: {metrics}");
