@@ -438,3 +438,6 @@ impl<T: Target> Verdicts<T> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
