@@ -39,7 +39,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..16u8).prop_map(Step::Narrow),
         4 => Just(Step::Lose),
         24 => (0..8usize, found()).prop_map(|(at, found)| Step::Answer(at, found)),
-        5 => found().prop_map(Step::AnswerAll),
+        2 => found().prop_map(|found| Step::AnswerAll([found; 4])),
+        5 => prop::array::uniform4(found()).prop_map(Step::AnswerAll),
         1 => found().prop_map(Step::AnswerAgain),
         24 => prop::sample::select(&[1, 5, 10, 60, 100, 160][..]).prop_map(Step::Pass),
     ]

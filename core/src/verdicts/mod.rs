@@ -455,3 +455,6 @@ impl<T: Target> Verdicts<T> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,8 +38,8 @@ pub enum Step {
     Lose,
     /// One of the checks under way ends, late or not.
     Answer(usize, Found),
-    /// All of them end.
-    AnswerAll(Found),
+    /// All of them end, at once.
+    AnswerAll([Found; 4]),
     /// An answer is given a second time.
     AnswerAgain(Found),
     Pass(u64),
@@ -139,7 +139,7 @@ impl World {
             }
             Step::AnswerAll(found) => {
                 let ids: Vec<CheckId> = self.model.under_way.keys().copied().collect();
-                ids.into_iter().for_each(|id| self.answer(id, *found));
+                ids.into_iter().zip(found).for_each(|(id, found)| self.answer(id, *found));
             }
             Step::AnswerAgain(found) => {
                 if let Some(id) = self.last_answered {
