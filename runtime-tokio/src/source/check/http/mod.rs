@@ -20,7 +20,7 @@ use tinylb_core::{Answer, BackendSet, Dialer};
 use tokio::time::Instant;
 
 use self::connection::{Connection, Question, failure};
-use super::{Checker, at_port, tcp::dialer, words::words};
+use super::{Checker, at_port, tcp::dialer, undialled};
 use crate::{Address, AddressDialer, Host, TcpTarget};
 
 /// Asks a backend over HTTP/1.1 in plain text: `GET` of a path. A status that is accepted, 200 by
@@ -42,6 +42,7 @@ pub struct HttpCheck {
     dialer: AddressDialer,
     /// A place for each backend whose connection may be kept, and the connection while it is idle.
     idle: Mutex<BTreeMap<Address, Option<Connection>>>,
+    is_refusal_no: bool,
 }
 
 /// Why something can't be part of a check over HTTP.
@@ -87,6 +88,7 @@ impl HttpCheck {
             statuses: vec![200..=200],
             dialer: dialer(),
             idle: Mutex::default(),
+            is_refusal_no: false,
         })
     }
 
@@ -130,6 +132,14 @@ impl HttpCheck {
     #[must_use]
     pub fn with_dial_from(self, addresses: Vec<IpAddr>) -> Self {
         self.dialer.set_dial_from(addresses);
+        self
+    }
+
+    /// Takes a refused connection for an answer that means no, rather than for none. Right where the
+    /// check runs on the backend's machine, so that no network is between them.
+    #[must_use]
+    pub fn with_refusal_as_no(mut self) -> Self {
+        self.is_refusal_no = true;
         self
     }
 
@@ -203,7 +213,7 @@ impl Checker for HttpCheck {
         let left = within.saturating_sub(began.elapsed());
         let conn = match self.dialer.dial(&address, left).await {
             Ok(conn) => conn,
-            Err(error) => return Answer::None(words(&error).into()),
+            Err(error) => return undialled(&error, self.is_refusal_no),
         };
         let asked = async {
             let mut connection = Connection::new(conn);
