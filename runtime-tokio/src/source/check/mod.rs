@@ -10,21 +10,23 @@ mod http;
 mod tcp;
 mod words;
 
-use std::{num::NonZeroU16, sync::Arc, time::Duration};
+use std::{io, num::NonZeroU16, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::Stream;
 use tinylb_core::{
-    Answer, BackendSet, BadEntries, CheckSettings, SettingsError, Update, VerdictChange, Verdicts,
+    Answer, BackendSet, BadEntries, CheckSettings, Fault, SettingsError, Update, VerdictChange,
+    Verdicts,
 };
 
 use self::driver::Driver;
+use self::words::words;
 pub use self::{
     board::VerdictBoard,
     http::{HttpCheck, HttpCheckError},
     tcp::TcpCheck,
 };
-use crate::{Address, TcpTarget};
+use crate::{Address, TcpTarget, fault::fault};
 
 /// Asks backends whether they may be used.
 #[async_trait]
@@ -164,6 +166,13 @@ impl Checked {
         }
         Driver::new(source, self.checker, self.on_change, self.board)
     }
+}
+
+/// What it says of a backend that it can't be dialled.
+fn undialled(error: &io::Error, is_refusal_no: bool) -> Answer {
+    let reason = words(error).into();
+    let is_no = is_refusal_no && fault(error) == Fault::Refused;
+    if is_no { Answer::Fail(reason) } else { Answer::None(reason) }
 }
 
 /// Where a backend is asked.

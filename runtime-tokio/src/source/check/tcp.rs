@@ -3,7 +3,7 @@ use std::{net::IpAddr, num::NonZeroU16, time::Duration};
 use async_trait::async_trait;
 use tinylb_core::{Answer, Dialer};
 
-use super::{Checker, at_port, words::words};
+use super::{Checker, at_port, undialled};
 use crate::{Address, AddressDialer, TcpOptions};
 
 /// Asks whether a backend accepts connections.
@@ -32,18 +32,27 @@ use crate::{Address, AddressDialer, TcpOptions};
 pub struct TcpCheck {
     dialer: AddressDialer,
     port: Option<NonZeroU16>,
+    is_refusal_no: bool,
 }
 
 impl TcpCheck {
     /// A check of the backends' own ports.
     pub fn new() -> Self {
-        Self { dialer: dialer(), port: None }
+        Self { dialer: dialer(), port: None, is_refusal_no: false }
     }
 
     /// Asks at this port instead of the backend's. Clients are still sent to the backend's.
     #[must_use]
     pub fn with_port(mut self, port: NonZeroU16) -> Self {
         self.port = Some(port);
+        self
+    }
+
+    /// Takes a refused connection for an answer that means no, rather than for none. Right where the
+    /// check runs on the backend's machine, so that no network is between them.
+    #[must_use]
+    pub fn with_refusal_as_no(mut self) -> Self {
+        self.is_refusal_no = true;
         self
     }
 
@@ -58,8 +67,8 @@ impl TcpCheck {
 
 #[async_trait]
 impl Checker for TcpCheck {
-    /// [`Answer::Pass`] or [`Answer::None`]: a refusal doesn't come from the backend, but from the
-    /// system that lacks it.
+    /// [`Answer::Pass`] or [`Answer::None`], unless [`Self::with_refusal_as_no`] was called: a refusal
+    /// doesn't come from the backend, but from the system that lacks it.
     async fn check(&self, target: &Address, within: Duration) -> Answer {
         let address = match at_port(target, self.port) {
             Ok(address) => address,
@@ -67,7 +76,7 @@ impl Checker for TcpCheck {
         };
         match self.dialer.probe(&address, within).await {
             Ok(()) => Answer::Pass,
-            Err(error) => Answer::None(words(&error).into()),
+            Err(error) => undialled(&error, self.is_refusal_no),
         }
     }
 }
@@ -117,6 +126,8 @@ mod tests {
         assert_eq!(check.check(&target, DEADLINE).await, Answer::Pass);
         drop(backend);
         assert_eq!(check.check(&target, DEADLINE).await, refused);
+        let no = Answer::Fail("connection refused".into());
+        assert_eq!(check.with_refusal_as_no().check(&target, DEADLINE).await, no);
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ use tinylb_core::{Answer, BackendSet, Dialer};
 use tokio::time::Instant;
 
 use self::connection::{Connection, Question, failure};
-use super::{Checker, at_port, tcp::dialer, words::words};
+use super::{Checker, at_port, tcp::dialer, undialled};
 use crate::{Address, AddressDialer, Host, TcpTarget};
 
 /// Asks a backend over HTTP/1.1 in plain text: `GET` of a path. A status that is accepted, 200 by
@@ -43,6 +43,7 @@ pub struct HttpCheck {
     connections_max: usize,
     /// A place for each backend whose connection may be kept, and the connection while it is idle.
     idle: Mutex<BTreeMap<Address, Option<Connection>>>,
+    is_refusal_no: bool,
 }
 
 /// Why something can't be part of a check over HTTP.
@@ -89,6 +90,7 @@ impl HttpCheck {
             dialer: dialer(),
             connections_max: usize::MAX,
             idle: Mutex::default(),
+            is_refusal_no: false,
         })
     }
 
@@ -140,6 +142,14 @@ impl HttpCheck {
     #[must_use]
     pub fn with_connections_max(mut self, connections_max: usize) -> Self {
         self.connections_max = connections_max;
+        self
+    }
+
+    /// Takes a refused connection for an answer that means no, rather than for none. Right where the
+    /// check runs on the backend's machine, so that no network is between them.
+    #[must_use]
+    pub fn with_refusal_as_no(mut self) -> Self {
+        self.is_refusal_no = true;
         self
     }
 
@@ -220,7 +230,7 @@ impl Checker for HttpCheck {
         let left = within.saturating_sub(began.elapsed());
         let conn = match self.dialer.dial(&address, left).await {
             Ok(conn) => conn,
-            Err(error) => return Answer::None(words(&error).into()),
+            Err(error) => return undialled(&error, self.is_refusal_no),
         };
         let asked = async {
             let mut connection = Connection::new(conn);

@@ -218,7 +218,10 @@ async fn bodies_of_any_kind_are_no_obstacle() {
             }
         })
         .await;
-        assert_eq!(ask(&http(), &server.target()).await, fail("503 from /primary"));
+        let check = http();
+        for _ in 0..2 {
+            assert_eq!(ask(&check, &server.target()).await, fail("503 from /primary"));
+        }
     }
 }
 
@@ -241,7 +244,7 @@ async fn what_is_not_http_is_no_answer_and_says_so() {
     // One that speaks first, as servers of databases and mail do.
     let server = Server::start(|mut stream, _| async move {
         stream.write_all(b"220 mail.test ESMTP\r\n").await?;
-        stream.read(&mut [0; 1000]).await?;
+        question(&mut stream).await?;
         stream.read(&mut [0]).await.map(drop)
     })
     .await;
@@ -268,7 +271,11 @@ async fn a_head_without_end_is_given_up() {
 #[tokio::test]
 async fn a_connection_that_ends_before_an_answer_is_told_from_a_refusal() {
     let closed = none("the connection was closed before an answer");
-    let server = Server::start(|stream, _| async move { Ok(drop(stream)) }).await;
+    let server = Server::start(|stream, _| async move {
+        drop(stream);
+        Ok(())
+    })
+    .await;
     let answer = ask(&http(), &server.target()).await;
     // Whether the question came before or after the end makes a reset of it.
     assert!(answer == closed || answer == none("connection reset by peer"), "{answer:?}");
@@ -288,6 +295,8 @@ async fn a_connection_that_ends_before_an_answer_is_told_from_a_refusal() {
     drop(server);
     tokio::task::yield_now().await;
     assert_eq!(ask(&http(), &gone).await, none("connection refused"));
+    let strict = http().with_refusal_as_no();
+    assert_eq!(ask(&strict, &gone).await, fail("connection refused"));
 }
 
 /// The connections that five checks use of a server whose answers have a body of this length, which
@@ -357,7 +366,10 @@ async fn answer_one(stream: &mut TcpStream, status: u16) -> io::Result<()> {
 #[tokio::test]
 async fn a_server_that_closes_idle_connections_costs_no_answer() {
     type Ends = fn(TcpStream) -> BoxFuture<'static, io::Result<()>>;
-    let closes: Ends = |stream| Box::pin(async { Ok(drop(stream)) });
+    let closes: Ends = |stream| {
+        drop(stream);
+        Box::pin(async { Ok(()) })
+    };
     let resets: Ends = |stream| Box::pin(async move { stream.set_zero_linger() });
     let says_so: Ends = |mut stream| {
         Box::pin(async move {
@@ -476,7 +488,7 @@ async fn a_backend_at_a_unix_socket_is_asked_there() {
     assert_eq!(ask(&http(), &target).await, Answer::Pass);
     serving.abort();
     std::fs::remove_file(&path).unwrap();
-    assert_eq!(serving.await.unwrap_err().is_cancelled(), true);
+    assert!(serving.await.unwrap_err().is_cancelled());
 }
 
 #[test]
