@@ -53,8 +53,10 @@ impl<T: Target> Absence<T> {
     }
 
     /// Discounts a time in which the source was lost and could name nothing.
-    pub(crate) fn pause(&mut self, lost_for: Duration) {
-        self.since.values_mut().for_each(|since| *since += lost_for);
+    pub(crate) fn pause(&mut self, lost_since: Duration, now: Duration) {
+        for since in self.since.values_mut() {
+            *since += now.saturating_sub(lost_since.max(*since));
+        }
     }
 
     /// The set to put in force when the source gives this one: it, and what is kept of the set in

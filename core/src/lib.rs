@@ -41,7 +41,7 @@
 //!   [`Budget`], which several balancers share. What they say: [`Admission`], [`Pick`],
 //!   [`Refusal`], [`Replaced`], [`Owed`], [`EndReason`], [`Fault`], [`Load`], [`Totals`].
 //! - **Sources of sets**: a stream of [`Update`]s, or a [`publisher`]; [`SourceSettings`] say which
-//!   of its sets are taken.
+//!   of its sets are taken. [`Verdicts`] narrow its sets to the backends that pass a check.
 //! - **What an adapter implements**: [`Listener`], [`Dialer`], [`Conn`] and [`Runtime`]; [`Relay`]
 //!   if [`CopyRelay`] won't do. `tinylb-tokio` is one for production, and `examples/smol.rs` a
 //!   complete one in about a hundred lines.
@@ -81,7 +81,9 @@ mod settings;
 mod snapshot;
 mod source;
 mod source_settings;
+mod spread;
 mod sync;
+mod verdicts;
 
 // Decisions.
 pub use self::{
@@ -105,6 +107,10 @@ pub use self::{
     absence::Absent,
     source::{BadEntry, Publisher, Subscription, Update, publisher},
     source_settings::{BadEntries, Floor, Held, SourceSettings},
+    verdicts::{
+        Answer, Check, CheckId, CheckSettings, Verdict, VerdictChange, VerdictState, Verdicts,
+        WhenNone,
+    },
 };
 
 // What an adapter implements.

@@ -82,6 +82,38 @@ impl<T: Target> BackendSet<T> {
         Self { contents: Arc::new(contents) }
     }
 
+    /// The backends whose target is kept: `keep` is asked for each of [`Self::targets`], in order.
+    /// O(n).
+    pub(crate) fn keep_targets(&self, mut keep: impl FnMut(&T) -> bool) -> Self {
+        let old = &*self.contents;
+        let mut targets = Vec::new();
+        let mut place_of_target = |target: &T| {
+            let is_kept = keep(target);
+            is_kept.then(|| {
+                targets.push(target.clone());
+                targets.len() as u32 - 1
+            })
+        };
+        let target_of: Vec<Option<u32>> = old.targets.iter().map(&mut place_of_target).collect();
+        let (mut backends, mut place_of) = (Vec::new(), vec![0; old.backends.len()]);
+        for ((key, target), place) in old.backends.iter().zip(&mut place_of) {
+            if let Some(target) = target_of[*target as usize] {
+                *place = backends.len() as u32;
+                backends.push((key.clone(), target));
+            }
+        }
+        let (mut places, mut starts) = (Vec::with_capacity(backends.len()), Vec::new());
+        for target in (0..old.targets.len()).filter(|target| target_of[*target].is_some()) {
+            starts.push(places.len() as u32);
+            let kept = self.places_of(target as u32).iter();
+            places.extend(kept.map(|place| place_of[*place as usize]));
+        }
+        starts.push(places.len() as u32);
+        let (backends, targets) = (backends.into(), targets.into());
+        let contents = Contents { backends, targets, places: places.into(), starts: starts.into() };
+        Self { contents: Arc::new(contents) }
+    }
+
     /// How many backends the set has.
     pub fn len(&self) -> usize {
         self.contents.backends.len()
@@ -192,6 +224,21 @@ mod tests {
         assert_eq!((set.places_of(0), set.places_of(1)), (&[1, 2][..], &[0][..]));
         let keys = |target| set.keys_of(&target).map(BackendKey::as_str).collect::<Vec<_>>();
         assert_eq!((keys(7), keys(9), keys(8)), (vec!["b", "c"], vec!["a"], vec![]));
+    }
+
+    #[test]
+    fn a_part_of_a_set_is_the_set_that_has_only_those_targets() {
+        let backends = [("b", 7), ("a", 9), ("c", 7), ("e", 3), ("d", 8), ("f", 9)];
+        let whole = BackendSet::new(backends).unwrap();
+        for kept in 0..16 {
+            let keeps = |target: &i32| kept >> whole.target_index(target).unwrap() & 1 == 1;
+            let part = whole.keep_targets(keeps);
+            let anew = BackendSet::new(backends.into_iter().filter(|(_, it)| keeps(it))).unwrap();
+            assert_eq!((part.targets(), &part), (anew.targets(), &anew));
+            for index in 0..part.targets().len() as u32 {
+                assert_eq!(part.places_of(index), anew.places_of(index));
+            }
+        }
     }
 
     #[test]

@@ -27,6 +27,11 @@ pub enum Update<T> {
     /// The source doesn't know the backends at present, for this reason: the last set stays. It may
     /// be repeated as often as you like.
     Lost(Arc<str>),
+    /// The source has nothing new, but of the backends in its last set, these are to be used. This
+    /// neither ends a loss nor names a backend anew
+    /// ([`SourceSettings::keep_absent`](crate::SourceSettings::keep_absent)), and changes nothing
+    /// once the last set was given up as stale.
+    Narrowed(BackendSet<T>),
 }
 
 /// An entry of a source that is no backend.
@@ -175,6 +180,7 @@ mod tests {
             Some(Some(Update::Set(set))) => set.get("a").unwrap().to_string(),
             Some(Some(Update::Partial(..))) => "partial".into(),
             Some(Some(Update::Lost(reason))) => reason.to_string(),
+            Some(Some(Update::Narrowed(_))) => "narrowed".into(),
             Some(None) => "end".into(),
             None => "nothing".into(),
         }

@@ -6,6 +6,11 @@
 //! - [`TokioRuntime`], and [`TcpOptions`] for what every TCP connection is set to.
 //! - [`run_blocking`], for work that may hang; [`read_file`], [`replace_file`] and [`FileSignature`],
 //!   for files that a configuration names.
+#![cfg_attr(
+    feature = "check",
+    doc = "- [`Checked`]: sets of another source, without the backends that fail a check ([`HttpCheck`],
+  [`TcpCheck`]; feature `check`)."
+)]
 #![cfg_attr(feature = "dns", doc = "- [`DnsSource`]: sets from DNS (feature `dns`).")]
 #![cfg_attr(
     feature = "etcd",
@@ -71,6 +76,8 @@ mod upkeep;
 
 #[cfg(feature = "file")]
 pub use self::source::FileSource;
+#[cfg(feature = "check")]
+pub use self::source::{Checked, Checker, HttpCheck, HttpCheckError, TcpCheck, VerdictBoard};
 #[cfg(feature = "dns")]
 pub use self::source::{DnsFamily, DnsName, DnsOptions, DnsSource};
 #[cfg(feature = "etcd")]

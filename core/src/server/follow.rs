@@ -130,6 +130,13 @@ impl<T: Target> Follower<T> {
             Update::Set(set) => (set, Arc::default()),
             Update::Partial(set, entries) => (set, entries),
             lost @ Update::Lost(_) => return lost,
+            Update::Narrowed(set) => {
+                let checked = self.check(Update::Set(set));
+                return match checked {
+                    Update::Partial(set, _) => Update::Narrowed(set),
+                    other => other,
+                };
+            }
         };
         let set = match self.shared.validate(&set) {
             Err(SetError::InvalidTarget { .. }) if self.bad_entries == BadEntries::LeaveOut => {
@@ -164,8 +171,10 @@ impl<T: Target> Follower<T> {
         let shared = &self.shared;
         match decision {
             Decision::Take(set, absent) => {
+                // It may only narrow the last set of a source that is lost.
+                let is_lost = self.intake.is_lost();
                 shared.replace_valid(set, |state| {
-                    state.source.lost = None;
+                    state.source.lost.take_if(|_| !is_lost);
                     state.source.held = None;
                     state.source.absent = absent;
                 });
@@ -176,9 +185,10 @@ impl<T: Target> Follower<T> {
             }),
             Decision::Lose { reason, is_news } => {
                 let now = shared.runtime.now();
+                let is_holding = self.intake.is_holding();
                 shared.step(|state| {
                     state.source.lost = Some(Arc::clone(&reason));
-                    state.source.held = None;
+                    state.source.held.take_if(|_| !is_holding);
                     if is_news {
                         let set_age = state.set_at.map(|at| now.saturating_sub(at));
                         state.outbox.event(|| Event::SourceLost { reason, set_age });
@@ -196,7 +206,10 @@ impl<T: Target> Follower<T> {
             Decision::Expire(reason) => {
                 shared.step(|state| state.outbox.event(|| Event::SourceStale { reason }));
                 let empty = BackendSet::empty();
-                shared.replace_valid(empty, |state| state.source.absent = Absentees::default());
+                shared.replace_valid(empty, |state| {
+                    state.source.held = None;
+                    state.source.absent = Absentees::default();
+                });
             }
         }
     }

@@ -176,6 +176,14 @@ impl<T: Target> Handle<T> {
         Ok(Replacement { shared: Arc::clone(&self.shared), report })
     }
 
+    /// Checks a set as [`Self::replace`] does, and changes nothing.
+    ///
+    /// # Errors
+    /// What is wrong with the set.
+    pub fn validate(&self, set: &BackendSet<T>) -> Result<(), SetError> {
+        self.shared.validate(set)
+    }
+
     /// Takes sets from a source until the server ends, in a task on the server's runtime, as
     /// [`Self::follow_with`] does with the default settings.
     pub fn follow(&self, source: impl Stream<Item = Update<T>> + Send + 'static) -> Following {

@@ -210,6 +210,7 @@ mod tests {
             Update::Partial(set, bad) if bad.is_empty() => format!("{set:?}"),
             Update::Partial(set, bad) => format!("{set:?} without {}", bad[0]),
             Update::Lost(reason) => format!("lost: {reason}"),
+            Update::Narrowed(_) => unreachable!("nothing is checked here"),
         }
     }
 

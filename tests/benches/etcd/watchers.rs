@@ -46,7 +46,7 @@ async fn follow(source: EtcdSource, addresses: UnboundedSender<Ipv4Addr>) {
     let mut last = None;
     while let Some(update) = updates.next().await {
         let set = match update {
-            Update::Set(set) | Update::Partial(set, _) => set,
+            Update::Set(set) | Update::Partial(set, _) | Update::Narrowed(set) => set,
             Update::Lost(reason) => {
                 eprintln!("\ra source was lost: {reason}\x1b[K");
                 continue;

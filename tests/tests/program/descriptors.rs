@@ -13,7 +13,8 @@ use std::{
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::harness::{
-    Backend, Client, ConfigFile, End, Hung, Line, Socket, Tinylb, binary, get, service, until,
+    Backend, Client, Cluster, ConfigFile, End, Hung, Line, Socket, Tinylb, binary, get, service,
+    until,
 };
 
 const CLIENTS: usize = 200;
@@ -332,4 +333,31 @@ fn a_start_with_few_descriptors_says_how_many_connections_there_is_room_for() {
     let tinylb = file.run();
     assert_eq!(Client::connect(&tinylb.address()).finish(), End::Clean);
     assert!(!tinylb.log().iter().any(|line| line.says("descriptors")), "{:?}", tinylb.log());
+}
+
+#[test]
+fn checks_have_descriptors_of_their_own_and_keep_no_more_connections_than_that() {
+    let cluster = Cluster::new(&[Some(200), Some(200), Some(200)]);
+    let all = [1, 2, 3];
+    let file = ConfigFile::new(&cluster.config(&all, ""));
+    let tinylb = with_few_descriptors(&file, &["--admin", "127.0.0.1:0", "--workers", "1"]);
+    let room = || {
+        let metrics = get(&tinylb.admin(), "/metrics").body;
+        let line = "\ntinylb_descriptor_connections_max ";
+        let (_, rest) = metrics.split_once(line).unwrap();
+        rest.lines().next().unwrap().parse::<usize>().unwrap()
+    };
+    tinylb.line("backends replaced");
+    let before = room();
+    file.replace(&cluster.config(&all, &cluster.check("/", "")));
+    tinylb.line("configuration reloaded");
+    // A sixteenth of 64: one check at a time, and two connections that are kept.
+    assert_eq!(room(), before - 2);
+    until("many checks", || all.iter().all(|node| cluster.rest(*node).requests() >= 10));
+    // Of three backends, one is asked on a new connection each time.
+    let counts = all.map(|node| (cluster.rest(node).requests(), cluster.rest(node).connections()));
+    let are_new = counts.iter().filter(|(requests, connections)| connections >= requests).count();
+    let are_kept = counts.iter().filter(|(requests, connections)| connections * 2 < *requests);
+    assert_eq!((are_new, are_kept.count()), (1, 2), "{counts:?}");
+    tinylb.stop();
 }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, fs, path::PathBuf, process::Command, time::Duration};
 
 use serde_json::Value;
-use tinylb_core::Settings;
+use tinylb_core::{CheckSettings, Settings};
 use tinylb_tokio::TcpOptions;
 
 use crate::harness::{Backend, ConfigFile, Tinylb, binary, get, output, put};
@@ -14,13 +14,14 @@ const UNKNOWN: &str = "zzzzzzzzzzzzzzzz";
 
 /// The tables of the configuration: the heading of each on the page, and a file with an unknown key
 /// in that table.
-fn tables() -> [(&'static str, String); 6] {
+fn tables() -> [(&'static str, String); 7] {
     let in_service = |line: &str| format!("[services.s]\nlisten = \"127.0.0.1:80\"\n{line}\n");
     [
         ("## Top level", format!("{UNKNOWN} = 1\n")),
         ("## `[services.NAME]`", in_service(&format!("{UNKNOWN} = 1"))),
         ("### `removal`", in_service(&format!("removal = {{ {UNKNOWN} = 1 }}"))),
         ("## `source = { … }`", in_service(&format!("source = {{ {UNKNOWN} = 1 }}"))),
+        ("## `check = { … }`", in_service(&format!("check = {{ {UNKNOWN} = 1 }}"))),
         ("### `floor = { … }`", in_service(&format!("source = {{ floor = {{ {UNKNOWN} = 1 }} }}"))),
         ("### `etcd = { … }`", in_service(&format!("source = {{ etcd = {{ {UNKNOWN} = 1 }} }}"))),
     ]
@@ -79,11 +80,13 @@ fn the_page_on_the_configuration_has_every_key_and_no_other() {
 }
 
 #[test]
-fn the_example_on_the_page_on_the_configuration_is_a_good_file() {
+fn the_examples_on_the_page_on_the_configuration_are_good_files() {
     let page = page("configuration.md");
-    let example = page.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;
-    let report = check(example);
-    assert!(report.contains("2 services, no problem"), "{report}");
+    let examples = page.split("```toml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0);
+    let reports: Vec<String> = examples.map(check).collect();
+    assert_eq!(reports.len(), 2, "{reports:?}");
+    assert!(reports[0].contains("2 services, no problem"), "{reports:?}");
+    assert!(reports[1].contains("1 services, no problem"), "{reports:?}");
 }
 
 /// Of each setting with a range in numbers, a value beyond it makes the program state its range.
@@ -96,6 +99,7 @@ fn the_page_on_the_configuration_has_the_range_of_every_setting() {
         ("## `[services.NAME]`", "[services.s]\n", "\n"),
         ("### `removal`", "[services.s]\nremoval = { ", " }\n"),
         ("## `source = { … }`", "[services.s]\nsource = { dns = \"a:1\", ", " }\n"),
+        ("## `check = { … }`", "[services.s]\ncheck = { tcp = true, ", " }\n"),
     ] {
         for row in rows(&page, heading) {
             let (key, range) = (&row[0], &row[2]);
@@ -114,17 +118,13 @@ fn the_page_on_the_configuration_has_the_range_of_every_setting() {
             checked += 1;
         }
     }
-    assert!(checked >= 24, "only {checked} ranges were checked");
+    assert!(checked >= 30, "only {checked} ranges were checked");
 }
 
 #[test]
 fn the_page_on_the_configuration_has_the_defaults_in_force() {
     let page = page("configuration.md");
-    let rows = rows(&page, "## `[services.NAME]`");
-    let default_of = |key: &str| -> String {
-        let row = rows.iter().find(|row| row[0] == key).unwrap_or_else(|| panic!("no row {key}"));
-        row[1].trim_matches(['`', '"']).to_string()
-    };
+    let default_of = |key: &str| default_in(&page, "## `[services.NAME]`", key);
     let (own, tcp) = (Settings::default(), TcpOptions::default());
     for (key, time) in [
         ("dial_timeout", Some(own.dial_timeout)),
@@ -156,10 +156,33 @@ fn the_page_on_the_configuration_has_the_defaults_in_force() {
     assert_eq!(default_of("empty"), format!("{:?}", own.empty).to_lowercase());
 }
 
+/// The default of a key, as the page has it.
+fn default_in(page: &str, heading: &str, key: &str) -> String {
+    let rows = rows(page, heading);
+    let row = rows.iter().find(|row| row[0] == key).unwrap_or_else(|| panic!("no row {key}"));
+    row[1].trim_matches(['`', '"']).to_string()
+}
+
+#[test]
+fn the_page_on_the_configuration_has_the_defaults_of_a_check() {
+    let page = page("configuration.md");
+    let default_of = |key: &str| default_in(&page, "## `check = { … }`", key);
+    let own = CheckSettings::default();
+    for (key, time) in [("interval", own.interval), ("timeout", own.timeout)] {
+        assert_eq!(humantime::parse_duration(&default_of(key)).unwrap(), time, "{key}");
+    }
+    for (key, count) in
+        [("rise", own.rise), ("fall", own.fall), ("fall_unanswered", own.fall_unanswered)]
+    {
+        assert_eq!(default_of(key), count.to_string(), "{key}");
+    }
+}
+
 #[test]
 fn the_page_on_the_admin_address_has_every_metric_with_its_type_and_labels() {
     let a = Backend::echo("a");
-    let tinylb = Tinylb::balance([&a], &["--admin", "127.0.0.1:0"]);
+    // Metrics about checks are there if there is one.
+    let tinylb = Tinylb::balance([&a], &["--admin", "127.0.0.1:0", "--check-tcp"]);
     tinylb.line("backends replaced");
     let metrics = get(&tinylb.admin(), "/metrics").body;
     let page = page("admin.md");

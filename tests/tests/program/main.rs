@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)] // Tests and what serves only them.
 
 mod admin;
+mod checks;
 mod circle;
 mod delivery;
 mod descriptors;

@@ -6,7 +6,7 @@ use tinylb_tokio::{Address, DnsName, DnsOptions, Host, Splice, TcpTarget};
 
 use crate::{
     Failure,
-    config::{Backends, Etcd, Followed, Place, WORKERS_MAX, duration},
+    config::{Backends, CheckArgs, Etcd, Followed, Place, WORKERS_MAX, duration},
 };
 
 /// A round-robin load balancer of connections. When a backend is removed, its connections are
@@ -94,6 +94,8 @@ pub(crate) struct Run {
     pub(crate) splice: SpliceWhen,
     #[command(flatten)]
     pub(crate) log: Log,
+    #[command(flatten)]
+    pub(crate) check: CheckArgs,
     #[command(flatten)]
     pub(crate) etcd: Etcd,
 }

@@ -8,14 +8,17 @@ use std::{
 
 use serde_json::{Map, Value, json};
 use tinylb_core::{BackendSet, Handle, Update};
-use tinylb_tokio::{Address, read_file, remove_file, replace_file, run_blocking};
+use tinylb_tokio::{Address, VerdictBoard, read_file, remove_file, replace_file, run_blocking};
 use tokio::{
     sync::{self, Notify},
     time::{sleep, timeout},
 };
 use tracing::warn;
 
-use crate::config::{FILE_BYTES_MAX, Place};
+use crate::{
+    config::{FILE_BYTES_MAX, Place},
+    log::EventLog,
+};
 
 /// The file that keeps a source's last set, for a start while the source doesn't answer.
 pub(crate) struct LastKnown {
@@ -40,14 +43,16 @@ const WRITE_PAUSE: Duration = Duration::from_secs(10);
 const READ_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Puts the kept set in force, unless there is already a set. If it did, it returns a loss to report,
-/// since the source itself hasn't answered yet.
+/// since the source itself hasn't answered yet. A set that `is_checked` isn't in force before that, so
+/// it is returned to be reported as well.
 pub(crate) async fn begin(
     file: Arc<LastKnown>,
     service: String,
     handle: Handle<Address>,
-) -> Option<Update<Address>> {
-    if handle.snapshot().set.is_some() {
-        return None;
+    is_checked: bool,
+) -> Vec<Update<Address>> {
+    if handle.set().is_some() {
+        return Vec::new();
     }
     let reader = Arc::clone(&file);
     let read = timeout(READ_TIME_MAX, run_blocking(move || reader.read())).await;
@@ -55,49 +60,85 @@ pub(crate) async fn begin(
     let path = file.path.display();
     let set = match read {
         Ok(set) => set,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
         Err(error) => {
             warn!(service, "can't use the last known backends in {path}: {error}");
-            return None;
+            return Vec::new();
         }
     };
     // An empty set would serve no client, and clients may wait for the source's own set.
     if set.is_empty() {
-        return None;
+        return Vec::new();
     }
-    if let Err(error) = handle.replace(set) {
+    let taken = match is_checked {
+        true => handle.validate(&set),
+        false => handle.replace(set.clone()).map(drop),
+    };
+    if let Err(error) = taken {
         warn!(service, "can't use the last known backends in {path}: {error}");
-        return None;
+        return Vec::new();
     }
     let lost = format!("no answer yet; the last known backends from {path} are in use");
-    Some(Update::Lost(lost.into()))
+    let lost = Update::Lost(lost.into());
+    if is_checked { vec![Update::Set(set), lost] } else { vec![lost] }
+}
+
+/// Whose sets are kept.
+pub(crate) struct Kept {
+    pub(crate) handle: Handle<Address>,
+    /// Knows all backends of the source, if only those are in force that pass a check.
+    pub(crate) board: Option<VerdictBoard>,
+    pub(crate) events: Arc<EventLog>,
+}
+
+/// What to do about the file.
+enum Duty {
+    Write(BackendSet<Address>),
+    Remove,
+}
+
+impl Kept {
+    /// What to do about the file now.
+    fn duty(&self) -> Option<Duty> {
+        let snapshot = self.handle.snapshot();
+        let (in_force, is_lost) = (snapshot.set?, snapshot.source_lost.is_some());
+        let Some(board) = &self.board else {
+            return match is_lost {
+                true => in_force.is_empty().then_some(Duty::Remove),
+                false => Some(Duty::Write(in_force)),
+            };
+        };
+        if is_lost {
+            return self.events.is_stale().then_some(Duty::Remove);
+        }
+        // While a backend is in force that the source's newest set lacks, that set isn't taken yet, or is
+        // held. Once it is, there is another call.
+        let set = board.set()?;
+        let is_taken = in_force.targets().iter().all(|target| set.keys_of(target).next().is_some());
+        is_taken.then_some(Duty::Write(set))
+    }
 }
 
 /// Keeps each set that is taken, except while the source is lost. If the set becomes stale then, the
 /// file is removed: after a start, the set would be in use for as long again.
-pub(crate) async fn keep(
-    file: Arc<LastKnown>,
-    service: String,
-    handle: Handle<Address>,
-    replaced: Arc<Notify>,
-) {
+pub(crate) async fn keep(file: Arc<LastKnown>, kept: Kept, replaced: Arc<Notify>) {
+    let service = kept.events.service();
     loop {
         replaced.notified().await;
         let turn = Arc::clone(&file.turn).lock_owned().await;
         // Only now, so that the newest set is written.
-        let snapshot = handle.snapshot();
-        let Some(set) = snapshot.set else { continue };
-        let is_lost = snapshot.source_lost.is_some();
-        if is_lost && !set.is_empty() {
-            continue;
-        }
+        let Some(duty) = kept.duty() else { continue };
         let (writer, path) = (Arc::clone(&file), file.path.display());
+        let is_stale = matches!(duty, Duty::Remove);
         let keep = move || {
             let _turn = turn;
-            if is_lost { remove_file(&writer.path) } else { writer.write(&set) }
+            match duty {
+                Duty::Remove => remove_file(&writer.path),
+                Duty::Write(set) => writer.write(&set),
+            }
         };
         if let Err(error) = run_blocking(keep).await.and_then(|kept| kept) {
-            match is_lost {
+            match is_stale {
                 true => warn!(service, "can't remove {path}, whose backends are stale: {error}"),
                 false => warn!(service, "can't write the last known backends to {path}: {error}"),
             }
@@ -213,8 +254,9 @@ mod tests {
         let server = Server::new(AddressDialer::default(), runtime, Settings::default()).unwrap();
         drop(server.handle().replace(set(&[("b", "10.0.0.2:1")])).unwrap());
         let replaced = Arc::new(Notify::new());
-        let kept = keep(Arc::clone(&next), "s".into(), server.handle(), Arc::clone(&replaced));
-        let keeping = tokio::spawn(kept);
+        let events = Arc::new(EventLog::new("s"));
+        let kept = Kept { handle: server.handle(), board: None, events };
+        let keeping = tokio::spawn(keep(Arc::clone(&next), kept, Arc::clone(&replaced)));
         replaced.notify_one();
         sleep(Duration::from_millis(100)).await;
         assert!(!path.exists(), "it would be overwritten");

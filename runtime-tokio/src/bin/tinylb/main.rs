@@ -3,6 +3,7 @@
 mod admin;
 mod allocator;
 mod args;
+mod checks;
 mod circle;
 mod config;
 mod demo;

@@ -4,10 +4,13 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use tinylb_core::{EndReason, Fault, SharedBudget, Snapshot};
-use tinylb_tokio::Address;
+use tinylb_core::{EndReason, Fault, SharedBudget, Snapshot, VerdictState};
+use tinylb_tokio::{Address, VerdictBoard};
 
-use crate::{log::Ejections, service::Service};
+use crate::{
+    log::{Ejections, Verdicts},
+    service::Service,
+};
 
 /// The state of all services in Prometheus's text format, version 0.0.4.
 pub(crate) fn text(services: &[std::sync::Arc<Service>], budget: &SharedBudget) -> String {
@@ -30,6 +33,9 @@ pub(crate) fn text(services: &[std::sync::Arc<Service>], budget: &SharedBudget) 
         );
         backends(&mut page, name, &snapshot);
         ejections(&mut page, name, &service.events.ejections);
+        if let Some(board) = service.board() {
+            checks(&mut page, name, &board, &service.events.verdicts);
+        }
         let failures = [
             ("tinylb_dial_failures_total", "Dials that failed.", &service.events.dial_failures),
             (
@@ -174,6 +180,38 @@ fn ejections(page: &mut Page, service: &str, ejections: &Ejections) {
     let help = "Dials without an answer that were given up for another backend.";
     let given_up = ejections.dials_given_up.load(Ordering::Relaxed);
     page.add("tinylb_dials_given_up_total", "counter", help, &labels, given_up);
+}
+
+/// What the checks say of each target.
+fn checks(page: &mut Page, service: &str, board: &VerdictBoard, verdicts: &Verdicts) {
+    let mut passing = 0;
+    let all = board.verdicts();
+    for (verdict, _) in &all {
+        let target = verdict.target.to_string();
+        let is_passing = verdict.state == VerdictState::Passing;
+        passing += usize::from(is_passing);
+        page.add(
+            "tinylb_backend_check_passing",
+            "gauge",
+            "Whether each target passes its checks.",
+            &[("service", service), ("target", &target)],
+            u8::from(is_passing),
+        );
+    }
+    let labels = [("service", service)];
+    let help = "Targets that are checked.";
+    page.add("tinylb_targets_checked", "gauge", help, &labels, all.len());
+    let help = "Targets that pass their checks.";
+    page.add("tinylb_targets_passing", "gauge", help, &labels, passing);
+    for (verdict, count) in [("passing", &verdicts.passed), ("failing", &verdicts.failed)] {
+        page.add(
+            "tinylb_check_changes_total",
+            "counter",
+            "Changes of what the checks say of a target, by what they say since.",
+            &[("service", service), ("verdict", verdict)],
+            count.load(Ordering::Relaxed),
+        );
+    }
 }
 
 /// Each target of the set, and those that left it and drain.

@@ -15,8 +15,8 @@ use tracing::{info, warn};
 
 use crate::{
     circle::{Fronts, Ways},
-    config::{Config, ServiceConfig},
-    descriptors,
+    config::{CheckConfig, Config, ServiceConfig},
+    descriptors::{self, CheckRoom},
     life::{Ends, Life, Plan, Step, Why},
     log,
     service::Service,
@@ -122,9 +122,16 @@ impl Program {
         let workers = workers.unwrap_or_else(|| descriptors::workers(cores(), addresses));
         let probes = config.services.values().map(|service| service.settings.probes_max);
         let probes = descriptors::probes(&probes.collect::<Vec<_>>());
-        let connections =
-            descriptors::connections_max(workers, addresses, probes.iter().sum::<usize>());
-        let config = self.complete(config, connections, &probes);
+        let checks = config.services.values().filter_map(|service| service.check.as_ref());
+        let checks: Vec<bool> = checks.map(CheckConfig::keeps_connections).collect();
+        let checks = descriptors::checks(&checks);
+        let connections = descriptors::connections_max(
+            workers,
+            addresses,
+            probes.iter().sum::<usize>(),
+            checks.iter().map(CheckRoom::descriptors).sum::<usize>(),
+        );
+        let config = self.complete(config, connections, &probes, &checks);
         let lives: Vec<_> = state.lives().collect();
         let lives = lives.iter().map(|(name, life)| (name.as_str(), life));
         let names = config.keys().cloned().collect::<Vec<_>>();
@@ -333,8 +340,18 @@ impl Program {
         config: Config,
         connections: usize,
         probes: &[usize],
+        checks: &[CheckRoom],
     ) -> BTreeMap<String, ServiceConfig> {
         let mut services = config.services;
+        let checked = services.values_mut().filter(|service| service.check.is_some());
+        for (service, room) in checked.zip(checks) {
+            let seed = service.seed.unwrap_or(self.seed);
+            if let Some(check) = &mut service.check {
+                check.settings.seed = seed;
+                check.settings.checks_max = room.checks;
+                check.connections_max = room.connections;
+            }
+        }
         for (service, probes) in services.values_mut().zip(probes) {
             service.settings.probes_max = *probes;
             // Without a limit of its own, a service is limited by the descriptors, and reports that.

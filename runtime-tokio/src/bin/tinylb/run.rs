@@ -51,7 +51,12 @@ fn configuration(args: &Run) -> Result<Config, Failure> {
             config::load(path).map_err(|error| Failure::Error(error.to_string()))
         }
         None => {
-            let service = ServiceConfig::new(args.listen.clone(), args.backends()?);
+            let mut service = ServiceConfig::new(args.listen.clone(), args.backends()?);
+            service.check = args.check.read().map_err(Failure::Usage)?;
+            let check = service.check.as_ref();
+            if let Some(message) = check.and_then(|check| check.misfit(&service.backends)) {
+                return Err(Failure::Usage(message));
+            }
             Ok(Config { services: BTreeMap::from([("default".into(), service)]), workers: None })
         }
     }

@@ -7,8 +7,10 @@ use std::{
     time::Duration,
 };
 
-use tinylb_core::{BackendSet, Event, Handle, ListenerHandle, Server, StopHandle};
-use tinylb_tokio::{Address, AddressDialer, SocketRelay, TokioRuntime};
+use tinylb_core::{
+    BackendSet, Event, Handle, ListenerHandle, Replacement, Server, SetError, StopHandle,
+};
+use tinylb_tokio::{Address, AddressDialer, SocketRelay, TokioRuntime, VerdictBoard};
 use tokio::{
     sync::{Notify, mpsc},
     task::AbortHandle,
@@ -16,6 +18,7 @@ use tokio::{
 };
 
 use crate::{
+    checks::{CheckedTable, Checks},
     config::{Backends, ServiceConfig},
     life::{Departure, Ends, Life, Step, Why},
     log::EventLog,
@@ -56,10 +59,37 @@ struct State {
     /// The task that waits for the end of a leaving service.
     seeing_off: Option<AbortHandle>,
     config: ServiceConfig,
-    /// The source that is followed, unless the configuration gives the backends.
-    source: Option<Source>,
+    feed: Feed,
     /// By the address as configured, and the share of it.
     listeners: BTreeMap<(Address, Share), StopHandle>,
+}
+
+/// Where sets come from.
+#[derive(Default)]
+enum Feed {
+    /// The configuration or a PUT gives them, and each is in force at once.
+    #[default]
+    Given,
+    /// The same, but those of a table are in force that pass.
+    Checked(CheckedTable),
+    Source(Source),
+}
+
+impl Feed {
+    fn checks(&mut self) -> Option<&mut Checks> {
+        match self {
+            Self::Given => None,
+            Self::Checked(table) => Some(&mut table.checks),
+            Self::Source(source) => source.checks.as_mut(),
+        }
+    }
+
+    fn source(&mut self) -> Option<&mut Source> {
+        match self {
+            Self::Source(source) => Some(source),
+            Self::Given | Self::Checked(_) => None,
+        }
+    }
 }
 
 impl Service {
@@ -108,7 +138,7 @@ impl Service {
             own: Vec::new(),
             seeing_off: None,
             config,
-            source: None,
+            feed: Feed::Given,
             listeners: BTreeMap::new(),
         };
         let (name, state) = (name.into(), Mutex::new(state));
@@ -205,39 +235,89 @@ impl Service {
             Step::Return => is_given,
             Step::Change | Step::Adjust => false,
         };
-        if !is_news && state.config.backends == config.backends {
+        let are_others = is_news || state.config.backends != config.backends;
+        if let (Some(checks), Some(check)) = (state.feed.checks(), &config.check) {
+            checks.change(check, &config.dial_from).map_err(in_service)?;
+        }
+        let is_checked = state.feed.checks().is_some();
+        if !are_others && is_checked == config.check.is_some() {
             if self.keep(state) {
                 // The file may have been another service's meanwhile.
                 self.replaced.notify_one();
             }
             return Ok(());
         }
-        self.drop_source(state);
         match &config.backends {
             Backends::Given(backends) => {
-                let replaced = self.handle.replace(backends.clone());
-                drop(replaced.map_err(|e| in_service(e.to_string()))?);
+                let backends = match &state.feed {
+                    _ if are_others => backends.clone(),
+                    // Perhaps a PUT gave others.
+                    Feed::Checked(table) => table.set(),
+                    _ => self.handle.set().unwrap_or_else(|| backends.clone()),
+                };
+                self.give(state, config, backends).map_err(in_service)
             }
             Backends::Followed(followed) => {
+                self.drop_feed(state);
+                let (handle, replaced) = (&self.handle, &self.replaced);
                 let restarts = &self.source_restarts;
-                let source = Source::follow(
-                    &self.name,
-                    followed,
-                    &self.handle,
-                    &self.replaced,
-                    restarts,
-                    &self.events,
-                );
-                state.source = Some(source?);
+                let source =
+                    Source::follow(followed, config, handle, replaced, restarts, &self.events)?;
+                state.feed = Feed::Source(source);
                 self.keep(state);
+                Ok(())
+            }
+        }
+    }
+
+    /// Uses the backends of a table: those that pass, if the configuration has a check.
+    fn give(
+        &self,
+        state: &mut State,
+        config: &ServiceConfig,
+        backends: BackendSet<Address>,
+    ) -> Result<(), String> {
+        match (&mut state.feed, &config.check) {
+            (Feed::Checked(table), Some(_)) => {
+                drop(table.replace(backends, &self.handle).map_err(|e| e.to_string())?);
+            }
+            (_, Some(check)) => {
+                self.drop_feed(state);
+                let (handle, dial_from) = (&self.handle, &config.dial_from);
+                let table = CheckedTable::follow(backends, check, dial_from, handle, &self.events);
+                state.feed = Feed::Checked(table?);
+            }
+            (_, None) => {
+                self.drop_feed(state);
+                drop(self.handle.replace(backends).map_err(|e| e.to_string())?);
             }
         }
         Ok(())
     }
 
-    /// Stops following its source, and forgets the source's failures.
-    fn drop_source(&self, state: &mut State) {
-        if state.source.take().is_some() {
+    /// Replaces the backends of a service without a source. `None`: there is a check, and nothing is in
+    /// force yet.
+    ///
+    /// # Errors
+    /// What is wrong with the set. Nothing of it took effect.
+    pub(crate) fn put(
+        &self,
+        set: BackendSet<Address>,
+    ) -> Result<Option<Replacement<Address>>, SetError> {
+        match &mut self.lock().feed {
+            Feed::Checked(table) => table.replace(set, &self.handle),
+            Feed::Given | Feed::Source(_) => self.handle.replace(set).map(Some),
+        }
+    }
+
+    /// What the checks know of the backends, if they are checked.
+    pub(crate) fn board(&self) -> Option<VerdictBoard> {
+        self.lock().feed.checks().map(|checks| checks.board().clone())
+    }
+
+    /// Stops following its source and checking its backends, and forgets their failures.
+    fn drop_feed(&self, state: &mut State) {
+        if let Feed::Source(_) = std::mem::take(&mut state.feed) {
             self.events.source_gone();
         }
     }
@@ -245,14 +325,14 @@ impl Service {
     /// Keeps the source's sets from now on: a configuration names this service, so the file of the
     /// last known backends is its own. Returns whether that is new.
     fn keep(&self, state: &mut State) -> bool {
-        let source = state.source.as_mut();
-        source.is_some_and(|source| source.keep(&self.name, &self.handle, &self.replaced))
+        let (handle, replaced) = (&self.handle, &self.replaced);
+        state.feed.source().is_some_and(|source| source.keep(handle, replaced, &self.events))
     }
 
     /// Stops keeping the source's sets: the configuration lacks this service, and another one may have
     /// its file of the last known backends.
     pub(crate) fn stop_keeping(&self) {
-        if let Some(source) = &mut self.lock().source {
+        if let Some(source) = self.lock().feed.source() {
             source.stop_keeping();
         }
     }
@@ -364,7 +444,7 @@ impl Service {
             let mut state = self.lock();
             let Life::Leaving(departure) = state.life.clone() else { return Ends::default() };
             state.life = Life::Closing(departure.clone());
-            self.drop_source(&mut state);
+            self.drop_feed(&mut state);
             departure
         };
         self.handle.shutdown(Duration::ZERO).await;

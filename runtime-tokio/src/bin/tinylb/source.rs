@@ -8,7 +8,6 @@ use std::{
 
 use futures::{
     FutureExt, StreamExt,
-    future::ready,
     stream::{self, BoxStream},
 };
 use tinylb_core::{Following, Handle, Update};
@@ -16,14 +15,17 @@ use tinylb_tokio::{Address, DnsSource, FileSource, restarting};
 use tokio::{sync::Notify, task::JoinHandle};
 
 use crate::{
-    config::{Followed, Place},
-    last_known::{LastKnown, begin, keep},
+    checks::Checks,
+    config::{Followed, Place, ServiceConfig},
+    last_known::{Kept, LastKnown, begin, keep},
     log::EventLog,
 };
 
 /// A source that a service follows until this is dropped.
 pub(crate) struct Source {
     following: Following,
+    /// Which of its backends may be used, if that is checked.
+    pub(crate) checks: Option<Checks>,
     /// Where its last set is kept, and the task that does so, if it is.
     file: Option<Arc<LastKnown>>,
     keeping: Option<JoinHandle<()>>,
@@ -36,40 +38,57 @@ impl Source {
     /// # Errors
     /// A setting is out of its range.
     pub(crate) fn follow(
-        service: &str,
         followed: &Followed,
+        config: &ServiceConfig,
         handle: &Handle<Address>,
         replaced: &Arc<Notify>,
         restarts: &Arc<AtomicU64>,
         events: &Arc<EventLog>,
     ) -> Result<Self, String> {
+        let service = events.service();
         let in_service = |error: &dyn fmt::Display| format!("service {service}: {error}");
         let updates = updates(&followed.place, Arc::clone(restarts), events)
             .map_err(|error| in_service(&error))?;
         let place = followed.place.clone();
         let file = followed.last_known.clone().map(|path| Arc::new(LastKnown::new(path, place)));
-        let known = file.clone().map(|file| begin(file, service.to_string(), handle.clone()));
-        let known = stream::iter(known).then(|known| known).filter_map(ready);
+        let is_checked = config.check.is_some();
+        let known =
+            file.clone().map(|file| begin(file, service.into(), handle.clone(), is_checked));
+        let known = stream::iter(known).then(|known| known).flat_map(stream::iter);
+        let mut updates = known.chain(updates).boxed();
+        let mut checks = None;
+        if let Some(check) = &config.check {
+            // A set that changes nothing of those that pass is kept as well.
+            let replaced = Arc::clone(replaced);
+            let source = updates.inspect(move |_| replaced.notify_one());
+            let bad_entries = followed.settings.bad_entries;
+            let (dial_from, in_force) = (&config.dial_from, handle.set());
+            let begun = Checks::begin(check, dial_from, bad_entries, in_force, events, source);
+            let (begun, passing) = begun.map_err(|error| in_service(&error))?;
+            (checks, updates) = (Some(begun), passing.boxed());
+        }
         let following = handle
-            .follow_with(known.chain(updates), followed.settings.clone())
+            .follow_with(updates, followed.settings.clone())
             .map_err(|error| in_service(&error))?;
         // A notification may be left from the source before.
         let _ = replaced.notified().now_or_never();
-        Ok(Self { following, file, keeping: None })
+        Ok(Self { following, checks, file, keeping: None })
     }
 
     /// Keeps its sets in the file of the last known backends, if it has one. Returns whether it
     /// didn't before.
     pub(crate) fn keep(
         &mut self,
-        service: &str,
         handle: &Handle<Address>,
         replaced: &Arc<Notify>,
+        events: &Arc<EventLog>,
     ) -> bool {
         if self.keeping.is_some() {
             return false;
         }
-        let keep = |file| keep(file, service.to_string(), handle.clone(), Arc::clone(replaced));
+        let board = self.checks.as_ref().map(|checks| checks.board().clone());
+        let kept = Kept { handle: handle.clone(), board, events: Arc::clone(events) };
+        let keep = |file| keep(file, kept, Arc::clone(replaced));
         self.keeping = self.file.clone().map(|file| tokio::spawn(keep(file)));
         self.keeping.is_some()
     }

@@ -189,6 +189,7 @@ fn text(update: &Update<Address>) -> String {
             keys(set) + &entries.iter().map(without).collect::<String>()
         }
         Update::Lost(reason) => format!("lost: {}", masked(reason)),
+        Update::Narrowed(_) => unreachable!("nothing is checked here"),
     }
 }
 

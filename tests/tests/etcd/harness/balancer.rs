@@ -66,7 +66,7 @@ impl Balancer {
         server.handle().follow(source.inspect(move |update| match update {
             Update::Set(set) => note.lock().unwrap().told.push(set.clone()),
             Update::Partial(_, bad) => panic!("no such entry was set: {bad:?}"),
-            Update::Lost(_) => {}
+            Update::Lost(_) | Update::Narrowed(_) => {}
         }));
         Self { server, front, seen }
     }

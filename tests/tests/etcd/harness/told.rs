@@ -85,6 +85,7 @@ fn text(update: Update<Address>) -> String {
         Update::Set(set) => (set, Vec::new()),
         Update::Partial(set, bad) => (set, bad.to_vec()),
         Update::Lost(reason) => return format!("lost: {reason}"),
+        Update::Narrowed(_) => unreachable!("nothing is checked here"),
     };
     let good = set.iter().map(|(key, target)| format!("{key}={target}"));
     good.chain(bad.iter().map(|bad| format!("!{bad}"))).collect::<Vec<_>>().join(" ")

@@ -2,6 +2,7 @@
 
 mod backend;
 mod client;
+mod cluster;
 mod file;
 mod http;
 mod knot;
@@ -10,6 +11,7 @@ pub(crate) mod namespace;
 mod network;
 mod output;
 mod process;
+mod rest;
 mod socket;
 mod strace;
 
@@ -25,11 +27,13 @@ pub(crate) use self::network::{BACKENDS, BALANCER, Host, Network};
 pub(crate) use self::{
     backend::Backend,
     client::{Client, End, Load},
+    cluster::Cluster,
     file::{ConfigFile, service},
     http::{Answer, get, http, http_with, put},
     knot::Knot,
     output::{Kill, output},
     process::{Line, Tinylb, binary},
+    rest::Rest,
     socket::{Hung, Socket},
     strace::Strace,
 };

@@ -1,14 +1,8 @@
 mod door;
 mod guests;
+mod show;
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    fmt, io,
-    pin::pin,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{convert::Infallible, fmt, io, pin::pin, sync::Arc, time::Duration};
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
@@ -22,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::{Value, json};
 use socket2::SockRef;
-use tinylb_core::{BackendSet, EndReason, Report};
+use tinylb_core::BackendSet;
 use tinylb_tokio::{Address, TcpOptions, UnixSocketFile};
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -30,7 +24,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use self::guests::{Guest, Guests, Noted, Stream};
+use self::{
+    guests::{Guest, Guests, Noted, Stream},
+    show::{nothing_replaced, report, show},
+};
 use crate::{metrics, program::Program, service::Service, socket::Socket};
 
 /// A request's body may have this many bytes: some 400,000 backends.
@@ -260,8 +257,9 @@ impl Admin {
         if let Some(cause) = self.program.circle(&service.name, &set) {
             return error(StatusCode::BAD_REQUEST, &cause);
         }
-        match service.handle().replace(set) {
-            Ok(mut replacement) => {
+        match service.put(set) {
+            Ok(None) => json_answer(StatusCode::OK, &nothing_replaced()),
+            Ok(Some(mut replacement)) => {
                 let is_applied = timeout(APPLY_TIME_MAX, &mut replacement).await.is_ok();
                 // Accepted: the set is in force, and sessions that were cut are still ending.
                 let status = if is_applied { StatusCode::OK } else { StatusCode::ACCEPTED };
@@ -331,88 +329,6 @@ impl<'de> Deserialize<'de> for Pairs {
 
         deserializer.deserialize_map(Object)
     }
-}
-
-fn report(report: &Report) -> Value {
-    let keys = |keys: &[tinylb_core::BackendKey]| -> Vec<String> {
-        keys.iter().map(ToString::to_string).collect()
-    };
-    json!({
-        "generation": report.generation.number(),
-        "backends": report.backends,
-        "added": keys(&report.added),
-        "removed": keys(&report.removed),
-        "retargeted": keys(&report.retargeted),
-        "sessions_cut": report.sessions_cut,
-        "dials_revoked": report.dials_revoked,
-        "sessions_draining": report.sessions_draining,
-    })
-}
-
-fn show(service: &Service) -> Value {
-    let snapshot = service.handle().snapshot();
-    let backends = snapshot.set.as_ref().map(|set| {
-        let pairs = set.iter().map(|(key, target)| (key.to_string(), target.to_string().into()));
-        Value::Object(pairs.collect())
-    });
-    let targets: Vec<Value> = snapshot
-        .loads
-        .iter()
-        .map(|load| {
-            json!({
-                "target": load.target.to_string(),
-                "dialling": load.dialling,
-                "connected": load.connected,
-                "draining": load.is_draining,
-            })
-        })
-        .collect();
-    let ejected: Vec<Value> = snapshot
-        .ejected
-        .iter()
-        .map(|ejected| {
-            json!({
-                "target": ejected.target.to_string(),
-                "cause": ejected.fault.as_str(),
-                "ejected_seconds": ejected.ejected_for.as_secs_f64(),
-                "next_probe_seconds": ejected.next_probe.map(|time| time.as_secs_f64()),
-            })
-        })
-        .collect();
-    let ended = EndReason::ALL
-        .map(|reason| (reason.as_str().to_string(), Value::from(snapshot.ended.of(reason))));
-    let left_out: BTreeMap<_, _> =
-        snapshot.left_out.iter().map(|entry| (&*entry.key, &*entry.reason)).collect();
-    let absent: BTreeMap<_, _> =
-        snapshot.absent.iter().map(|one| (one.key.as_str(), one.time.as_secs_f64())).collect();
-    json!({
-        "backends": backends,
-        "generation": snapshot.generation.number(),
-        "set_age_seconds": snapshot.set_age.map(|age| age.as_secs_f64()),
-        "source": service.source(),
-        "source_lost": snapshot.source_lost.as_deref(),
-        "source_restarts": service.source_restarts.load(Ordering::Relaxed),
-        "set_held": snapshot.set_held.map(|held| {
-            json!({
-                "removed": held.removed,
-                "targets": held.targets,
-                "hold_seconds": held.hold.as_secs_f64(),
-            })
-        }),
-        "left_out": left_out,
-        "absent_seconds": absent,
-        "targets": targets,
-        "ejected": ejected,
-        "probes": snapshot.probes,
-        "waiting": snapshot.waiting,
-        "accepted": snapshot.accepted,
-        "live": snapshot.live,
-        "ended": Value::Object(ended.into_iter().collect()),
-        "bytes_to_backends": snapshot.bytes_to_backends,
-        "bytes_to_clients": snapshot.bytes_to_clients,
-        "listeners": snapshot.listeners,
-        "shutting_down": service.is_leaving(),
-    })
 }
 
 fn busy() -> Answer {

@@ -114,7 +114,7 @@ impl Reader<'_> {
             match fields::find(key.get_ref()) {
                 Some(field) => field.read(self, value, &mut service),
                 None if key.get_ref() == "listen" => service.listen = self.listen(name, value),
-                None if key.get_ref() == "backends" || key.get_ref() == "source" => {}
+                None if ["backends", "check", "source"].contains(&&**key.get_ref()) => {}
                 None => misspelt.extend(self.unknown_in_service(key, value, name)),
             }
         }
@@ -146,6 +146,13 @@ impl Reader<'_> {
                 let parts = Path::new(path).components().filter(|part| *part != Component::CurDir);
                 let service = name.get_ref().to_string();
                 self.kept.push((value.span().start, service, parts.collect()));
+            }
+        }
+        if let Some(value) = table.get("check") {
+            service.check = self.check(value);
+            let check = service.check.as_ref();
+            if let Some(message) = check.and_then(|check| check.misfit(&service.backends)) {
+                self.wrong(value, message);
             }
         }
         for (key, remedy) in [

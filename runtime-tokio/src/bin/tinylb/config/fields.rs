@@ -81,7 +81,7 @@ const fn field(name: &'static str, set: Set) -> Field {
 
 /// Every key of a service.
 pub(super) fn known() -> Vec<&'static str> {
-    ["listen", "backends", "source"]
+    ["listen", "backends", "source", "check"]
         .into_iter()
         .chain(FIELDS.iter().map(|field| field.name))
         .collect()

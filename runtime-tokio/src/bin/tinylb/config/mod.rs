@@ -1,5 +1,6 @@
 //! The configuration file: its format, and every problem in it at once.
 
+mod check;
 mod document;
 mod etcd;
 mod fields;
@@ -22,6 +23,7 @@ use std::{
 use tinylb_core::{Settings, SettingsError};
 use tinylb_tokio::{Address, TcpOptions, read_file};
 
+pub(crate) use check::{CheckArgs, CheckConfig};
 pub(crate) use etcd::Etcd;
 #[cfg(not(feature = "etcd"))]
 pub(crate) use etcd::WITHOUT_ETCD;
@@ -53,6 +55,8 @@ pub(crate) struct ServiceConfig {
     /// Where it listens: IP addresses and Unix sockets, at least one, in the order of the file.
     pub(crate) listen: Vec<Address>,
     pub(crate) backends: Backends,
+    /// Which of them may be used. `None`: all.
+    pub(crate) check: Option<CheckConfig>,
     /// The core's settings; `max_connections`, `start` and `seed` are in it too if they were given.
     pub(crate) settings: Settings,
     /// `None`: the program derives it from the limit of descriptors.
@@ -76,6 +80,7 @@ impl ServiceConfig {
         Self {
             listen,
             backends,
+            check: None,
             settings: Settings::default(),
             max_connections: None,
             start: None,

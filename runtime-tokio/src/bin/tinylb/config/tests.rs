@@ -370,7 +370,7 @@ fn a_bad_number_of_workers_is_told_with_its_place_and_remedy() {
 fn a_key_that_is_misspelt_is_never_ignored() {
     let all = fields::known().iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
     assert!(
-        all.starts_with("`listen`, `backends`, `source`, `dial_timeout`")
+        all.starts_with("`listen`, `backends`, `source`, `check`, `dial_timeout`")
             && all.contains("`start`")
     );
     for (line, expected) in [

@@ -1,3 +1,4 @@
+mod checks;
 mod ejections;
 mod format;
 mod writer;
@@ -7,12 +8,14 @@ use std::{
     io::{self, IsTerminal},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use tinylb_core::{BackendKey, DialFailure, EndReason, Event, Limit, Report, SessionId};
+use tinylb_core::{
+    BackendKey, BackendSet, DialFailure, EndReason, Event, Limit, Report, SessionId, VerdictChange,
+};
 use tinylb_tokio::{Address, AddressChange, AddressFailure};
 use tokio::{runtime, time::sleep};
 use tracing::{Level, debug, enabled, info, warn};
@@ -27,7 +30,7 @@ use crate::{
     flapping::{self, Flapping},
 };
 
-pub(crate) use self::{ejections::Ejections, format::json_line, writer::Guard};
+pub(crate) use self::{checks::Verdicts, ejections::Ejections, format::json_line, writer::Guard};
 
 /// The target of lines that are logged at any level, because they say how the program has started.
 pub(crate) const ALWAYS: &str = "tinylb::always";
@@ -80,6 +83,9 @@ pub(crate) struct EventLog {
     pub(crate) accept_failures: AtomicU64,
     pub(crate) address_failures: AtomicU64,
     pub(crate) ejections: Ejections,
+    pub(crate) verdicts: Verdicts,
+    /// The source's last set was given up.
+    is_stale: AtomicBool,
     failure_lines: Mutex<Sparing>,
     flapping: Arc<Mutex<Flapping>>,
     /// Failures of some of the source's lookups.
@@ -105,6 +111,8 @@ impl EventLog {
             accept_failures: AtomicU64::new(0),
             address_failures: AtomicU64::new(0),
             ejections: Ejections::default(),
+            verdicts: Verdicts::default(),
+            is_stale: AtomicBool::new(false),
             failure_lines: Mutex::default(),
             flapping: Arc::default(),
             partial: Arc::default(),
@@ -156,6 +164,7 @@ impl EventLog {
             Event::SourceLost { reason, set_age } => self.source_lost(reason, *set_age),
             Event::SourceBack { lost_for } => self.source_back(*lost_for),
             Event::SourceStale { reason } => {
+                self.is_stale.store(true, Ordering::Relaxed);
                 warn!(
                     service,
                     "source of backends lost for too long, no backend is left: {reason}"
@@ -203,6 +212,16 @@ impl EventLog {
         }
     }
 
+    /// Logs that a backend passes its checks from now on, or no longer does. `set`: all backends that
+    /// are checked.
+    pub(crate) fn verdict_changed(
+        &self,
+        set: Option<&BackendSet<Address>>,
+        change: &VerdictChange<Address>,
+    ) {
+        self.verdicts.changed(&self.service, set, change);
+    }
+
     /// Logs that one of several addresses of a backend's name has failed.
     pub(crate) fn address_failed(&self, failure: &AddressFailure<'_>) {
         self.address_failures.fetch_add(1, Ordering::Relaxed);
@@ -231,7 +250,18 @@ impl EventLog {
         );
     }
 
+    /// The service's name.
+    pub(crate) fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// Whether the source has been lost for so long that its last set was given up.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.is_stale.load(Ordering::Relaxed)
+    }
+
     fn source_back(&self, lost_for: Duration) {
+        self.is_stale.store(false, Ordering::Relaxed);
         if lock(&self.flapping).back() {
             let (service, lost_seconds) = (self.service.as_str(), lost_for.as_secs_f64());
             info!(service, lost_seconds, "source of backends is back");
@@ -287,6 +317,7 @@ impl EventLog {
     /// Forgets the failures of a source that is no longer followed. A failure in the log gets its
     /// end.
     pub(crate) fn source_gone(&self) {
+        self.is_stale.store(false, Ordering::Relaxed);
         let was_lost = lock(&self.flapping).back();
         let was_partial = lock(&self.partial).back();
         if was_lost || was_partial {

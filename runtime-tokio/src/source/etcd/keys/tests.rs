@@ -38,6 +38,7 @@ fn told(keys: &mut Keys) -> String {
         Some(Update::Set(set)) => (set, Vec::new()),
         Some(Update::Partial(set, bad)) => (set, bad.to_vec()),
         Some(Update::Lost(reason)) => return format!("lost: {reason}"),
+        Some(Update::Narrowed(_)) => unreachable!("nothing is checked here"),
         None => return "nothing".into(),
     };
     let good = set.iter().map(|(key, target)| format!("{key}={target}"));
