@@ -10,6 +10,7 @@
 mod harness;
 mod hung;
 mod killed;
+mod page;
 mod replicas;
 mod stopped;
 mod switchover;
