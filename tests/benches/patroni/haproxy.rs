@@ -54,11 +54,4 @@ impl Haproxy {
         let address = address.parse().map_err(io::Error::other)?;
         Ok(Self { address, _process: process, _directory: directory })
     }
-
-    /// What it says its version is.
-    pub fn version() -> Option<String> {
-        let output = Command::new("haproxy").arg("-v").output().ok()?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        said.split(' ').nth(2).map(|version| version.split('-').next().unwrap_or(version).into())
-    }
 }
