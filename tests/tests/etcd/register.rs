@@ -1,6 +1,15 @@
 //! Backends that the program keeps registered: what becomes of their keys.
 
-use std::{process::Command, thread, time::Duration};
+use std::{
+    io::{Read, Write},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
 
 use etcd_client::{EventType, WatchOptions};
 use rustix::process::Signal;
@@ -255,4 +264,43 @@ async fn a_backend_is_registered_only_while_it_accepts_connections() {
     cluster.until("a", Some(&address)).await;
     keeper.stop();
     assert_eq!(cluster.value("a").await, None);
+}
+
+#[tokio::test]
+async fn a_backend_that_hangs_is_found_over_http_and_told_from_one_that_is_gone() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let address = free_address();
+    // Its system accepts connections, but it doesn't.
+    let listener = std::net::TcpListener::bind(&address).unwrap();
+    let http = ["--check", "http", "--check-path", "/health", "--rise", "2"];
+    let keeper = register(&cluster, "a", &address, &http);
+    keeper.line("fails its check: no answer within 1s");
+    assert_eq!(cluster.value("a").await, None);
+    // It goes on.
+    let is_gone = Arc::new(AtomicBool::new(false));
+    let serving = {
+        let is_gone = Arc::clone(&is_gone);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                if is_gone.load(Relaxed) {
+                    return;
+                }
+                let mut stream = stream.unwrap();
+                let mut question = [0; 1000];
+                let length = stream.read(&mut question).unwrap_or(0);
+                let is_asked = question[..length].starts_with(b"GET /health HTTP/1.1\r\n");
+                let status = if is_asked { 200 } else { 404 };
+                let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        })
+    };
+    cluster.until("a", Some(&address)).await;
+    is_gone.store(true, Relaxed);
+    serving.join().unwrap();
+    cluster.until("a", None).await;
+    keeper.lines(2, "fails its check");
+    keeper.stop_and_log(|lines| {
+        assert!(lines.iter().any(|line| line.says("fails its check: connection refused")));
+    });
 }

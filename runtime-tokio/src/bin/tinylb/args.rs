@@ -1,4 +1,4 @@
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, num::NonZeroU16, path::PathBuf, time::Duration};
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, builder::RangedU64ValueParser};
 use tinylb_core::BackendSet;
@@ -113,9 +113,11 @@ pub(crate) struct Register {
     /// third of it is the time limit for etcd's answers, and the pause between two renewals.
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "5s")]
     pub(crate) ttl: Duration,
-    /// Register the backend only while it accepts connections.
+    /// Register the backend only while it passes a check.
     #[arg(long, value_enum, value_name = "HOW")]
     pub(crate) check: Option<CheckHow>,
+    #[command(flatten)]
+    pub(crate) question: Question,
     /// A command to run. The backend is registered while it runs, and tinylb exits with its exit
     /// code.
     #[arg(last = true, value_name = "COMMAND")]
@@ -126,11 +128,35 @@ pub(crate) struct Register {
     pub(crate) etcd: Etcd,
 }
 
+/// What a check asks, and how many answers it takes.
+#[derive(Args)]
+pub(crate) struct Question {
+    /// The path that `--check http` gets [default: /]. Only the status 200 passes.
+    #[arg(long = "check-path", value_name = "PATH")]
+    pub(crate) path: Option<String>,
+    /// The port that is asked [default: the backend's].
+    #[arg(long = "check-port", value_name = "PORT")]
+    pub(crate) port: Option<NonZeroU16>,
+    /// The Host header of `--check http` [default: the address that is asked].
+    #[arg(long = "check-host", value_name = "HOST")]
+    pub(crate) host: Option<String>,
+    /// How many checks in a row must pass before a backend that was taken out is registered again, 1 to
+    /// 100.
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    pub(crate) rise: u32,
+    /// How many refusals or wrong statuses in a row take the backend out, 1 to 100.
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    pub(crate) fall: u32,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum CheckHow {
-    /// Connect once a second, and close at once. The backend is taken out of etcd when a connection
-    /// is refused, or when none succeeds for 5 s
+    /// Connect once a second, without the backend's notice. The backend is taken out of etcd when a
+    /// connection is refused, or after 5 in a row without an answer within 1 s
     Tcp,
+    /// Ask over HTTP once a second. The backend is taken out of etcd when it answers with another
+    /// status, when a connection is refused, or after 5 in a row without an answer within 1 s
+    Http,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -1,89 +1,89 @@
-use std::{io, time::Duration};
+use std::{future::ready, sync::Arc, time::Duration};
 
-use futures::{Stream, stream};
-use tinylb_tokio::Address;
-use tokio::{
-    net::{TcpStream, UnixStream},
-    time::{Instant, sleep, timeout},
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
 };
+use tinylb_core::{BackendSet, CheckSettings, Update};
+use tinylb_tokio::{Address, Checked, Checker, HttpCheck, TcpCheck, VerdictBoard};
 
-/// Whether a backend accepts connections.
+use crate::args::{CheckHow, Question, Register};
+
+/// Whether a backend passes its check.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Verdict {
-    Accepts,
+    Passes,
     /// It doesn't, with the reason.
-    Refuses(String),
+    Fails(Arc<str>),
 }
 
-/// Time between two connections.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Checks in a row without an answer that take a backend out of etcd, at one a second. An answer that
+/// means no counts at once. Anything else may be this machine's own trouble, or a backlog that is full
+/// for a moment, and taking a backend out cuts its connections.
+const UNANSWERED_MAX: u32 = 5;
 
-/// How long a connection may take, and how long a backend may be without one.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// The first verdict, and each that differs from the one before.
+/// The first verdict, and each that differs from the one before. Without a check, a backend passes.
 ///
-/// If nothing listens, the verdict changes at once. Anything else that prevents a connection may be
-/// this machine's own trouble, or a backlog that is full for a moment, so it counts once it has
-/// lasted for [`PATIENCE`]: taking a backend out cuts its connections.
-pub(super) fn verdicts(address: Address) -> impl Stream<Item = Verdict> + Send {
-    let check = Check { address, accepted: None, last: None };
-    stream::unfold(check, |mut check| async move {
-        let verdict = check.next().await;
-        Some((verdict, check))
+/// # Errors
+/// What is wrong with the check.
+pub(super) fn verdicts(args: &Register) -> Result<BoxStream<'static, Verdict>, String> {
+    let Some(how) = args.check else {
+        let Question { path, port, host, rise, fall } = &args.question;
+        let is_plain = path.is_none() && port.is_none() && host.is_none();
+        return match is_plain && (*rise, *fall) == (1, 1) {
+            true => Ok(stream::iter([Verdict::Passes]).chain(stream::pending()).boxed()),
+            false => Err("there is no check to have these settings: give `--check`".into()),
+        };
+    };
+    let question = &args.question;
+    Ok(match how {
+        CheckHow::Tcp if question.path.is_some() || question.host.is_some() => {
+            return Err("`--check tcp` has no path and no host: give `--check http`".into());
+        }
+        CheckHow::Tcp => {
+            let mut check = TcpCheck::new().with_refusal_as_no();
+            if let Some(port) = question.port {
+                check = check.with_port(port);
+            }
+            checked(check, args)?
+        }
+        CheckHow::Http => {
+            let path = question.path.as_deref().unwrap_or("/");
+            let mut check =
+                HttpCheck::new(path).map_err(|error| error.to_string())?.with_refusal_as_no();
+            if let Some(port) = question.port {
+                check = check.with_port(port);
+            }
+            if let Some(host) = &question.host {
+                check = check.with_host(host).map_err(|error| error.to_string())?;
+            }
+            checked(check, args)?
+        }
     })
 }
 
-struct Check {
-    address: Address,
-    /// When it last accepted a connection.
-    accepted: Option<Instant>,
-    last: Option<Verdict>,
+/// Checks the one backend there is.
+fn checked(checker: impl Checker, args: &Register) -> Result<BoxStream<'static, Verdict>, String> {
+    let mut settings = CheckSettings::default();
+    settings.timeout = Duration::from_secs(1);
+    (settings.rise, settings.fall) = (args.question.rise, args.question.fall);
+    settings.fall_unanswered = UNANSWERED_MAX.max(settings.fall);
+    let checked = Checked::new(checker, settings).map_err(|error| error.to_string())?;
+    let set = BackendSet::new([(args.key.as_str(), args.address.clone())]);
+    let set = set.map_err(|error| error.to_string())?;
+    let source = stream::iter([Update::Set(set)]).chain(stream::pending());
+    let board = checked.board();
+    Ok(checked.updates(source).filter_map(move |update| ready(verdict(update, &board))).boxed())
 }
 
-impl Check {
-    async fn next(&mut self) -> Verdict {
-        loop {
-            let is_first = self.last.is_none();
-            if !is_first {
-                sleep(PAUSE).await;
-            }
-            let Some(verdict) = self.ask().await else { continue };
-            let differs = match (&self.last, &verdict) {
-                (Some(Verdict::Refuses(_)), Verdict::Refuses(_)) => false,
-                (last, now) => last.as_ref() != Some(now),
-            };
-            if differs {
-                self.last = Some(verdict.clone());
-                return verdict;
-            }
-        }
+fn verdict(update: Update<Address>, board: &VerdictBoard) -> Option<Verdict> {
+    let set = match update {
+        Update::Set(set) | Update::Partial(set, _) | Update::Narrowed(set) => set,
+        Update::Lost(_) => return None,
+    };
+    if !set.is_empty() {
+        return Some(Verdict::Passes);
     }
-
-    /// `None`: it isn't certain yet.
-    async fn ask(&mut self) -> Option<Verdict> {
-        let began = Instant::now();
-        let (reason, is_refused) = match timeout(PATIENCE, connect(&self.address)).await {
-            Ok(Ok(())) => {
-                self.accepted = Some(began);
-                return Some(Verdict::Accepts);
-            }
-            Ok(Err(error)) => (error.to_string(), is_refused(&error)),
-            Err(_) => (format!("no answer within {:?}", PATIENCE), false),
-        };
-        let lasts = self.accepted.is_none_or(|at| at.elapsed() >= PATIENCE);
-        (is_refused || lasts).then_some(Verdict::Refuses(reason))
-    }
-}
-
-async fn connect(address: &Address) -> io::Result<()> {
-    match address {
-        Address::Tcp(target) => TcpStream::connect(target.to_string()).await.map(drop),
-        Address::Unix(target) => UnixStream::connect(target.path()).await.map(drop),
-    }
-}
-
-/// Whether an error means that nothing listens.
-fn is_refused(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
+    let reason = board.verdicts().into_iter().find_map(|(verdict, _)| verdict.reason);
+    Some(Verdict::Fails(reason.unwrap_or_else(|| "it hasn't been checked yet".into())))
 }

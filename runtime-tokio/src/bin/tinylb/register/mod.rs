@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, stream::BoxStream};
 use tinylb_tokio::{EtcdRegistration, EtcdRegistrationEvent};
 use tokio::signal::unix::SignalKind;
 use tracing::{info, warn};
@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use self::{check::Verdict, command::Command};
 use crate::{
     Failure,
-    args::Register,
+    args::{CheckHow, Register},
     block_on, log,
     stop::{Stop, signals},
 };
@@ -34,11 +34,16 @@ pub(crate) fn register(args: &Register) -> Result<ExitCode, Failure> {
     let options = etcd.options().map_err(Failure::Usage)?;
     let registration = EtcdRegistration::new(options, &args.key, &args.address, args.ttl)
         .map_err(|error| Failure::Usage(error.to_string()))?;
+    let verdicts = check::verdicts(args).map_err(Failure::Usage)?;
     let _log = log::start(&args.log)?;
-    block_on(serve(args, registration))
+    block_on(serve(args, registration, verdicts))
 }
 
-async fn serve(args: &Register, registration: EtcdRegistration) -> Result<ExitCode, Failure> {
+async fn serve(
+    args: &Register,
+    registration: EtcdRegistration,
+    verdicts: BoxStream<'static, Verdict>,
+) -> Result<ExitCode, Failure> {
     let mut stop = Stop::new()?;
     // A hangup ends neither this nor `tinylb run`: it would leave the key in etcd.
     let _hangup = signals(SignalKind::hangup())?;
@@ -48,10 +53,6 @@ async fn serve(args: &Register, registration: EtcdRegistration) -> Result<ExitCo
             Some(started.map_err(|error| cannot_run(Path::new(program), &error))?)
         }
         None => None,
-    };
-    let verdicts = match args.check {
-        Some(_) => check::verdicts(args.address.clone()).boxed(),
-        None => stream::iter([Verdict::Accepts]).chain(stream::pending()).boxed(),
     };
     let mut keeper = Keeper::new(args, registration);
     let code = tokio::select! {
@@ -160,10 +161,13 @@ impl<'a> Keeper<'a> {
     }
 
     fn judge(&mut self, verdict: Verdict) {
-        self.is_wanted = verdict == Verdict::Accepts;
-        if let Verdict::Refuses(reason) = verdict {
+        self.is_wanted = verdict == Verdict::Passes;
+        if let Verdict::Fails(reason) = verdict {
             let address = self.args.address.to_string();
-            warn!(address, "the backend accepts no connections: {reason}");
+            match self.args.check {
+                Some(CheckHow::Http) => warn!(address, "the backend fails its check: {reason}"),
+                _ => warn!(address, "the backend accepts no connections: {reason}"),
+            }
         }
     }
 
