@@ -134,7 +134,7 @@ impl<'a> Copy<'a> {
                     self.state = State::Ended;
                 }
                 State::Ended => {
-                    // Nothing is left to read that would tell of a reset.
+                    // Nothing is left to read that would show a reset.
                     if let Poll::Ready(error) = reader.poll_cut(cx) {
                         return Poll::Ready(Err(self.reader(error)));
                     }

@@ -50,15 +50,15 @@ struct List {
 }
 
 /// A member that a replacement or a deadline has taken out.
-pub(crate) struct Taken<K> {
+pub(crate) struct TakenOut<K> {
     pub(crate) owner: SessionId,
     pub(crate) kill: K,
 }
 
 /// What a replacement has done to the pool.
 pub(crate) struct Retargeted<K> {
-    pub(crate) dialling: Vec<Taken<K>>,
-    pub(crate) connected: Vec<Taken<K>>,
+    pub(crate) dialling: Vec<TakenOut<K>>,
+    pub(crate) connected: Vec<TakenOut<K>>,
     pub(crate) draining: usize,
 }
 
@@ -207,7 +207,7 @@ impl<T: Target, K> Pool<T, K> {
     }
 
     /// Takes out what still drains since this replacement.
-    pub(crate) fn take_drained(&mut self, since: Generation) -> Vec<Taken<K>> {
+    pub(crate) fn take_drained(&mut self, since: Generation) -> Vec<TakenOut<K>> {
         let expired: Vec<u32> = self
             .groups
             .iter()
@@ -223,7 +223,7 @@ impl<T: Target, K> Pool<T, K> {
     }
 
     /// Takes out the connected members of the target at this index.
-    pub(crate) fn take_connected(&mut self, index: u32, taken: &mut Vec<Taken<K>>) {
+    pub(crate) fn take_connected(&mut self, index: u32, taken: &mut Vec<TakenOut<K>>) {
         let place = self.group_of[index as usize];
         let Some(group) = self.groups.get_mut(place as usize) else { return };
         let connected = std::mem::replace(&mut group.connected, List::EMPTY);
@@ -252,13 +252,13 @@ impl<T: Target, K> Pool<T, K> {
     }
 
     /// Moves the members of a list that is no group's any more.
-    fn take(&mut self, list: List, taken: &mut Vec<Taken<K>>) {
+    fn take(&mut self, list: List, taken: &mut Vec<TakenOut<K>>) {
         taken.reserve(list.length as usize);
         let mut next = list.first;
         while next != NONE {
             let member = self.members.remove(next as usize);
             next = member.after;
-            taken.push(Taken { owner: member.owner, kill: member.kill });
+            taken.push(TakenOut { owner: member.owner, kill: member.kill });
         }
     }
 

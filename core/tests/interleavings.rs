@@ -138,7 +138,7 @@ fn after_a_removal_nothing_reaches_the_target(removal: Removal) -> Net {
         let (handle, net) = (handle.clone(), net.clone());
         thread::spawn(move || {
             let replacement = handle.replace(set(&[("b", 2), ("d", 4)])).expect("a valid set");
-            let told = replacement.report().clone();
+            let reported = replacement.report().clone();
             let report = wait(replacement);
             match removal {
                 Removal::Abort => net.forbid(1),
@@ -146,7 +146,7 @@ fn after_a_removal_nothing_reaches_the_target(removal: Removal) -> Net {
             }
             net.forbid(DEAD);
             net.forbid(HANGING);
-            assert_eq!(*report, told);
+            assert_eq!(*report, reported);
             assert_eq!(report.removed, ["a".into(), "c".into(), "e".into()]);
         })
     };
@@ -249,7 +249,7 @@ fn concurrent_replacements_take_effect_in_one_order_and_each_is_applied() {
         let mut done: Vec<_> = reports.zip(&sets).collect();
         done.sort_by_key(|(report, _)| report.generation);
 
-        // Each report tells the difference from the set before, in the order of the numbers.
+        // Each report states the difference from the set before, in the order of the numbers.
         let mut before = set(&[("a", 1), ("b", 2)]);
         for (place, (report, next)) in done.iter().enumerate() {
             let came = next.iter().filter(|(key, _)| before.get(key.as_str()).is_none());

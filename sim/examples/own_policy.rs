@@ -54,7 +54,7 @@ enum Phase {
     Connected,
     /// Since this replacement.
     Draining(u64),
-    /// Told to end, or to try again.
+    /// Taken out: it is to end, or to try again.
     Out,
     Ended,
 }

@@ -44,7 +44,7 @@
 //!
 //! # What it can't do
 //! - Nothing is sent again. A stream that lost a segment stalls for ever after, without an error;
-//!   [`Network::is_lossy`] tells which.
+//!   [`Network::is_lossy`] shows which.
 //! - Segments of one direction are read in order, but a reset may overtake what was sent before it.
 //! - If an end has sent bytes to a connection that was dropped meanwhile, it is reset when it hears
 //!   of the drop: up to a round trip earlier than by TCP's answer to these bytes.

@@ -109,9 +109,9 @@ sometimes! {
     /// A dial was refused by a host.
     DialRefused "a dial was refused",
     /// A dial panicked because the scenario wanted it to.
-    DialPanicked "a dial panicked as told",
+    DialPanicked "a dial panicked as ordered",
     /// An accept failed because the scenario wanted it to.
-    AcceptFailed "an accept failed as told",
+    AcceptFailed "an accept failed as ordered",
     /// A stream lost a segment and was excused.
     Excused "a stream lost a segment and was excused",
     /// A half-closed session was silent for too long.

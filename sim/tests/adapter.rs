@@ -466,7 +466,7 @@ fn bytes_that_are_cut_off_with_the_link_make_their_stream_lossy() {
             for _ in 0..40 {
                 bench.sim.step().unwrap();
             }
-            assert_eq!(is_lossy(1), watched, "turmoil tells only who watches");
+            assert_eq!(is_lossy(1), watched, "turmoil reports only to a watcher");
             bench.network.release(&bench.sim, SERVER, CLIENT);
             bench.run(1000);
             assert_eq!(bench.said().len(), 2, "nothing comes after the gap");
@@ -580,7 +580,7 @@ fn a_port_is_free_once_its_listener_is_dropped_and_who_waits_there_is_reset() {
 }
 
 #[test]
-fn a_listener_or_a_dialer_that_is_told_a_wrong_host_says_so() {
+fn a_listener_or_a_dialer_that_is_given_a_wrong_host_says_so() {
     async fn listens(host: Host) {
         let wrong = SocketAddr::new(CLIENT, SERVICE.port());
         let mut listener = TurmoilListener::bind(&host.network, wrong).await.unwrap();
@@ -598,7 +598,7 @@ fn a_listener_or_a_dialer_that_is_told_a_wrong_host_says_so() {
 }
 
 #[test]
-fn tasks_are_counted_and_their_panics_are_told() {
+fn tasks_are_counted_and_their_panics_are_kept() {
     async fn spawns(host: Host) {
         let runtime = TurmoilRuntime::current(&host.network);
         runtime.spawn(Box::pin(pending()));
@@ -623,7 +623,7 @@ fn tasks_are_counted_and_their_panics_are_told() {
 
 #[test]
 fn all_hosts_have_one_clock_whenever_they_start() {
-    async fn tells(host: Host) {
+    async fn says_the_time(host: Host) {
         let runtime = TurmoilRuntime::current(&host.network);
         loop {
             let now = runtime.now();
@@ -632,7 +632,7 @@ fn all_hosts_have_one_clock_whenever_they_start() {
             sleep(50).await;
         }
     }
-    let mut bench = Bench::hosts(NetworkOptions::default(), tells, tells);
+    let mut bench = Bench::hosts(NetworkOptions::default(), says_the_time, says_the_time);
     bench.run(60);
     bench.sim.crash(SERVER);
     bench.run(30);

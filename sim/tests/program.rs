@@ -59,6 +59,7 @@ fn a_bad_option_says_what_it_must_be() {
         (["run", "--level", "none"], "it must be decisions"),
         (["run", "--budget", "5"], "such as 1.5s"),
         (["run", "--jobs", "0"], "it must be 1 to 1024"),
+        (["zoo", "--jobs", "0"], "it must be 1 to 1024"),
     ] {
         let output = tinylb_sim(&args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
@@ -99,7 +100,7 @@ fn a_budget_ends_seeds_without_end() {
 }
 
 #[test]
-fn a_run_that_never_ends_is_told_and_ends_the_program() {
+fn a_run_that_never_ends_is_reported_and_ends_the_program() {
     let run = ["run", "--seeds", "0..1000", "--profile", "long", "--hang", "0s"];
     let output = tinylb_sim(&run);
     let said = stdout(&output);

@@ -226,7 +226,7 @@ impl Adapter for Unix {
     type Listener = UnixListener;
     type Dialer = UnixDialer;
 
-    /// There is no reset of a Unix socket; but Linux tells the peer of bytes that were never read.
+    /// There is no reset of a Unix socket; but Linux reports bytes that were never read to the peer.
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             abort: Sight::End,

@@ -6,7 +6,7 @@ use super::{
     Link,
     limit::Parking,
     session::Session,
-    signal::{Signal, until_told},
+    signal::{Signal, until_raised},
 };
 use crate::{AcceptFailure, Admission, Conn, Dialer, Listener, ListenerError, ListenerId, Relay};
 
@@ -34,7 +34,7 @@ impl<L: Listener, D: Dialer, R: Relay<L::Conn, D::Conn>> AcceptLoop<L, D, R> {
         let stop = Arc::clone(&self.stop);
         let mut pause = PAUSE_MIN;
         loop {
-            match until_told(&stop, self.accept()).await {
+            match until_raised(&stop, self.accept()).await {
                 None => return Ok(()),
                 Some(Ok(client)) => {
                     pause = PAUSE_MIN;
@@ -49,14 +49,14 @@ impl<L: Listener, D: Dialer, R: Relay<L::Conn, D::Conn>> AcceptLoop<L, D, R> {
                         AcceptFailure::BackOff => {
                             shared.accept_failed(self.id, error, Some(pause));
                             let over = self.link.runtime.sleep(pause);
-                            if until_told(&stop, over).await.is_none() {
+                            if until_raised(&stop, over).await.is_none() {
                                 return Ok(());
                             }
                             pause = (pause * 2).min(PAUSE_MAX);
                         }
                         AcceptFailure::Fatal => {
-                            let told = io::Error::new(error.kind(), error.to_string());
-                            shared.accept_failed(self.id, told, None);
+                            let reported = io::Error::new(error.kind(), error.to_string());
+                            shared.accept_failed(self.id, reported, None);
                             return Err(ListenerError::Dead(error));
                         }
                     }

@@ -37,7 +37,7 @@ impl<T: Target> State<T> {
         };
         let drain = self.drains.get_mut(&generation)?;
         drain.ends += 1;
-        self.wakes.tell(drain.stop.take(), Word::Closed);
+        self.wakes.raise(drain.stop.take(), Word::Closed);
         Some((drain.ends, (drain.began + time).saturating_sub(now)))
     }
 
@@ -45,7 +45,7 @@ impl<T: Target> State<T> {
         if self.drains.get(&generation).is_some_and(|drain| drain.ends == number) {
             self.drains.remove(&generation);
             let expired = self.balancer.drain_expired(generation);
-            self.wakes.tell(expired, Word::Expired);
+            self.wakes.raise(expired, Word::Expired);
         }
     }
 }
@@ -77,7 +77,7 @@ impl<T: Target> Shared<T> {
         self.step(|state| match state.drains.get_mut(&generation) {
             Some(drain) if drain.ends == number => drain.stop = Some(stop),
             // Another end has been set meanwhile.
-            Some(_) => state.wakes.tell([stop], Word::Closed),
+            Some(_) => state.wakes.raise([stop], Word::Closed),
             None => {}
         });
     }

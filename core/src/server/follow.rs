@@ -79,24 +79,24 @@ impl<T: Target> Follower<T> {
                 return;
             }
             let mut deadline = due.map(|due| Deadline::new(&*runtime, due.saturating_sub(now)));
-            let said = poll_fn(|cx| {
+            let next = poll_fn(|cx| {
                 if taken == TURN {
                     taken = 0;
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
                 if !self.has_ended
-                    && let Poll::Ready(said) = self.hear(source.as_mut(), cx)
+                    && let Poll::Ready(update) = self.hear(source.as_mut(), cx)
                 {
                     taken += 1;
-                    return Poll::Ready(Some(said));
+                    return Poll::Ready(Some(update));
                 }
                 match &mut deadline {
                     Some(deadline) => deadline.poll(&*runtime, cx).map(|()| None),
                     None => Poll::Pending,
                 }
             });
-            if let Some(update) = said.await {
+            if let Some(update) = next.await {
                 self.intake.update(runtime.now(), update, self.shared.set().as_ref());
             }
         }
@@ -108,14 +108,14 @@ impl<T: Target> Follower<T> {
         source: Pin<&mut impl Stream<Item = Update<T>>>,
         cx: &mut Context<'_>,
     ) -> Poll<Update<T>> {
-        let said = match catch_unwind(AssertUnwindSafe(|| source.poll_next(cx))) {
+        let next = match catch_unwind(AssertUnwindSafe(|| source.poll_next(cx))) {
             Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(said)) => said.ok_or("the source has ended"),
+            Ok(Poll::Ready(update)) => update.ok_or("the source has ended"),
             Err(_) => Err("the source panicked"),
         };
-        Poll::Ready(match said {
+        Poll::Ready(match next {
             // A dialer that panics at one set may take the next.
-            Ok(said) => catch_unwind(AssertUnwindSafe(|| self.check(said)))
+            Ok(update) => catch_unwind(AssertUnwindSafe(|| self.check(update)))
                 .unwrap_or_else(|_| Update::Lost("the check of its set panicked".into())),
             Err(cause) => {
                 self.has_ended = true;
@@ -124,7 +124,7 @@ impl<T: Target> Follower<T> {
         })
     }
 
-    /// What is said, less what the server can't take.
+    /// An update, less what the server can't take.
     fn check(&self, update: Update<T>) -> Update<T> {
         let (set, mut entries) = match update {
             Update::Set(set) => (set, Arc::default()),

@@ -3,7 +3,7 @@ use std::{sync::Arc, task::Poll, time::Duration};
 use super::{
     member::{Membership, Nudge, SharedBudget},
     shared::Shared,
-    state::{Phase, State},
+    state::{Lifecycle, State},
 };
 use crate::{Event, Limit, Target};
 
@@ -81,7 +81,7 @@ impl<T: Target> Drop for Parking<T> {
 impl<T: Target> State<T> {
     /// Nudges the accept loops that wait for room once there is some.
     pub(super) fn settle_parked(&mut self) {
-        if !self.is_parked || self.phase != Phase::Running {
+        if !self.is_parked || self.lifecycle != Lifecycle::Running {
             return;
         }
         match self.room() {
@@ -109,10 +109,10 @@ impl<T: Target> State<T> {
         let (_, last) = self.limit_reached?;
         let quiet = now.saturating_sub(last);
         let is_in_the_way = self.parked > 0 && self.room().is_err();
-        if self.phase == Phase::Running && is_in_the_way {
+        if self.lifecycle == Lifecycle::Running && is_in_the_way {
             return Some(LEFT_AFTER);
         }
-        if self.phase == Phase::Running && quiet < LEFT_AFTER {
+        if self.lifecycle == Lifecycle::Running && quiet < LEFT_AFTER {
             return Some(LEFT_AFTER - quiet);
         }
         self.limit_reached = None;
@@ -126,7 +126,7 @@ impl<T: Target> Shared<T> {
     pub(super) fn share(self: &Arc<Self>, budget: &SharedBudget, minimum: usize) {
         let server = Arc::downgrade(self);
         let _before = self.step(|state| {
-            let minimum = if state.phase == Phase::Running { minimum } else { 0 };
+            let minimum = if state.lifecycle == Lifecycle::Running { minimum } else { 0 };
             match &state.member {
                 Some(member) if member.is_in(budget) => {
                     state.wakes.servers.extend(member.set_minimum(minimum));

@@ -13,7 +13,7 @@ use futures::{
 use super::{
     deadline::Deadline,
     shared::Shared,
-    signal::{Signal, Word, until_told},
+    signal::{Signal, Word, until_raised},
     state::State,
 };
 use crate::{DialFailure, Dialer, Event, Fault, Notice, Probe, ProbeEnd, ProbeId, Target};
@@ -44,7 +44,7 @@ struct Start<T> {
     signal: Arc<Signal>,
 }
 
-/// One probe; when dropped, it has let go of its connection, and tells the balancer how it ended.
+/// One probe; when dropped, it has let go of its connection, and reports to the balancer how it ended.
 struct Probing<T: Target> {
     shared: Arc<Shared<T>>,
     probe: Probe<T>,
@@ -79,13 +79,13 @@ impl<T: Target> State<T> {
 
     pub(super) fn cancel_probe(&mut self, probe: ProbeId) {
         let signal = self.balancer.probe_handle(probe).cloned();
-        self.wakes.tell(signal, Word::Revoked);
+        self.wakes.raise(signal, Word::Revoked);
     }
 
     /// Cuts the sessions of silent targets. Returns the probes to start now, and when to look again.
     fn look(&mut self, now: Duration) -> (Vec<Start<T>>, Option<Duration>) {
         let silent = self.balancer.cut_silent(now);
-        self.wakes.tell(silent, Word::Silent);
+        self.wakes.raise(silent, Word::Silent);
         let mut starts = Vec::new();
         loop {
             let signal = Arc::new(Signal::default());
@@ -134,6 +134,11 @@ impl<D: Dialer> Prober<D> {
                 return Poll::Pending;
             }
             self.sleep = None;
+            if runtime.now() < due {
+                // The sleep has ended early, and so may the next: other tasks come first.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         }
     }
 
@@ -151,7 +156,7 @@ impl<D: Dialer> Prober<D> {
             // Captured as a whole, so that it is dropped with the task.
             let mut probing = probing;
             let probe = probe(&*dialer, &probing.probe.target, &probing.shared);
-            let ended = until_told(&signal, AssertUnwindSafe(probe).catch_unwind()).await;
+            let ended = until_raised(&signal, AssertUnwindSafe(probe).catch_unwind()).await;
             let Some(ended) = ended else { return };
             (probing.end, probing.failure) = ended.unwrap_or_else(|_panic| {
                 let error = std::io::Error::other("the dialer panicked");

@@ -351,7 +351,8 @@ impl Limits {
 
     /// The side whose end has just been passed on, if it is the session's first end.
     fn note_end(&mut self, progress: &Progress, runtime: &dyn Runtime) -> Option<Side> {
-        if self.is_half_closed {
+        // A delivery's limit stays, also if the relay passes on an end meanwhile.
+        if self.is_half_closed || self.is_delivering {
             return None;
         }
         let ended = [Direction::ToBackend, Direction::ToClient]
@@ -373,6 +374,7 @@ impl Limits {
             return self.poll_delivery(runtime, cx).map(|()| side.into());
         }
         let Some((limit, reason)) = self.limit() else { return Poll::Pending };
+        debug_assert!(self.watch.is_some(), "a limit that applies has its watch");
         let Some(watch) = &mut self.watch else { return Poll::Pending };
         let bytes = progress.bytes(Direction::ToBackend) + progress.bytes(Direction::ToClient);
         if bytes != watch.bytes {
@@ -392,6 +394,7 @@ impl Limits {
     /// Ready when the time for a delivery is over. Call it once a side has failed; no other limit
     /// applies from then on.
     fn poll_delivery(&mut self, runtime: &dyn Runtime, cx: &mut Context<'_>) -> Poll<()> {
+        debug_assert!(self.watch.is_some() || !self.is_delivering, "a delivery has a limit");
         if !std::mem::replace(&mut self.is_delivering, true) {
             let deadline = Deadline::new(runtime, self.settings.delivery_timeout);
             self.watch = Some(Box::new(Watch { bytes: 0, moved_at: Duration::ZERO, deadline }));

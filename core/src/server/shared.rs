@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    signal::{Signal, Word, until_told},
-    state::{Item, Phase, State, Task, Wakes},
+    signal::{Signal, Word, until_raised},
+    state::{Item, Lifecycle, State, Task, Wakes},
 };
 use crate::{
     Admission, BackendSet, Change, Conn, DialFailure, Direction, EndReason, Event, Fault,
@@ -244,7 +244,7 @@ impl<T: Target> Shared<T> {
         stop: &Arc<Signal>,
     ) -> Option<(ListenerId, TaskGuard<T>)> {
         self.step(|state| {
-            if state.phase != Phase::Running {
+            if state.lifecycle != Lifecycle::Running {
                 return None;
             }
             let id = ListenerId(state.next_listener);
@@ -273,7 +273,7 @@ impl<T: Target> Shared<T> {
             let stop = Arc::clone(&stop);
             self.runtime.spawn(Box::pin(async move {
                 let _guard = guard;
-                until_told(&stop, task).await;
+                until_raised(&stop, task).await;
             }));
         }
         stop
@@ -301,7 +301,7 @@ impl<T: Target> Shared<T> {
         let drains_change = self.step(|state| {
             let drains_change = state.settings.removal != settings.removal;
             let refused = state.balancer.configure(settings.clone(), now);
-            state.wakes.tell(refused, Word::Refused);
+            state.wakes.raise(refused, Word::Refused);
             state.settings = Arc::new(settings);
             drains_change
         });
@@ -317,9 +317,9 @@ impl<T: Target> Shared<T> {
     /// Stops accepting and lets sessions finish. `false`: it had begun before.
     pub(super) fn begin_shutdown(&self) -> bool {
         self.step(|state| {
-            let is_first = state.phase == Phase::Running;
+            let is_first = state.lifecycle == Lifecycle::Running;
             if is_first {
-                state.phase = Phase::Closing;
+                state.lifecycle = Lifecycle::Closing;
                 state.need_no_room();
                 state.stop_tasks(|task| task.is_listener);
             }
@@ -330,10 +330,10 @@ impl<T: Target> Shared<T> {
     /// Stops accepting and aborts every session.
     pub(super) fn close(&self) {
         self.step(|state| {
-            state.phase = Phase::Closed;
+            state.lifecycle = Lifecycle::Closed;
             state.need_no_room();
             let kills = state.balancer.abort_all();
-            state.wakes.tell(kills, Word::Closed);
+            state.wakes.raise(kills, Word::Closed);
             state.stop_tasks(|_| true);
         });
     }

@@ -82,7 +82,7 @@ impl Signal {
 }
 
 /// What a future gives, or `None` as soon as the signal has a word.
-pub(crate) async fn until_told<F: Future>(signal: &Signal, future: F) -> Option<F::Output> {
+pub(crate) async fn until_raised<F: Future>(signal: &Signal, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     poll_fn(|cx| match signal.poll(None, cx) {
         Poll::Ready(_) => Poll::Ready(None),

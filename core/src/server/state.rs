@@ -18,7 +18,7 @@ use crate::{
 pub(super) struct State<T> {
     pub(super) balancer: Balancer<T, Arc<Signal>>,
     pub(super) settings: Arc<Settings>,
-    pub(super) phase: Phase,
+    pub(super) lifecycle: Lifecycle,
     pub(super) outbox: Outbox<T>,
     pub(super) wakes: Wakes,
     /// The stop handles of accept loops and background tasks.
@@ -53,7 +53,7 @@ pub(super) struct Task {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum Lifecycle {
     Running,
     /// Nothing is accepted; sessions may finish.
     Closing,
@@ -89,7 +89,7 @@ impl<T: Target> State<T> {
         Self {
             balancer: Balancer::new(settings.clone()),
             settings: Arc::new(settings),
-            phase: Phase::Running,
+            lifecycle: Lifecycle::Running,
             outbox: Outbox { is_observed, is_delivering: false, next_number: 0, items: Vec::new() },
             wakes: Wakes::default(),
             tasks: Slab::new(),
@@ -130,7 +130,7 @@ impl<T: Target> State<T> {
             bytes_to_clients: self.bytes_to_clients,
             limit_reached: self.limit_reached.map(|(limit, _)| limit),
             listeners: self.listeners,
-            is_shutting_down: self.phase != Phase::Running,
+            is_shutting_down: self.lifecycle != Lifecycle::Running,
             settings: Arc::clone(&self.settings),
             absent: self.source.absent.at(now),
         }
@@ -157,7 +157,7 @@ impl<T: Target> State<T> {
         peer: String,
         signal: &Arc<Signal>,
     ) -> Result<Option<(SessionId, Admission<T>)>, Limit> {
-        if self.phase != Phase::Running {
+        if self.lifecycle != Lifecycle::Running {
             return Ok(None);
         }
         self.take_room()?;
@@ -192,7 +192,7 @@ impl<T: Target> State<T> {
     }
 
     pub(super) fn is_done(&self) -> bool {
-        self.phase != Phase::Running && self.listeners == 0 && self.balancer.live() == 0
+        self.lifecycle != Lifecycle::Running && self.listeners == 0 && self.balancer.live() == 0
     }
 
     /// Whether nothing is left of the server, and its observer has seen that.
@@ -225,12 +225,12 @@ impl<T: Target> State<T> {
         if report.is_change {
             self.outbox.event(|| Event::SetReplaced(Arc::clone(&report)));
         }
-        self.wakes.tell(replaced.cut, Word::Removed);
-        self.wakes.tell(replaced.revoked, Word::Revoked);
-        self.wakes.tell(replaced.refused, Word::Refused);
+        self.wakes.raise(replaced.cut, Word::Removed);
+        self.wakes.raise(replaced.revoked, Word::Revoked);
+        self.wakes.raise(replaced.refused, Word::Refused);
         replaced.probes.into_iter().for_each(|probe| self.cancel_probe(probe));
         for (id, pick, signal) in replaced.admitted {
-            self.wakes.tell([signal], Word::Admitted);
+            self.wakes.raise([signal], Word::Admitted);
             self.outbox.event(|| Event::Admitted { id, pick });
         }
         if report.sessions_draining > 0 {
@@ -250,7 +250,7 @@ impl<T: Target> State<T> {
 
     pub(super) fn stop_tasks(&mut self, which: impl Fn(&Task) -> bool) {
         let stopped = self.tasks.iter().map(|(_, task)| task).filter(|task| which(task));
-        self.wakes.tell(stopped.map(|task| Arc::clone(&task.stop)), Word::Closed);
+        self.wakes.raise(stopped.map(|task| Arc::clone(&task.stop)), Word::Closed);
     }
 
     /// Collects whom the state as it is now concerns.
@@ -285,7 +285,7 @@ impl<T> Outbox<T> {
 }
 
 impl Wakes {
-    pub(super) fn tell(&mut self, signals: impl IntoIterator<Item = Arc<Signal>>, word: Word) {
+    pub(super) fn raise(&mut self, signals: impl IntoIterator<Item = Arc<Signal>>, word: Word) {
         self.words.extend(signals.into_iter().map(|signal| (signal, word)));
     }
 

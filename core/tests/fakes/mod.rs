@@ -204,7 +204,7 @@ impl Net {
 impl State {
     /// What an event says of the set and of who is where.
     fn follow(&mut self, event: &Event<u8>) {
-        // In these tests a key has one target for ever, so that keys tell which targets are left.
+        // In these tests a key has one target for ever, so that keys show which targets are left.
         if let Event::Admitted { pick, .. }
         | Event::DialStarted { pick, .. }
         | Event::Connected { pick, .. } = event

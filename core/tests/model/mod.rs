@@ -535,7 +535,7 @@ impl World {
         self.owe("finish", owed, owes)
     }
 
-    /// Whatever is said of a session that has finished changes nothing.
+    /// No step of a session that has finished changes anything.
     fn finish_again(&mut self, at: usize) -> Check {
         let Some(at) = at.checked_rem(self.finished.len()) else { return Ok(()) };
         let id = self.finished[at];

@@ -38,15 +38,15 @@ impl Backoff {
     }
 }
 
-/// A random number for [`Backoff::pause`], from the system's randomness.
+/// A random number for [`Backoff::pause`] and [`spread`], from the system's randomness.
 pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(())
 }
 
-/// A time up to this one, at random.
+/// A time up to this one. `random` is even over all of `u64`.
 #[cfg(feature = "etcd")]
-pub(crate) fn spread(max: Duration) -> Duration {
-    let nanos = (max.as_nanos() * u128::from(random())) >> u64::BITS;
+pub(crate) fn spread(max: Duration, random: u64) -> Duration {
+    let nanos = (max.as_nanos() * u128::from(random)) >> u64::BITS;
     Duration::from_nanos(nanos as u64)
 }
 

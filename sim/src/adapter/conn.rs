@@ -45,7 +45,7 @@ pub struct TurmoilConn {
     end: End,
     inbound: Inbound,
     /// The user has seen the end of stream, which stays one then.
-    has_told_end: bool,
+    has_reported_end: bool,
     /// Whether a drop ends it instead of cutting it.
     is_finished: bool,
     /// Bytes that came from turmoil, without the mark of the end.
@@ -90,7 +90,7 @@ impl TurmoilConn {
             wire,
             end,
             inbound: Inbound::Open,
-            has_told_end: false,
+            has_reported_end: false,
             is_finished: false,
             received: 0,
             ahead: Ahead::default(),
@@ -260,9 +260,9 @@ impl AsyncRead for TurmoilConn {
                     self.waits.read.register(cx.waker());
                     read = ready!(self.poll_receive(&mut buffer[..length]));
                 }
-                Inbound::Cut if !self.has_told_end => return Poll::Ready(Err(reset())),
+                Inbound::Cut if !self.has_reported_end => return Poll::Ready(Err(reset())),
                 Inbound::Ended | Inbound::Gone | Inbound::Cut => {
-                    self.has_told_end = true;
+                    self.has_reported_end = true;
                     return Poll::Ready(Ok(0));
                 }
             }

@@ -22,7 +22,7 @@ const TRACING_TARGET: &str = "turmoil";
 const END_TEXT: &str = "TCP [0xE4, 0xD1, 0x9A, 0xC7, 0x8E, 0xB5, 0xF3, 0xA6]";
 
 impl Network {
-    /// Runs a part of the simulation, and tells what happens to each segment meanwhile. To be
+    /// Runs a part of the simulation, and reports what happens to each segment meanwhile. To be
     /// wrapped around many steps, as it isn't free. Streams that lose a segment become
     /// [lossy](Self::is_lossy) by it.
     ///
@@ -74,7 +74,7 @@ impl Subscriber for Watch {
             && has("protocol")
             && has("src")
             && has("dst")
-            // It tells when a connection reads what has been delivered.
+            // It reports when a connection reads what has been delivered.
             && metadata.module_path() != Some("turmoil::net::tcp::stream");
         if is_packet { Interest::always() } else { Interest::never() }
     }
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_told_from_data_and_data_is_not_formatted() {
+    fn an_end_is_distinguished_from_data_and_data_is_not_formatted() {
         assert_eq!(kind(&END_MARK), (Some(PacketKind::End), 8));
         assert_eq!(kind(&[7; 10_000]), (Some(PacketKind::Data), 1));
         assert_eq!(kind(&[END_MARK[0]]), (Some(PacketKind::Data), 1));

@@ -12,7 +12,7 @@ pub(crate) struct Wire {
     from_acceptor: Direction,
 }
 
-/// What a close sends. It is told from data by where it stands in the stream; its bytes are for
+/// What a close sends. Its place in the stream distinguishes it from data; its bytes are for
 /// those that watch the network.
 pub(crate) const END_MARK: [u8; 8] = [0xE4, 0xD1, 0x9A, 0xC7, 0x8E, 0xB5, 0xF3, 0xA6];
 

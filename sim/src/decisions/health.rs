@@ -6,7 +6,7 @@ use tinylb_core::{Fault, ProbeEnd};
 
 use super::{
     Finding, Policy,
-    queue::{Due, Failed, Told},
+    queue::{Due, Failed, Word},
     run::Run,
 };
 use crate::{
@@ -128,7 +128,7 @@ impl<P: Policy> Run<'_, P> {
         self.attendance.at = None;
         let cut = self.policy.cut_silent(self.time());
         self.ledger.cut_silent(&cut);
-        self.tell(cut, Told::Silent);
+        self.signal(cut, Word::Silent);
         loop {
             let probe = self.attendance.probes.len() as u32;
             let Some(place) = self.policy.start_probe(probe, self.time()) else { break };

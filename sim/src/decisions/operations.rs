@@ -6,14 +6,14 @@ use tinylb_core::EndReason;
 
 use super::{
     Policy,
-    queue::{Due, Told},
+    queue::{Due, Word},
     run::{PlaceState, Run},
     sessions::length_of,
 };
 use crate::{
     Entropy, Sometimes,
     nemesis::Deed,
-    oracle::{Law, PLACES, Said},
+    oracle::{Law, PLACES, Reported},
     scenario::{Backends, Leaving, Link, Operation, Place, Trigger, all, removal},
     trace::Note,
 };
@@ -109,34 +109,35 @@ impl<P: Policy> Run<'_, P> {
         let taken = self.policy.replace(set, removal, self.time());
         let generation = taken.generation;
         if !taken.is_change {
-            self.note(Note::SaidAgain(generation));
-            self.ledger.said_again(generation);
+            self.note(Note::Repeated(generation));
+            self.ledger.repeated(generation);
             if before != *set {
                 let text = format!("replacement {generation} was taken for the same set again");
                 self.ledger.fail(Law::Order, text);
             }
             return;
         }
-        let said = Said {
+        let reported = Reported {
             generation,
             cut: taken.cut.len(),
             revoked: taken.revoked.len(),
             draining: taken.draining,
         };
-        let (cut, revoked, draining) = (said.cut as u32, said.revoked as u32, said.draining as u32);
+        let (cut, revoked, draining) =
+            (reported.cut as u32, reported.revoked as u32, reported.draining as u32);
         self.note(Note::Replaced(generation, set.clone(), cut, revoked, draining));
         let drain_until = (self.drain > 0).then(|| self.now + u64::from(self.drain) * 1000);
-        self.ledger.replaced(set, said, drain_until);
+        self.ledger.replaced(set, reported, drain_until);
         self.ledger.check_taken(generation, taken.cut.iter().chain(&taken.revoked).copied());
         self.unapplied.push_back(generation);
         self.ledger.check_probes_taken(taken.probes.len());
         self.give_probes_up(&taken.probes);
-        self.tell(taken.cut, Told::Removed);
-        self.tell(taken.revoked, Told::Revoked);
+        self.signal(taken.cut, Word::Removed);
+        self.signal(taken.revoked, Word::Revoked);
         for session in &taken.refused {
             self.sessions[*session as usize].epoch += 1;
         }
-        self.tell(taken.refused, Told::Refused);
+        self.signal(taken.refused, Word::Refused);
         for (session, key, place) in taken.admitted {
             let record = &mut self.sessions[session as usize];
             record.unpaid += self.now - record.waits_since;
@@ -188,7 +189,7 @@ impl<P: Policy> Run<'_, P> {
             self.ledger.counts.add(Sometimes::GraceOver, 1);
         }
         self.ledger.closed(killed.len());
-        self.tell(killed, Told::Closed);
+        self.signal(killed, Word::Closed);
         self.give_all_probes_up();
     }
 

@@ -18,7 +18,7 @@ pub(super) enum Due {
     /// A session comes to its own end.
     Over(u32, u32, EndReason),
     /// A session's task notices a signal.
-    Told(u32, u32, Told),
+    Signalled(u32, u32, Word),
     /// The dial of a session's attempt has gone unanswered for long enough, or is to be looked at
     /// again.
     Overdue(u32, u32),
@@ -53,9 +53,9 @@ pub(super) enum Failed {
     Through(Fault),
 }
 
-/// A signal to a session's task.
+/// What a signal asks a session's task to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Told {
+pub(super) enum Word {
     Removed,
     Expired,
     Silent,

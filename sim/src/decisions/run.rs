@@ -10,7 +10,7 @@ use tinylb_core::{EndReason, Fault};
 use super::{
     Policy,
     health::Attendance,
-    queue::{Due, Entry, Told},
+    queue::{Due, Entry, Word},
 };
 use crate::{
     Entropy, Outcome, Seeded,
@@ -20,8 +20,8 @@ use crate::{
     trace::{Note, Trace},
 };
 
-/// A client that was accepted.
-pub(super) struct Session {
+/// The task that serves an accepted client.
+pub(super) struct SessionTask {
     /// Counts what the session's task does, so that what is due for the past is known as such.
     pub(super) epoch: u32,
     /// When its first dial began.
@@ -62,20 +62,20 @@ pub(super) struct Run<'a, P> {
     pub(super) queue: BinaryHeap<Entry>,
     pub(super) now: u64,
     pub(super) steps: u64,
-    pub(super) sessions: Vec<Session>,
+    pub(super) sessions: Vec<SessionTask>,
     pub(super) places: [PlaceState; PLACES],
     /// No client gets through.
     pub(super) is_client_link_cut: bool,
     /// Clients that wait because of the limit, or until the link to them is whole.
     pub(super) parked: Vec<Due>,
-    /// What was said last, which is the set.
+    /// The newest set.
     pub(super) set: Backends,
     pub(super) drain: u32,
     /// Replacements whose drain deadline hasn't passed, ascending.
     pub(super) draining: Vec<u64>,
     pub(super) nemesis: Nemesis,
     pub(super) attendance: Attendance,
-    /// Replacements that the policy hasn't said to be applied, ascending.
+    /// Replacements that the policy hasn't reported as applied, ascending.
     pub(super) unapplied: VecDeque<u64>,
     pub(super) is_healed: bool,
     pub(super) is_closing: bool,
@@ -231,8 +231,8 @@ impl<'a, P: Policy> Run<'a, P> {
                 }
                 self.end(session, reason);
             }
-            Due::Told(session, epoch, told) if self.is_now(session, epoch) => {
-                self.told(session, told);
+            Due::Signalled(session, epoch, word) if self.is_now(session, epoch) => {
+                self.signalled(session, word);
             }
             Due::Again(session, epoch) if self.is_now(session, epoch) => self.retry(session),
             Due::Overdue(session, epoch) if self.is_now(session, epoch) => self.overdue(session),
@@ -241,7 +241,7 @@ impl<'a, P: Policy> Run<'a, P> {
             }
             Due::Dialled(..)
             | Due::Over(..)
-            | Due::Told(..)
+            | Due::Signalled(..)
             | Due::Again(..)
             | Due::Overdue(..)
             | Due::WaitOver(..) => {}
@@ -254,7 +254,7 @@ impl<'a, P: Policy> Run<'a, P> {
                 let cut = self.policy.drain_expired(generation);
                 self.note(Note::DrainExpired(generation));
                 self.ledger.drain_expired(generation, cut.len());
-                self.tell(cut, Told::Expired);
+                self.signal(cut, Word::Expired);
             }
             Due::Step(_) | Due::Act(..) if self.is_healed => {}
             Due::Step(number) => {

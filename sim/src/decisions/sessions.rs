@@ -6,8 +6,8 @@ use tinylb_core::{EndReason, Fault};
 
 use super::{
     Policy, Verdict,
-    queue::{Due, Failed, Told},
-    run::{Run, Session},
+    queue::{Due, Failed, Word},
+    run::{Run, SessionTask},
 };
 use crate::{
     Sometimes,
@@ -40,7 +40,7 @@ impl<P: Policy> Run<'_, P> {
             _ => (None, Manner::Ask, 1),
         };
         let session = self.sessions.len() as u32;
-        self.sessions.push(Session {
+        self.sessions.push(SessionTask {
             epoch: 0,
             began: self.now,
             dial_began: self.now,
@@ -81,7 +81,7 @@ impl<P: Policy> Run<'_, P> {
         let epoch = record.epoch;
         if mem::take(&mut state.panics) {
             self.ledger.may_panic(serial);
-            return self.after(0, 0, Due::Told(session, epoch, Told::Panicked));
+            return self.after(0, 0, Due::Signalled(session, epoch, Word::Panicked));
         }
         record.dial_began = self.now;
         let used = self.now - record.began - record.unpaid;
@@ -209,22 +209,22 @@ impl<P: Policy> Run<'_, P> {
         self.trigger(Trigger::Ended, place);
     }
 
-    pub(super) fn tell(&mut self, sessions: Vec<u32>, told: Told) {
+    pub(super) fn signal(&mut self, sessions: Vec<u32>, word: Word) {
         for session in sessions {
             let epoch = self.sessions[session as usize].epoch;
-            self.after(0, 3000, Due::Told(session, epoch, told));
+            self.after(0, 3000, Due::Signalled(session, epoch, word));
         }
     }
 
-    pub(super) fn told(&mut self, session: u32, told: Told) {
-        let reason = match told {
-            Told::Removed => EndReason::BackendRemoved,
-            Told::Expired => EndReason::DrainExpired,
-            Told::Silent => EndReason::BackendSilent,
-            Told::Refused => EndReason::NoBackends,
-            Told::Closed => EndReason::Shutdown,
-            Told::Panicked => EndReason::Panicked,
-            Told::Revoked => {
+    pub(super) fn signalled(&mut self, session: u32, word: Word) {
+        let reason = match word {
+            Word::Removed => EndReason::BackendRemoved,
+            Word::Expired => EndReason::DrainExpired,
+            Word::Silent => EndReason::BackendSilent,
+            Word::Refused => EndReason::NoBackends,
+            Word::Closed => EndReason::Shutdown,
+            Word::Panicked => EndReason::Panicked,
+            Word::Revoked => {
                 let place = self.ledger.place_of(u64::from(session));
                 return self.dial_failed(session, place, Failure::Revoked);
             }

@@ -195,7 +195,7 @@ impl<R: Runtime> Control<R> {
         let report = replacement.report();
         let generation = report.generation.number();
         if !report.is_change {
-            self.world.judge().said_again(generation, is_confirmation);
+            self.world.judge().repeated(generation, is_confirmation);
         }
         let world = self.world.clone();
         self.runtime.spawn(Box::pin(async move {

@@ -78,9 +78,9 @@ impl<F: Fabric> Clients<F> {
     async fn attempt(&self, plan: Plan, is_probe: bool) -> Sight {
         let attempt = self.world.judge().client_dials(plan, is_probe);
         let address = self.fabric.address(Spot::Front);
-        let told = poll_fn(|cx| self.world.judge().cues().poll_leaves(attempt, cx));
+        let leaves = poll_fn(|cx| self.world.judge().cues().poll_leaves(attempt, cx));
         let dial = self.dialer.dial(&address, Duration::MAX);
-        let sight = match select(told, dial).await {
+        let sight = match select(leaves, dial).await {
             Either::Left(((), _)) => Sight::GivenUp,
             Either::Right((Err(_), _)) => Sight::Refused,
             Either::Right((Ok(mut conn), _)) => {

@@ -8,13 +8,13 @@ use std::{
 
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 
-use super::orders::{Order, Visit, Word};
+use super::orders::{ClientOrder, Order, Visit};
 use crate::{
     oracle::PLACES,
     scenario::{DialError, Place},
 };
 
-/// Orders for the balancer, visits and words for the clients, failures for the adapter.
+/// Orders for the balancer, visits and orders for the clients, failures for the adapter.
 pub(super) struct Cues {
     orders: Channel<Order>,
     visits: Channel<Visit>,
@@ -33,7 +33,7 @@ pub(super) struct Cues {
 type Channel<T> = (UnboundedSender<T>, Option<UnboundedReceiver<T>>);
 
 struct Client {
-    word: Word,
+    order: ClientOrder,
     waker: Option<Waker>,
 }
 
@@ -134,32 +134,32 @@ impl Cues {
         self.visits.1.take()
     }
 
-    /// The next attempt of a client begins, with this word.
-    pub(super) fn client_dials(&mut self, word: Word) {
-        self.clients.push(Client { word, waker: None });
+    /// The next attempt of a client begins, with this order.
+    pub(super) fn client_dials(&mut self, order: ClientOrder) {
+        self.clients.push(Client { order, waker: None });
     }
 
-    /// Gives a client this word, which then has to be woken.
-    pub(super) fn tell(&mut self, attempt: u32, word: Word) -> Option<Waker> {
+    /// Gives a client this order. Its task then has to be woken.
+    pub(super) fn order_client(&mut self, attempt: u32, order: ClientOrder) -> Option<Waker> {
         let client = &mut self.clients[attempt as usize];
-        client.word = client.word.max(word);
+        client.order = client.order.max(order);
         client.waker.take()
     }
 
-    /// The client's word. Its task is woken when that changes.
-    pub(super) fn poll_word(&mut self, attempt: u32, cx: &Context<'_>) -> Word {
+    /// The client's order. Its task is woken when that changes.
+    pub(super) fn poll_order(&mut self, attempt: u32, cx: &Context<'_>) -> ClientOrder {
         let client = &mut self.clients[attempt as usize];
         if !client.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             client.waker = Some(cx.waker().clone());
         }
-        client.word
+        client.order
     }
 
     /// Ready when a client that is still connecting is to leave.
     pub(super) fn poll_leaves(&mut self, attempt: u32, cx: &Context<'_>) -> Poll<()> {
-        match self.poll_word(attempt, cx) {
-            Word::GoOn => Poll::Pending,
-            Word::Close | Word::Abort => Poll::Ready(()),
+        match self.poll_order(attempt, cx) {
+            ClientOrder::GoOn => Poll::Pending,
+            ClientOrder::Close | ClientOrder::Abort => Poll::Ready(()),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, io, sync::Arc, task::Waker, time::Duration};
 use super::{
     World,
     judge::{Judge, LinkFault},
-    orders::{Order, Visit, Word},
+    orders::{ClientOrder, Order, Visit},
 };
 use crate::{
     Outcome, Scenario,
@@ -20,7 +20,7 @@ pub struct Director {
     world: World,
     scenario: Arc<Scenario>,
     next_step: usize,
-    phase: Phase,
+    phase: RunPhase,
     down: BTreeSet<Place>,
     /// Links that aren't whole, and slow ones.
     cut: Vec<Link>,
@@ -53,7 +53,7 @@ pub enum Disturbance {
 
 /// In microseconds: from when on it may be over, and until when it may last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum RunPhase {
     Running,
     /// Faults have stopped; all that has begun is to come to its end.
     Settling(u64, u64),
@@ -85,7 +85,7 @@ impl Director {
             world: World::new(judge),
             scenario,
             next_step: 0,
-            phase: Phase::Running,
+            phase: RunPhase::Running,
             down: BTreeSet::new(),
             cut: Vec::new(),
             slow: Vec::new(),
@@ -101,7 +101,7 @@ impl Director {
 
     /// Whether the run has come to its end, or a law was broken.
     pub fn is_over(&self) -> bool {
-        self.phase == Phase::Over
+        self.phase == RunPhase::Over
     }
 
     /// It is so late now. Looks at everything, and says what is to be done to hosts and links.
@@ -112,15 +112,15 @@ impl Director {
         let mut disturbances = Vec::new();
         let at = now.as_micros() as u64;
         match self.phase {
-            Phase::Running => {
+            RunPhase::Running => {
                 self.run_steps(at, &mut disturbances);
                 if at >= u64::from(self.scenario.config.duration) * 1000 {
                     self.heal(&mut disturbances);
-                    self.phase = Phase::Settling(at + self.round_trip, at + SETTLING);
+                    self.phase = RunPhase::Settling(at + self.round_trip, at + SETTLING);
                 }
             }
-            Phase::Settling(from, until) => self.settle(at, from, until),
-            Phase::Probing(until) => {
+            RunPhase::Settling(from, until) => self.settle(at, from, until),
+            RunPhase::Probing(until) => {
                 let are_over = self.world.judge().unfinished().is_empty();
                 if are_over || at >= until {
                     let mut judge = self.world.judge();
@@ -130,17 +130,17 @@ impl Director {
                     self.close(at);
                 }
             }
-            Phase::Closing(until) => {
+            RunPhase::Closing(until) => {
                 let mut judge = self.world.judge();
                 if judge.is_shut_down() || at >= until {
                     judge.check_empty();
-                    self.phase = Phase::Over;
+                    self.phase = RunPhase::Over;
                 }
             }
-            Phase::Over => {}
+            RunPhase::Over => {}
         }
         if self.world.has_failed() {
-            self.phase = Phase::Over;
+            self.phase = RunPhase::Over;
         }
         disturbances
     }
@@ -194,11 +194,11 @@ impl Director {
             Operation::Spoil => judge.spoil(),
             Operation::Connect(count, plan) => judge.cues().visit(Visit::Connect(*count, *plan)),
             Operation::Leave(how) => {
-                let word = match how {
-                    Leaving::Close => Word::Close,
-                    Leaving::Abort => Word::Abort,
+                let order = match how {
+                    Leaving::Close => ClientOrder::Close,
+                    Leaving::Abort => ClientOrder::Abort,
                 };
-                let wakers = judge.leave(word);
+                let wakers = judge.leave(order);
                 drop(judge);
                 wakers.into_iter().for_each(Waker::wake);
             }
@@ -325,13 +325,13 @@ impl Director {
             return self.close(at);
         }
         judge.cues().visit(Visit::Probe(self.scenario.config.backends));
-        self.phase = Phase::Probing(at + PROBING);
+        self.phase = RunPhase::Probing(at + PROBING);
     }
 
     /// A second shutdown aborts at once.
     fn close(&mut self, at: u64) {
         self.world.judge().cues().order(Order::Shutdown(CLOSING_GRACE));
-        self.phase = Phase::Closing(at + SETTLING);
+        self.phase = RunPhase::Closing(at + SETTLING);
     }
 }
 

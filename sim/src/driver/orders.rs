@@ -3,7 +3,7 @@
 use crate::scenario::{Backends, Plan};
 
 /// How the reason of every loss ends.
-pub(super) const LOST: &str = "as told";
+pub(super) const LOST: &str = "as ordered";
 
 /// What the balancer is to do.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(super) enum Visit {
 
 /// What one client is to do with its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Word {
+pub(super) enum ClientOrder {
     GoOn,
     /// To send no more and to come to its end.
     Close,

@@ -13,7 +13,7 @@ use tinylb_core::{Conn, Runtime, Side};
 
 use super::{
     World,
-    orders::Word,
+    orders::ClientOrder,
     payload::{Greeting, Header, PIECE, Payload},
 };
 use crate::{
@@ -142,13 +142,13 @@ impl<C: Conn, R: Runtime> Party<C, R> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Sight> {
         loop {
-            match self.poll_word(cx) {
-                Word::Abort => return Poll::Ready(Sight::GivenUp),
-                Word::Close => {
+            match self.poll_order(cx) {
+                ClientOrder::Abort => return Poll::Ready(Sight::GivenUp),
+                ClientOrder::Close => {
                     self.total = self.total.min(self.sent.max(self.head.len()));
                     (self.begins, self.reads) = (Begins::Now, Begins::Now);
                 }
-                Word::GoOn => {}
+                ClientOrder::GoOn => {}
             }
             if self.silence.as_mut().is_some_and(|silence| silence.poll_unpin(cx).is_ready()) {
                 self.break_silence();
@@ -175,10 +175,10 @@ impl<C: Conn, R: Runtime> Party<C, R> {
         }
     }
 
-    fn poll_word(&self, cx: &mut Context<'_>) -> Word {
+    fn poll_order(&self, cx: &mut Context<'_>) -> ClientOrder {
         match self.side {
-            Side::Client => self.world.judge().cues().poll_word(self.attempt, cx),
-            Side::Backend => Word::GoOn,
+            Side::Client => self.world.judge().cues().poll_order(self.attempt, cx),
+            Side::Backend => ClientOrder::GoOn,
         }
     }
 

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_first_is_understood_and_nothing_else() {
+    fn what_is_sent_first_is_understood_and_nothing_else() {
         let plan = Plan { up: 1, down: 70_000, pace: 300, manner: Manner::Stall };
         let header = Header { attempt: 9, plan };
         assert_eq!(Header::decode(&header.encode()), Some(header));

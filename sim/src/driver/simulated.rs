@@ -95,7 +95,7 @@ where
     }
     let watch = {
         let world = world.clone();
-        move |packet| tell(&world, packet)
+        move |packet| report(&world, packet)
     };
     let mut steps = 0;
     network.watch(watch, || {
@@ -151,10 +151,10 @@ fn disturb(sim: &mut Sim<'_>, network: &Network, world: &World, disturbance: Dis
             Vec::new()
         }
     };
-    lost.into_iter().for_each(|packet| tell(world, packet));
+    lost.into_iter().for_each(|packet| report(world, packet));
 }
 
-fn tell(world: &World, packet: Packet) {
+fn report(world: &World, packet: Packet) {
     let Packet { from, to, kind, fate } = packet;
     world.packet(host_at(from), host_at(to), kind, fate);
     if fate == PacketFate::Dropped && !matches!(kind, PacketKind::Syn | PacketKind::SynAck) {

@@ -16,7 +16,7 @@ use tinylb_core::{AcceptFailure, Conn, Direction, Listener, Progress, Relay, Rel
 
 use super::World;
 
-/// A listener whose connections are watched, and whose accepts fail as told.
+/// A listener whose connections are watched, and whose accepts fail as ordered.
 pub(super) struct TapListener<L> {
     pub(super) inner: L,
     pub(super) world: World,

@@ -18,7 +18,7 @@ use super::{
 use crate::{Law, PacketFate, PacketKind, Scenario, scenario::Place, trace::Host};
 
 /// What a dial panics with when a scenario wants it to.
-pub(super) const PANIC_AS_TOLD: &str = "a dial panics as told";
+pub(super) const PANIC_AS_ORDERED: &str = "a dial panics as ordered";
 
 /// What all that takes part in a run shares. Clones are the same run.
 #[derive(Clone)]
@@ -66,7 +66,7 @@ impl World {
 
     /// A task panicked with this text.
     pub fn panicked(&self, text: &str) {
-        if text != PANIC_AS_TOLD {
+        if text != PANIC_AS_ORDERED {
             self.fail(Law::Panic, format!("a task panicked: {text}"));
         }
     }

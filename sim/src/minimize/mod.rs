@@ -178,7 +178,7 @@ mod tests {
     use super::*;
     use crate::{Counts, Trace, Violation, scenario::Operation};
 
-    /// A made-up bug: the target of `crash` must not be in a set said before, with 3 clients or
+    /// A made-up bug: the target of `crash` must not be in a set given before, with 3 clients or
     /// more.
     fn run(scenario: &Scenario) -> Outcome {
         let crash = scenario.steps.iter().find_map(|step| match step.operation {

@@ -3,10 +3,9 @@
 mod health;
 mod law;
 mod ledger;
-mod probes;
 
 pub use self::law::{Law, Violation};
-pub(crate) use self::ledger::{Ledger, PLACES, SLACK, Said};
+pub(crate) use self::ledger::{Ledger, PLACES, Reported, SLACK};
 
 /// What a judgement comes to: the law that is broken, and by what.
 type Judged<T = ()> = Result<T, (Law, String)>;

@@ -5,6 +5,7 @@ mod config;
 mod generate;
 mod outages;
 mod plan;
+mod profile;
 mod text;
 
 use tinylb_core::Fault;
@@ -12,8 +13,8 @@ use tinylb_core::Fault;
 pub use self::{
     backends::{Backends, Key, Place},
     config::{CONFIG_FIELDS, Config, ConfigField},
-    generate::{Class, Profile},
     plan::{Manner, Plan, SILENCE},
+    profile::{Class, Profile},
     text::ScenarioError,
 };
 pub(crate) use self::{
@@ -63,7 +64,7 @@ pub enum Operation {
     Replace(Backends),
     /// The set is replaced by this one and at once by the one before.
     Flap(Backends),
-    /// The same set is said again.
+    /// The set is replaced by the same set.
     Again,
     /// The source of sets is lost.
     LoseSource,
@@ -209,7 +210,7 @@ pub enum Act {
     Add,
     /// The set is replaced by the empty one.
     Empty,
-    /// The same set is said again.
+    /// The set is replaced by the same set.
     Again,
     /// All backends are in the set again, each under its own key.
     Restore,

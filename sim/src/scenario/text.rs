@@ -164,7 +164,7 @@ impl FromStr for Scenario {
     type Err = ScenarioError;
 
     /// Reads a scenario: a line each, in any order but for the steps, which ascend in time. `#`
-    /// begins a comment. What isn't said has its default.
+    /// begins a comment. What isn't given has its default.
     fn from_str(text: &str) -> Result<Self, ScenarioError> {
         let mut scenario = Self::default();
         let is_step = |line: &&str| line.trim_start().starts_with("at ");
@@ -410,7 +410,7 @@ at 30 shutdown 100
     }
 
     #[test]
-    fn steps_name_the_backends_that_there_are_wherever_that_is_said() {
+    fn steps_name_the_backends_that_there_are_wherever_their_number_is_given() {
         let cause = |text: &str| text.parse::<Scenario>().unwrap_err().to_string();
         let beyond = "line 1: b4 is no backend; it must be b0 to b2";
         assert_eq!(cause("at 5 crash b4\nbackends 3"), beyond);

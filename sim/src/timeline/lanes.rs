@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use super::{
     bands::{self, Ejection, FaultBand, Membership},
     lane::{Bar, Lane, Scale},
-    lives::{Connection, Life, Lives, Phase, Span},
+    lives::{Activity, Connection, Life, Lives, Span},
 };
 use crate::{
     PacketFate, RecordOf, Scenario,
@@ -185,7 +185,7 @@ fn fault_bar(band: &FaultBand) -> Bar {
 }
 
 fn session_bar(life: &Life, span: &Span) -> Bar {
-    let phase = phase_class(span.phase);
+    let activity = activity_class(span.activity);
     let serial = life.serial;
     let colour = colour(span.place);
     let place = span.place.map_or_else(String::new, |place| format!(" {place}"));
@@ -196,8 +196,8 @@ fn session_bar(life: &Life, span: &Span) -> Bar {
     Bar {
         from: span.from,
         to: span.to,
-        class: format!("{colour} {phase}"),
-        title: format!("s{serial} {phase}{place}\n{}\n{over}", Times(span.from, span.to)),
+        class: format!("{colour} {activity}"),
+        title: format!("s{serial} {activity}{place}\n{}\n{over}", Times(span.from, span.to)),
         text: String::new(),
     }
 }
@@ -224,13 +224,13 @@ fn colour(place: Option<Place>) -> String {
 }
 
 /// Its class in the style sheet.
-pub(super) fn phase_class(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Waiting => "waiting",
-        Phase::Dialling => "dialling",
-        Phase::Connected => "connected",
-        Phase::Draining => "draining",
-        Phase::Told => "told",
+pub(super) fn activity_class(activity: Activity) -> &'static str {
+    match activity {
+        Activity::Waiting => "waiting",
+        Activity::Dialling => "dialling",
+        Activity::Connected => "connected",
+        Activity::Draining => "draining",
+        Activity::Ending => "ending",
     }
 }
 
@@ -261,7 +261,7 @@ mod tests {
         // The first came from a source: what is applied is the same set again, from the handle.
         let records: Vec<_> = [
             (10, replaced(1)),
-            (11, Note::SaidAgain(2)),
+            (11, Note::Repeated(2)),
             (15, Note::Applied(2)),
             (20, replaced(3)),
             (21, replaced(4)),

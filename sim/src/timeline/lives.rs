@@ -11,7 +11,7 @@ use crate::{
 
 /// What a session is busy with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum Activity {
     /// It waits for the first set, or for its next attempt.
     Waiting,
     Dialling,
@@ -19,7 +19,7 @@ pub(super) enum Phase {
     /// Its target has left, and it has time.
     Draining,
     /// Its target has left, and it is about to end.
-    Told,
+    Ending,
 }
 
 /// A part of a session's life.
@@ -27,7 +27,7 @@ pub(super) enum Phase {
 pub(super) struct Span {
     pub(super) from: u64,
     pub(super) to: u64,
-    pub(super) phase: Phase,
+    pub(super) activity: Activity,
     /// Which backend it is about.
     pub(super) place: Option<Place>,
 }
@@ -81,13 +81,13 @@ impl Lives {
     fn read_session(&mut self, record: &Record, set: &mut Backends) {
         let at = record.at;
         match &record.note {
-            Note::Accepted(serial) => self.enter(*serial, at, Phase::Waiting, None),
+            Note::Accepted(serial) => self.enter(*serial, at, Activity::Waiting, None),
             Note::Admitted(serial, _, place) | Note::DialStarted(serial, place) => {
-                self.enter(*serial, at, Phase::Dialling, Some(*place));
+                self.enter(*serial, at, Activity::Dialling, Some(*place));
             }
-            Note::DialFailed(serial, _) => self.enter(*serial, at, Phase::Waiting, None),
+            Note::DialFailed(serial, _) => self.enter(*serial, at, Activity::Waiting, None),
             Note::Connected(serial, place) => {
-                self.enter(*serial, at, Phase::Connected, Some(*place));
+                self.enter(*serial, at, Activity::Connected, Some(*place));
             }
             Note::Ended(serial, reason) => {
                 if let Some(life) = self.sessions.get_mut(serial) {
@@ -103,36 +103,36 @@ impl Lives {
         }
     }
 
-    fn enter(&mut self, serial: u64, at: u64, phase: Phase, place: Option<Place>) {
+    fn enter(&mut self, serial: u64, at: u64, activity: Activity, place: Option<Place>) {
         let new = || Life { serial, spans: Vec::new(), reason: None };
         let life = self.sessions.entry(serial).or_insert_with(new);
         if let Some(last) = life.spans.last_mut() {
-            if last.phase == phase && last.place == place {
+            if last.activity == activity && last.place == place {
                 return;
             }
             last.to = at;
         }
         life.spans.retain(|span| span.from < span.to);
-        life.spans.push(Span { from: at, to: OPEN, phase, place });
+        life.spans.push(Span { from: at, to: OPEN, activity, place });
     }
 
-    /// Whom a replacement leaves alone, lets drain, or tells to end.
+    /// What a replacement makes of each session: it stays, drains or ends.
     fn replaced(&mut self, at: u64, set: &Backends, drains: bool) {
         let mut entries = Vec::new();
         for (serial, life) in &self.sessions {
             let Some(span) = life.spans.last().filter(|span| span.to == OPEN) else { continue };
             let Some(place) = span.place else { continue };
             let is_in_set = set.iter().any(|(_, other)| *other == place);
-            let phase = match span.phase {
-                Phase::Connected if !is_in_set && drains => Phase::Draining,
-                Phase::Connected | Phase::Dialling if !is_in_set => Phase::Told,
-                Phase::Draining if is_in_set => Phase::Connected,
+            let activity = match span.activity {
+                Activity::Connected if !is_in_set && drains => Activity::Draining,
+                Activity::Connected | Activity::Dialling if !is_in_set => Activity::Ending,
+                Activity::Draining if is_in_set => Activity::Connected,
                 _ => continue,
             };
-            entries.push((*serial, phase, place));
+            entries.push((*serial, activity, place));
         }
-        for (serial, phase, place) in entries {
-            self.enter(serial, at, phase, Some(place));
+        for (serial, activity, place) in entries {
+            self.enter(serial, at, activity, Some(place));
         }
     }
 
@@ -218,18 +218,18 @@ mod tests {
             (51, Note::Ended(0, EndReason::BackendRemoved)),
             (60, Note::Accepted(1)),
         ]);
-        let span = |from, to, phase, place| Span { from, to, phase, place };
+        let span = |from, to, activity, place| Span { from, to, activity, place };
         let expected = [
-            span(5, 9, Phase::Dialling, Some(B1)),
-            span(9, 20, Phase::Dialling, Some(B0)),
-            span(20, 30, Phase::Connected, Some(B0)),
-            span(30, 40, Phase::Draining, Some(B0)),
-            span(40, 50, Phase::Connected, Some(B0)),
-            span(50, 51, Phase::Told, Some(B0)),
+            span(5, 9, Activity::Dialling, Some(B1)),
+            span(9, 20, Activity::Dialling, Some(B0)),
+            span(20, 30, Activity::Connected, Some(B0)),
+            span(30, 40, Activity::Draining, Some(B0)),
+            span(40, 50, Activity::Connected, Some(B0)),
+            span(50, 51, Activity::Ending, Some(B0)),
         ];
         assert_eq!(lives.sessions[&0].spans, expected);
         assert_eq!(lives.sessions[&0].reason, Some(EndReason::BackendRemoved));
-        assert_eq!(lives.sessions[&1].spans, [span(60, 100, Phase::Waiting, None)]);
+        assert_eq!(lives.sessions[&1].spans, [span(60, 100, Activity::Waiting, None)]);
         assert_eq!(lives.sessions[&1].reason, None);
     }
 

@@ -15,8 +15,8 @@ use std::fmt::{self, Write as _};
 use self::{
     bands::Fault,
     lane::{Escaped, Scale},
-    lanes::{Milliseconds, lanes, phase_class},
-    lives::Phase,
+    lanes::{Milliseconds, activity_class, lanes},
+    lives::Activity,
 };
 use crate::{
     Outcome, RecordOf, Scenario,
@@ -89,14 +89,14 @@ fn write_legend(page: &mut String, scenario: &Scenario) -> fmt::Result {
         write!(page, "<span><i class=\"b{backend} connected\"></i>b{backend}</span> ")?;
     }
     page.push_str("</p><p class=legend>");
-    for (phase, text) in [
-        (Phase::Waiting, "waiting"),
-        (Phase::Dialling, "dialling"),
-        (Phase::Connected, "connected"),
-        (Phase::Draining, "draining"),
-        (Phase::Told, "told to end"),
+    for (activity, text) in [
+        (Activity::Waiting, "waiting"),
+        (Activity::Dialling, "dialling"),
+        (Activity::Connected, "connected"),
+        (Activity::Draining, "draining"),
+        (Activity::Ending, "about to end"),
     ] {
-        write!(page, "<span><i class=\"b0 {}\"></i>{text}</span> ", phase_class(phase))?;
+        write!(page, "<span><i class=\"b0 {}\"></i>{text}</span> ", activity_class(activity))?;
     }
     for fault in Fault::ALL {
         let name = fault.name();

@@ -55,8 +55,8 @@ pub enum Note {
     Moved(u64, u64, u64),
     /// The set was replaced by this one: generation, sessions cut, dials revoked, draining.
     Replaced(u64, Backends, u32, u32, u32),
-    /// The same set was said again.
-    SaidAgain(u64),
+    /// The set was replaced by the same set.
+    Repeated(u64),
     /// A replacement is applied, and so is every one before it.
     Applied(u64),
     /// The deadline of a replacement's drain has come.
@@ -103,7 +103,7 @@ pub enum Note {
 /// Why a dial came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {
-    /// The dialer said so, and whose fault it was.
+    /// The dialer reported it, and whose fault it was.
     Failed(Fault),
     /// It took too long.
     TimedOut,

@@ -71,7 +71,7 @@ impl fmt::Display for Note {
                 write!(f, "set {generation} is{}; ", Listed(set))?;
                 write!(f, "{cut} sessions cut, {revoked} dials revoked, {draining} draining")
             }
-            Self::SaidAgain(generation) => write!(f, "set {generation} is said again"),
+            Self::Repeated(generation) => write!(f, "set {generation} repeats the one before"),
             Self::Applied(generation) => write!(f, "set {generation} is applied"),
             Self::DrainExpired(generation) => {
                 write!(f, "the time to drain since set {generation} is over")

@@ -8,12 +8,12 @@ use tinylb_tokio::{
 
 use crate::{child::Control, harness::PREFIX};
 
-/// The part of a balancer: says where it listens, is told to follow the source, and says the size
-/// of the first set once that is in force.
+/// The part of a balancer: prints where it listens, waits for a line, follows the source, and prints
+/// the size of the first set once that is in force.
 pub async fn run(mut control: Control, urls: &[String]) -> io::Result<()> {
     let options = TcpOptions::default();
     let runtime = TokioRuntime::current();
-    let (sizes, mut told) = unbounded();
+    let (sizes, mut applied) = unbounded();
     let observer = move |_, event: &Event<_>| {
         if let Event::SetReplaced(report) = event {
             let _ = sizes.unbounded_send(report.backends);
@@ -28,10 +28,10 @@ pub async fn run(mut control: Control, urls: &[String]) -> io::Result<()> {
     control.heard().await?;
     let options = EtcdOptions::new(urls, PREFIX);
     server.handle().follow(EtcdSource::new(options).map_err(io::Error::other)?.updates());
-    if let Some(size) = told.next().await {
+    if let Some(size) = applied.next().await {
         control.say(size).await?;
     }
-    drop(told);
+    drop(applied);
     control.closed().await;
     Ok(())
 }

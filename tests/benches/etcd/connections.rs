@@ -44,10 +44,10 @@ impl Backends {
         let listener = TcpListener::bind("0.0.0.0:0").await?;
         let port = listener.local_addr()?.port();
         let (sender, ends) = unbounded();
-        let told = sender.clone();
+        let seen = sender.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(answer(stream, told.clone()));
+                tokio::spawn(answer(stream, seen.clone()));
             }
         });
         Ok(Self { port, sender, ends })

@@ -19,11 +19,11 @@ const BACKENDS: usize = 10;
 /// Nobody answers there: there are sources only.
 const PORT: u16 = 1;
 
-/// More changes tell no more.
+/// More changes show no more.
 const CHANGES_MAX: u32 = 100;
 
 pub const TITLE: &str = "So many sources of sets, in a process with one thread, watch one prefix \
-    with 10 backends by one endpoint: what is said for each is what etcd uses with them less what it \
+    with 10 backends by one endpoint: the figure for each is what etcd uses with them less what it \
     uses without";
 
 /// So many sources, in one process with one thread.

@@ -36,7 +36,7 @@ pub fn version() -> io::Result<String> {
     let said = Command::new("etcd").arg("--version").output().map_err(missing)?;
     let said = String::from_utf8_lossy(&said.stdout);
     let version = said.lines().find_map(|line| line.strip_prefix("etcd Version: "));
-    version.map(Into::into).ok_or_else(|| io::Error::other("etcd doesn't tell its version"))
+    version.map(Into::into).ok_or_else(|| io::Error::other("etcd doesn't print its version"))
 }
 
 impl Etcd {

@@ -37,7 +37,7 @@ pub struct Row {
 struct Figure {
     name: String,
     unit: &'static str,
-    /// Not a number if it would tell nothing.
+    /// Not a number if it would mean nothing.
     value: f64,
 }
 

@@ -12,11 +12,11 @@ use tinylb_tokio::{Address, EtcdOptions, EtcdSource, Host};
 
 use crate::{child::Control, harness::PREFIX};
 
-/// The part of many balancers, of which each has a source and nothing else: is told to follow, and
-/// from then on says the newest address of the set whenever the last of them has come to know it.
+/// The part of many balancers, of which each has a source and nothing else: waits for a line, follows
+/// it, and from then on prints the newest address of the set whenever the last of them has it.
 pub async fn run(mut control: Control, url: &str, count: usize) -> io::Result<()> {
     control.heard().await?;
-    let (addresses, mut told) = unbounded();
+    let (addresses, mut known) = unbounded();
     for _ in 0..count {
         let source = EtcdSource::new(EtcdOptions::new([url], PREFIX)).map_err(io::Error::other)?;
         tokio::spawn(follow(source, addresses.clone()));
@@ -24,7 +24,7 @@ pub async fn run(mut control: Control, url: &str, count: usize) -> io::Result<()
     let (mut newest, mut have_it) = (Ipv4Addr::UNSPECIFIED, 0);
     loop {
         let address = tokio::select! {
-            Some(address) = told.next() => address,
+            Some(address) = known.next() => address,
             line = control.heard() => match line {
                 Ok(_) => continue,
                 Err(_) => return Ok(()),
@@ -40,7 +40,7 @@ pub async fn run(mut control: Control, url: &str, count: usize) -> io::Result<()
     }
 }
 
-/// Tells each address that is the newest of a set: whoever sets one takes the next.
+/// Sends each address that is the newest of a set.
 async fn follow(source: EtcdSource, addresses: UnboundedSender<Ipv4Addr>) {
     let mut updates = Box::pin(source.updates());
     let mut last = None;

@@ -32,15 +32,15 @@ pub const GREETING: usize = 64;
 impl Backend {
     /// Starts so many, on a thread of their own, for as long as the program runs.
     pub fn start(self, count: usize) -> Vec<SocketAddr> {
-        let (told, addresses) = mpsc::channel();
+        let (bound, addresses) = mpsc::channel();
         thread::spawn(move || {
             current_thread().block_on(async {
                 for _ in 0..count {
                     let listener = listen_below_ephemeral().expect("a free port");
-                    let _ = told.send(listener.local_addr().expect("its address"));
+                    let _ = bound.send(listener.local_addr().expect("its address"));
                     tokio::task::spawn_local(self.accept(listener));
                 }
-                drop(told);
+                drop(bound);
                 std::future::pending::<()>().await;
             });
         });

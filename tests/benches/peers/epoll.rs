@@ -85,7 +85,7 @@ struct Flow {
 
 /// What a flow has come to.
 enum Turn {
-    /// An event will tell when there is more to do.
+    /// An event comes when there is more to do.
     Waits,
     /// There may be more to do: others first.
     Yields,
@@ -123,7 +123,7 @@ impl Balancer {
             }
             match pair.relay(from, &mut self.buffer) {
                 Ok(Turn::Waits) => {}
-                // Edges are told once: this has the kernel tell again, after those of others.
+                // An edge is reported once. This has the kernel report it again, after those of others.
                 Ok(Turn::Yields) => {
                     epoll::modify(&self.epoll, &pair.sockets[from], token(key, from), INTEREST)?;
                 }

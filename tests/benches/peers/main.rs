@@ -144,7 +144,7 @@ fn bench(cli: &Cli) -> io::Result<()> {
     }
     match report.failures {
         0 => Ok(()),
-        count => Err(io::Error::other(format!("{count} rows have failed, as said above"))),
+        count => Err(io::Error::other(format!("{count} rows have failed; see above"))),
     }
 }
 

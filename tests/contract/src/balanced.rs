@@ -36,10 +36,10 @@ type Ended = (EndReason, u64, u64);
 
 impl<A: Adapter> Bench<A> {
     async fn new(a: &A, backends: usize) -> Self {
-        let (tell, ended) = mpsc::unbounded();
+        let (sender, ended) = mpsc::unbounded();
         let observer = move |_: u64, event: &Event<TargetOf<A>>| {
             if let Event::Ended { reason, bytes_to_backend, bytes_to_client, .. } = event {
-                let _ = tell.unbounded_send((*reason, *bytes_to_backend, *bytes_to_client));
+                let _ = sender.unbounded_send((*reason, *bytes_to_backend, *bytes_to_client));
             }
         };
         let settings = Settings::default();

@@ -139,7 +139,7 @@ pub async fn an_abort_wakes_a_stuck_writer<A: Adapter>(a: &A) {
     .await;
 }
 
-/// `poll_cut` tells of a peer's abort, though bytes wait to be read, and also after the peer's end
+/// `poll_cut` reports a peer's abort, though bytes wait to be read, and also after the peer's end
 /// of stream, when no read reports it any more; and it wakes the task that waits for it. An adapter that
 /// doesn't notice says nothing at all, also when a read has failed.
 pub async fn a_cut_is_noticed_without_reading<A: Adapter>(a: &A) {
@@ -216,7 +216,7 @@ pub async fn who_watches_for_a_cut_still_gets_bytes_and_room<A: Adapter>(a: &A) 
     receive(&mut other, QUESTION, stuck..sent).await;
 }
 
-/// `poll_cut` doesn't tell of an end of stream: neither before it is read nor after, while bytes
+/// `poll_cut` doesn't report an end of stream: neither before it is read nor after, while bytes
 /// go the other way.
 pub async fn an_end_of_stream_is_not_taken_for_a_cut<A: Adapter>(a: &A) {
     async fn end(mut ends: impl Conn, mut sees: impl Conn) {

@@ -159,8 +159,8 @@ pub struct Capabilities {
     pub abort: Sight,
     /// What the other end sees of an abort by an end that has bytes left to read.
     pub abort_unread: Sight,
-    /// Whether [`Conn::poll_cut`](tinylb_core::Conn::poll_cut) tells of an abort that is a
-    /// [`Sight::Cut`]. If not, it never tells of anything.
+    /// Whether [`Conn::poll_cut`](tinylb_core::Conn::poll_cut) reports an abort that is a
+    /// [`Sight::Cut`]. If not, it never reports anything.
     pub notices_cut: bool,
     /// Whether [`Conn::unacknowledged`](tinylb_core::Conn::unacknowledged) knows what an abort
     /// discards, or an abort discards nothing.

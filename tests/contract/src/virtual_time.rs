@@ -157,18 +157,18 @@ mod tests {
     #[test]
     fn time_passes_to_the_next_sleep_that_somebody_waits_for() {
         let time = VirtualTime::new();
-        let (tell, told) = oneshot::channel();
+        let (sender, woken_at) = oneshot::channel();
         let sleeper = time.clone();
         time.spawn(Box::pin(async move {
             sleeper.sleep(SECOND * 2).await;
             drop(sleeper.sleep(SECOND));
             sleeper.sleep(SECOND * 3600).await;
-            let _ = tell.send(sleeper.now());
+            let _ = sender.send(sleeper.now());
         }));
         let woken_at = time.run(async {
             time.sleep(SECOND * 3).await;
             assert_eq!(time.elapsed(), SECOND * 3);
-            told.await
+            woken_at.await
         });
         assert_eq!(woken_at, Ok(SECOND * 3602));
         time.run(time.sleep(Duration::ZERO));

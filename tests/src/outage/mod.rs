@@ -1,5 +1,5 @@
 //! Backends that hang, refuse and come back, the network that loses their packets, and clients that
-//! tell what they noticed.
+//! report what they noticed.
 
 mod backend;
 mod clients;

@@ -5,17 +5,17 @@ use std::{net::SocketAddr, time::Duration};
 use tinylb_tokio::EtcdOptions;
 use tokio::time::Instant;
 
-use super::harness::{Cluster, PREFIX, Process, Relay, Told, eventually, own_host, say};
+use super::harness::{Cluster, PREFIX, Process, Relay, Reports, eventually, own_host, say};
 
 /// Three members, each behind a network of its own, and a source that uses them.
 struct Three {
     cluster: Cluster,
     relays: Vec<Relay>,
-    told: Told,
+    reports: Reports,
 }
 
 impl Three {
-    /// Once the source has told of its first backend.
+    /// Once the source has reported its first backend.
     async fn start() -> Option<Self> {
         let cluster = Cluster::start(3).await?;
         let mut relays = Vec::new();
@@ -23,9 +23,9 @@ impl Three {
             relays.push(Relay::to(cluster.address(place)).await);
         }
         cluster.put("a", "127.0.0.1:1").await;
-        let mut told = Told::by(EtcdOptions::new(relays.iter().map(Relay::url), PREFIX));
-        told.until("a=127.0.0.1:1").await;
-        Some(Self { cluster, relays, told })
+        let mut reports = Reports::by(EtcdOptions::new(relays.iter().map(Relay::url), PREFIX));
+        reports.until("a=127.0.0.1:1").await;
+        Some(Self { cluster, relays, reports })
     }
 
     /// The member that the source is connected to.
@@ -34,15 +34,15 @@ impl Three {
         eventually("a connection", used).await
     }
 
-    /// Sets another backend, by a member that answers, and waits until that is told.
+    /// Sets another backend, by a member that answers, and waits until the source reports it.
     async fn goes_on(&mut self, what: &str) {
         let began = Instant::now();
         self.cluster.put("b", "127.0.0.1:2").await;
         let put = began.elapsed();
-        self.told.until("a=127.0.0.1:1 b=127.0.0.1:2").await;
+        self.reports.until("a=127.0.0.1:1 b=127.0.0.1:2").await;
         let seen = began.elapsed();
-        let lost = self.told.lost();
-        say(&format!("{what}: a put took {put:?}, it was told after {seen:?}; a loss: {lost}"));
+        let lost = self.reports.lost();
+        say(&format!("{what}: a put took {put:?}, it was reported after {seen:?}; a loss: {lost}"));
         assert!(seen < Duration::from_secs(12), "{seen:?}");
     }
 }
@@ -57,7 +57,7 @@ async fn a_leader_that_dies_stops_nothing() {
     three.cluster.restart(used);
     three.cluster.ready(used).await;
     three.cluster.delete("b").await;
-    three.told.until("a=127.0.0.1:1").await;
+    three.reports.until("a=127.0.0.1:1").await;
 }
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn a_member_that_dies_costs_no_loss() {
     three.cluster.lead((used + 1) % 3).await;
     three.cluster.kill(used);
     three.goes_on("a follower killed").await;
-    assert!(!three.told.lost(), "{:#?}", three.told.all);
+    assert!(!three.reports.lost(), "{:#?}", three.reports.all);
 }
 
 #[tokio::test]
@@ -78,7 +78,7 @@ async fn a_member_that_hangs_is_left_for_another() {
     three.cluster.lead((used + 1) % 3).await;
     three.cluster.freeze(used);
     three.goes_on("a follower stopped").await;
-    assert!(!three.told.lost(), "{:#?}", three.told.all);
+    assert!(!three.reports.lost(), "{:#?}", three.reports.all);
     three.cluster.thaw(used);
 }
 
@@ -91,11 +91,12 @@ async fn a_leader_that_hangs_and_wakes_up_brings_nothing_old_back() {
     three.goes_on("the leader stopped").await;
     three.cluster.thaw(used);
     three.cluster.put("a", "127.0.0.1:3").await;
-    three.told.until("a=127.0.0.1:3 b=127.0.0.1:2").await;
-    let sets: Vec<_> = three.told.all.iter().filter(|told| !told.starts_with("lost")).collect();
+    three.reports.until("a=127.0.0.1:3 b=127.0.0.1:2").await;
+    let sets: Vec<_> =
+        three.reports.all.iter().filter(|report| !report.starts_with("lost")).collect();
     let before = ["a=127.0.0.1:1", "a=127.0.0.1:1 b=127.0.0.1:2"];
     let mut places = sets.iter().map(|set| before.iter().position(|b| b == *set).unwrap_or(2));
-    assert!(places.by_ref().is_sorted(), "{:#?}", three.told.all);
+    assert!(places.by_ref().is_sorted(), "{:#?}", three.reports.all);
 }
 
 #[tokio::test]
@@ -104,7 +105,7 @@ async fn a_member_that_cannot_be_reached_any_more_is_left_for_another() {
     let used = three.used().await;
     three.relays[used].freeze();
     three.goes_on("the network to the member dead").await;
-    assert!(!three.told.lost(), "{:#?}", three.told.all);
+    assert!(!three.reports.lost(), "{:#?}", three.reports.all);
 }
 
 #[tokio::test]
@@ -112,7 +113,7 @@ async fn a_quiet_watch_stays_on_its_connection() {
     let Some(mut three) = Three::start().await else { return };
     let used = three.used().await;
     // Longer than a member may be silent.
-    three.told.nothing_for(Duration::from_secs(8)).await;
+    three.reports.nothing_for(Duration::from_secs(8)).await;
     let live: Vec<_> = three.relays.iter().map(Relay::live).collect();
     assert_eq!(live, [0, 1, 2].map(|place| usize::from(place == used)));
 }
@@ -126,18 +127,18 @@ async fn a_proxy_serves_as_a_member() {
     let mut proxy = Process::proxy(&[cluster.address(0)], at);
     proxy.start().unwrap();
     let relay = Relay::to(at).await;
-    let mut told = Told::by(EtcdOptions::new([relay.url()], PREFIX));
-    told.until("a=127.0.0.1:1").await;
-    let losses = told.all.len();
-    told.nothing_for(Duration::from_secs(8)).await;
+    let mut reports = Reports::by(EtcdOptions::new([relay.url()], PREFIX));
+    reports.until("a=127.0.0.1:1").await;
+    let losses = reports.all.len();
+    reports.nothing_for(Duration::from_secs(8)).await;
     assert_eq!(relay.made(), 1, "a proxy that is quiet was left, and asked for all again");
     cluster.put("b", "127.0.0.1:2").await;
-    told.until("a=127.0.0.1:1 b=127.0.0.1:2").await;
+    reports.until("a=127.0.0.1:1 b=127.0.0.1:2").await;
     cluster.delete("a").await;
-    told.until("b=127.0.0.1:2").await;
-    assert_eq!(told.all.len(), losses + 2, "{:#?}", told.all);
+    reports.until("b=127.0.0.1:2").await;
+    assert_eq!(reports.all.len(), losses + 2, "{:#?}", reports.all);
     proxy.kill();
-    told.until_lost(&["unreachable"]).await;
+    reports.until_lost(&["unreachable"]).await;
 }
 
 #[tokio::test]
@@ -149,7 +150,7 @@ async fn without_a_majority_it_is_lost_with_the_causes_and_with_one_it_is_back()
         three.cluster.kill(place);
     }
     let began = Instant::now();
-    let reason = three.told.until_lost(&["no leader", "unreachable"]).await;
+    let reason = three.reports.until_lost(&["no leader", "unreachable"]).await;
     say(&format!("lost {:?} after the majority was killed: {reason}", began.elapsed()));
     for relay in &three.relays {
         assert!(reason.contains(&relay.url()), "{reason}");
@@ -157,7 +158,7 @@ async fn without_a_majority_it_is_lost_with_the_causes_and_with_one_it_is_back()
     // While a member says so, it is asked often, however long that takes.
     for _ in 0..8 {
         let began = Instant::now();
-        three.told.until_lost(&["no leader"]).await;
+        three.reports.until_lost(&["no leader"]).await;
         assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     }
     for place in others {
@@ -165,7 +166,7 @@ async fn without_a_majority_it_is_lost_with_the_causes_and_with_one_it_is_back()
     }
     three.cluster.put("b", "127.0.0.1:2").await;
     let began = Instant::now();
-    three.told.until("a=127.0.0.1:1 b=127.0.0.1:2").await;
+    three.reports.until("a=127.0.0.1:1 b=127.0.0.1:2").await;
     let back = began.elapsed();
     say(&format!("right {back:?} after the majority took a change again"));
     assert!(back < Duration::from_secs(5), "{back:?}");
@@ -175,18 +176,18 @@ async fn without_a_majority_it_is_lost_with_the_causes_and_with_one_it_is_back()
 async fn a_member_that_is_cut_off_from_the_others_is_lost() {
     let Some(cluster) = Cluster::start(3).await else { return };
     cluster.put("a", "127.0.0.1:1").await;
-    let mut told = Told::by(EtcdOptions::new([cluster.url(0)], PREFIX));
-    told.until("a=127.0.0.1:1").await;
+    let mut reports = Reports::by(EtcdOptions::new([cluster.url(0)], PREFIX));
+    reports.until("a=127.0.0.1:1").await;
     // Such is a member without the others.
     cluster.freeze(1);
     cluster.freeze(2);
     let began = Instant::now();
-    told.until_lost(&["it has no quorum: no leader", &cluster.url(0)]).await;
+    reports.until_lost(&["it has no quorum: no leader", &cluster.url(0)]).await;
     let lost = began.elapsed();
     say(&format!("lost {lost:?} after the member was cut off"));
     assert!(lost < Duration::from_secs(8), "{lost:?}");
     cluster.thaw(1);
     cluster.thaw(2);
     cluster.put("b", "127.0.0.1:2").await;
-    told.until("a=127.0.0.1:1 b=127.0.0.1:2").await;
+    reports.until("a=127.0.0.1:1 b=127.0.0.1:2").await;
 }

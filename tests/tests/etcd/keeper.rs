@@ -15,7 +15,7 @@ use super::{
 const WAIT: &str = "while kill -0 $PPID 2>/dev/null &&";
 
 #[tokio::test]
-async fn a_keeper_ends_soon_when_it_is_told_to_though_etcd_is_away() {
+async fn a_keeper_ends_soon_when_it_is_signalled_though_etcd_is_away() {
     let Some(mut cluster) = Cluster::start(1).await else { return };
     let [mut once, mut twice] = ["a", "b"].map(|key| {
         let keeper = register(&cluster, key, "127.0.0.1:1", &["--ttl", "1h"]);
@@ -83,14 +83,14 @@ async fn a_command_ends_as_it_would_though_etcd_is_away() {
         keeper
     };
     let mut ends = start("a", &script);
-    let mut told = start("b", &format!("trap 'exit 5' TERM; {WAIT} :; do sleep 0.02; done"));
+    let mut signalled = start("b", &format!("trap 'exit 5' TERM; {WAIT} :; do sleep 0.02; done"));
     cluster.kill(0);
     fs::write(&go, "").unwrap();
     assert_eq!(ends.exit_code(), 4);
     ends.line("can't take a out of etcd");
-    told.signal(Signal::TERM);
-    assert_eq!(told.exit_code(), 5);
-    told.line("can't take b out of etcd");
+    signalled.signal(Signal::TERM);
+    assert_eq!(signalled.exit_code(), 5);
+    signalled.line("can't take b out of etcd");
 }
 
 #[tokio::test]
@@ -115,18 +115,19 @@ async fn a_command_is_registered_while_it_runs_and_its_exit_code_is_the_exit_cod
 }
 
 #[tokio::test]
-async fn a_command_is_told_to_end_once_balancers_send_nobody_to_it() {
+async fn a_command_gets_the_signal_to_end_once_balancers_send_nobody_to_it() {
     let Some(cluster) = Cluster::start(1).await else { return };
     let directory = tempfile::tempdir().unwrap();
-    let [go, told] = ["go", "told"].map(|name| directory.path().join(name).display().to_string());
+    let [go, caught] =
+        ["go", "caught"].map(|name| directory.path().join(name).display().to_string());
     let script = format!(
-        "trap 'touch {told}; {WAIT} ! test -e {go}; do sleep 0.02; done; exit 5' TERM; \
+        "trap 'touch {caught}; {WAIT} ! test -e {go}; do sleep 0.02; done; exit 5' TERM; \
          {WAIT} :; do sleep 0.02; done"
     );
     let mut keeper = register(&cluster, "a", "127.0.0.1:1", &["--", "sh", "-c", &script]);
     keeper.line("\"registered\"");
     keeper.signal(Signal::TERM);
-    until("the command being told", || fs::exists(&told).unwrap());
+    until("the command's signal", || fs::exists(&caught).unwrap());
     assert_eq!(cluster.value("a").await, None);
     assert!(keeper.is_running());
     fs::write(&go, "").unwrap();

@@ -5,10 +5,10 @@ use std::{fs, path::Path, process::Command};
 use etcd_client::Permission;
 use tinylb_tokio::{EtcdOptions, EtcdTls};
 
-use super::harness::{Cluster, PREFIX, Security, Told, own_host, say};
+use super::harness::{Cluster, PREFIX, Reports, Security, own_host, say};
 
 #[tokio::test]
-async fn a_refused_login_is_told_and_the_right_one_is_let_in() {
+async fn a_refused_login_is_reported_and_the_right_one_is_let_in() {
     let Some(cluster) = Cluster::start(1).await else { return };
     cluster.put("a", "127.0.0.1:1").await;
     let mut admin = cluster.client(0).await;
@@ -35,21 +35,21 @@ async fn a_refused_login_is_told_and_the_right_one_is_let_in() {
         (None, "login refused: user name is empty"),
         (Some(("guest", "right")), "permission denied"),
     ] {
-        let mut told = Told::by(options(user));
-        let reason = told.until_lost(&[cause, &cluster.url(0)]).await;
+        let mut reports = Reports::by(options(user));
+        let reason = reports.until_lost(&[cause, &cluster.url(0)]).await;
         assert!(!reason.contains("wrong") && !reason.contains('\n'), "{reason}");
     }
 
-    let mut told = Told::by(options(Some(("lb", "right"))));
-    told.until("a=127.0.0.1:1").await;
+    let mut reports = Reports::by(options(Some(("lb", "right"))));
+    reports.until("a=127.0.0.1:1").await;
     let mut admin = cluster.try_client(0, Some(("root", "right"))).await.unwrap();
     admin.put(format!("{PREFIX}b"), "127.0.0.1:2", None).await.unwrap();
-    told.until("a=127.0.0.1:1 b=127.0.0.1:2").await;
+    reports.until("a=127.0.0.1:1 b=127.0.0.1:2").await;
     // A right that is taken away is missed, though the watch runs on.
     admin.user_revoke_role("lb", "lb").await.unwrap();
-    told.until_lost(&["permission denied"]).await;
+    reports.until_lost(&["permission denied"]).await;
     admin.user_grant_role("lb", "lb").await.unwrap();
-    told.until("a=127.0.0.1:1 b=127.0.0.1:2").await;
+    reports.until("a=127.0.0.1:1 b=127.0.0.1:2").await;
 }
 
 #[tokio::test]
@@ -72,23 +72,23 @@ async fn certificates_let_in_whom_they_are_for() {
     let mut right = EtcdTls::new(file("ca.pem"));
     right.certificate = Some(file("etcd.pem"));
     right.key = Some(file("etcd.key"));
-    Told::by(options(right.clone())).until("a=127.0.0.1:1").await;
+    Reports::by(options(right.clone())).until("a=127.0.0.1:1").await;
     let mut named = right.clone();
     named.domain = Some("etcd.test".into());
-    Told::by(options(named)).until("a=127.0.0.1:1").await;
+    Reports::by(options(named)).until("a=127.0.0.1:1").await;
 
     let nobody = EtcdTls::new(file("ca.pem"));
     let parts = [&*cluster.url(0), "TLS failed: received fatal alert"];
-    say(&Told::by(options(nobody)).until_lost(&parts).await);
+    say(&Reports::by(options(nobody)).until_lost(&parts).await);
     let mut stranger = right.clone();
     stranger.ca = file("other-ca.pem");
-    say(&Told::by(options(stranger)).until_lost(&["TLS failed: ", "UnknownIssuer"]).await);
+    say(&Reports::by(options(stranger)).until_lost(&["TLS failed: ", "UnknownIssuer"]).await);
     let mut elsewhere = right.clone();
     elsewhere.domain = Some("another.test".into());
-    say(&Told::by(options(elsewhere)).until_lost(&["another.test"]).await);
+    say(&Reports::by(options(elsewhere)).until_lost(&["another.test"]).await);
     let mut lacking = right.clone();
     lacking.key = Some(file("none.key"));
-    say(&Told::by(options(lacking)).until_lost(&["can't read", "none.key"]).await);
+    say(&Reports::by(options(lacking)).until_lost(&["can't read", "none.key"]).await);
 }
 
 /// There is no etcd, and none is reached.
@@ -99,12 +99,12 @@ async fn a_certificate_that_is_no_regular_file_holds_up_nobody() {
     assert!(Command::new("mkfifo").arg(&ca).status().unwrap().success());
     let mut options = EtcdOptions::new(["https://127.0.0.1:2379"], PREFIX);
     options.tls = Some(EtcdTls::new(&ca));
-    let mut told = Told::by(options);
-    told.until_lost(&[&format!("can't read {}: it isn't a regular file", ca.display())]).await;
+    let mut reports = Reports::by(options);
+    reports.until_lost(&[&format!("can't read {}: it isn't a regular file", ca.display())]).await;
 }
 
-/// Two authorities, and a certificate by the first. Whether there is an `openssl` for that, which is
-/// said.
+/// Makes two authorities, and a certificate by the first. False if there is no `openssl` for that;
+/// standard error says so.
 fn certificates(directory: &Path, names: &str) -> bool {
     let usage = "extendedKeyUsage=serverAuth,clientAuth";
     fs::write(directory.join("etcd.ext"), format!("{names}\n{usage}\n")).unwrap();

@@ -7,12 +7,28 @@ use std::{
 
 use etcd_client::Permission;
 use rustix::process::Signal;
+use tinylb_tokio::EtcdOptions;
 
 use super::{
     harness::{Cluster, PREFIX, say},
     register::register,
-    tinylb::harness::{Backend, Client, ConfigFile, End, Load, Tinylb, get, put, until},
+    tinylb::harness::{
+        Backend, Client, ConfigFile, End, Load, Tinylb, check_ranges, default_of, get, page, put,
+        time_of, until,
+    },
 };
+
+#[test]
+fn the_page_on_the_configuration_has_the_ranges_and_the_defaults_of_etcd() {
+    let (page, heading) = (page("configuration.md"), "### `etcd = { … }`");
+    let before = "[services.s]\nsource = { etcd = { endpoints = [\"http://10.0.0.1:2379\"], \
+                  prefix = \"/lb/web/\", ";
+    assert_eq!(check_ranges(&page, heading, before, " } }\n"), 2);
+    let options = EtcdOptions::new(["http://10.0.0.1:2379"], "/lb/web/");
+    for (key, time) in [("resync", options.resync), ("timeout", options.timeout)] {
+        assert_eq!(time_of(&default_of(&page, heading, key)), Some(time), "{key}");
+    }
+}
 
 /// A balancer with its backends in a cluster.
 fn balancer(cluster: &Cluster) -> Tinylb {

@@ -24,7 +24,7 @@ async fn leases(cluster: &Cluster) -> usize {
 }
 
 #[tokio::test]
-async fn a_backend_is_there_until_its_keeper_is_told_to_stop_and_leaves_nothing() {
+async fn a_backend_is_there_until_its_keeper_gets_the_signal_to_stop_and_leaves_nothing() {
     let Some(cluster) = Cluster::start(1).await else { return };
     let keeper = register(&cluster, "a", "127.0.0.1:1", &["--ttl", "60s"]);
     keeper.line("registered");

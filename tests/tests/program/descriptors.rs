@@ -135,7 +135,7 @@ fn running_out_of_descriptors_makes_no_more_than_a_line_a_second_altogether() {
 }
 
 #[test]
-fn an_admin_address_without_descriptors_tells_so_no_more_than_once_a_second() {
+fn an_admin_address_without_descriptors_logs_that_no_more_than_once_a_second() {
     let lines = run_out(&["--admin", "127.0.0.1:0"], |tinylb| {
         // Somebody wants to know what is the matter, and waits.
         let admin = tinylb.admin();

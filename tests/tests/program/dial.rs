@@ -224,7 +224,7 @@ fn backends_are_dialled_from_the_addresses_that_are_given_and_bad_ones_cost_a_re
     let mut peers = [seen(), seen()];
     peers.sort();
     assert_eq!(peers, ["127.0.0.71", "127.0.0.72"]);
-    // No address of this machine: that is said, and can be mended while it runs.
+    // No address of this machine: the log says so, and it can be mended while it runs.
     file.edit(&config("\"192.0.2.1\""));
     tinylb.line("configuration reloaded");
     assert!(Client::try_connect(&tinylb.address()).is_err());

@@ -1,13 +1,15 @@
 //! What the pages in `docs/` list is what the program has: every key of the configuration, and every
 //! metric. A key, a default or a metric that changes without its page fails here.
 
-use std::{collections::BTreeSet, fs, path::PathBuf, process::Command, time::Duration};
+use std::collections::BTreeSet;
 
 use serde_json::Value;
-use tinylb_core::Settings;
-use tinylb_tokio::TcpOptions;
+use tinylb_core::{Settings, SourceSettings};
+use tinylb_tokio::{DnsOptions, TcpOptions};
 
-use crate::harness::{Backend, ConfigFile, Tinylb, binary, get, output, put};
+use crate::harness::{
+    Backend, Tinylb, check, check_ranges, default_of, get, page, put, rows, time_of,
+};
 
 /// A key that resembles none.
 const UNKNOWN: &str = "zzzzzzzzzzzzzzzz";
@@ -26,39 +28,10 @@ fn tables() -> [(&'static str, String); 6] {
     ]
 }
 
-fn page(name: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-/// The rows of the tables between a heading and the next one, as cells. A row has its name, in
-/// backticks, in its first cell; that of the header has none.
-fn rows(page: &str, heading: &str) -> Vec<Vec<String>> {
-    let after = page.split_once(&format!("\n{heading}\n")).map(|(_, after)| after);
-    let after = after.unwrap_or_else(|| panic!("there is no heading `{heading}`"));
-    let section = after.lines().take_while(|line| !line.starts_with('#'));
-    let rows: Vec<Vec<String>> = section
-        .filter_map(|line| line.strip_prefix("| `"))
-        .map(|row| {
-            let cells = row.trim_end_matches('|').split('|');
-            cells.map(|cell| cell.trim().trim_end_matches('`').to_string()).collect()
-        })
-        .collect();
-    assert!(!rows.is_empty(), "`{heading}` has no row");
-    rows
-}
-
 fn names(rows: &[Vec<String>]) -> BTreeSet<String> {
     let names: BTreeSet<String> = rows.iter().map(|row| row[0].clone()).collect();
     assert_eq!(names.len(), rows.len(), "a row is there twice: {names:?}");
     names
-}
-
-/// What `tinylb check` reports about a file.
-fn check(text: &str) -> String {
-    let file = ConfigFile::new(text);
-    let output = output(Command::new(binary()).arg("check").arg("--config").arg(file.path()));
-    String::from_utf8(output.stdout).unwrap()
 }
 
 /// The keys that a table has, according to the program's complaint about an unknown one.
@@ -86,7 +59,6 @@ fn the_example_on_the_page_on_the_configuration_is_a_good_file() {
     assert!(report.contains("2 services, no problem"), "{report}");
 }
 
-/// Of each setting with a range in numbers, a value beyond it makes the program state its range.
 #[test]
 fn the_page_on_the_configuration_has_the_range_of_every_setting() {
     let page = page("configuration.md");
@@ -96,35 +68,17 @@ fn the_page_on_the_configuration_has_the_range_of_every_setting() {
         ("## `[services.NAME]`", "[services.s]\n", "\n"),
         ("### `removal`", "[services.s]\nremoval = { ", " }\n"),
         ("## `source = { … }`", "[services.s]\nsource = { dns = \"a:1\", ", " }\n"),
+        ("### `floor = { … }`", "[services.s]\nsource = { floor = { ", " } }\n"),
     ] {
-        for row in rows(&page, heading) {
-            let (key, range) = (&row[0], &row[2]);
-            let is_range = range.starts_with(|c: char| c.is_ascii_digit())
-                && (range.contains(" to ") || range.contains(" or more"));
-            if !is_range {
-                continue;
-            }
-            // Too much for any, or too little.
-            let beyond = ["\"99999d\"", "99999999999", "0"];
-            let reports = beyond.map(|value| check(&format!("{before}{key} = {value}{after}")));
-            let range =
-                if key == "drain" { &format!("abort, or drain for {range}") } else { range };
-            let states = |report: &String| report.contains(&format!("it must be {range}\n"));
-            assert!(reports.iter().any(states), "{key}: {range}: {reports:?}");
-            checked += 1;
-        }
+        checked += check_ranges(&page, heading, before, after);
     }
-    assert!(checked >= 24, "only {checked} ranges were checked");
+    assert!(checked >= 26, "only {checked} ranges were checked");
 }
 
 #[test]
 fn the_page_on_the_configuration_has_the_defaults_in_force() {
     let page = page("configuration.md");
-    let rows = rows(&page, "## `[services.NAME]`");
-    let default_of = |key: &str| -> String {
-        let row = rows.iter().find(|row| row[0] == key).unwrap_or_else(|| panic!("no row {key}"));
-        row[1].trim_matches(['`', '"']).to_string()
-    };
+    let default_of = |key| default_of(&page, "## `[services.NAME]`", key);
     let (own, tcp) = (Settings::default(), TcpOptions::default());
     for (key, time) in [
         ("dial_timeout", Some(own.dial_timeout)),
@@ -139,10 +93,7 @@ fn the_page_on_the_configuration_has_the_defaults_in_force() {
         ("delivery_timeout", Some(own.delivery_timeout)),
         ("peer_timeout", tcp.peer_timeout),
     ] {
-        let text = default_of(key);
-        let documented: Option<Duration> =
-            (text != "off").then(|| humantime::parse_duration(&text).unwrap());
-        assert_eq!(documented, time, "{key}");
+        assert_eq!(time_of(&default_of(key)), time, "{key}");
     }
     for (key, count) in [
         ("dial_attempts_max", own.dial_attempts_max),
@@ -154,6 +105,27 @@ fn the_page_on_the_configuration_has_the_defaults_in_force() {
     }
     assert_eq!(default_of("ejection"), own.ejection.to_string());
     assert_eq!(default_of("empty"), format!("{:?}", own.empty).to_lowercase());
+}
+
+#[test]
+fn the_page_on_the_configuration_has_the_defaults_of_a_source() {
+    let page = page("configuration.md");
+    let default_of = |key| default_of(&page, "## `source = { … }`", key);
+    let (dns, own) = (DnsOptions::default(), SourceSettings::default());
+    for (key, time) in [
+        ("refresh_min", Some(dns.refresh_min)),
+        ("refresh_max", Some(dns.refresh_max)),
+        ("timeout", Some(dns.timeout)),
+        ("max_stale", own.max_stale),
+        ("keep_absent", own.keep_absent),
+    ] {
+        assert_eq!(time_of(&default_of(key)), time, "{key}");
+    }
+    assert_eq!(default_of("family"), format!("{:?}", dns.family).to_lowercase());
+    assert_eq!(default_of("bad_entries"), format!("{:?}", own.bad_entries).to_lowercase());
+    assert_eq!((&*default_of("floor"), own.floor), ("none", None));
+    assert!(default_of("servers").starts_with("those of"));
+    assert!(dns.servers.is_empty());
 }
 
 #[test]

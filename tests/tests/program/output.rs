@@ -98,7 +98,7 @@ fn a_full_device_does_not_kill_it() {
 fn a_log_that_nobody_reads_holds_up_no_traffic() {
     // More lines than a pipe and the program's own buffer hold.
     const CONNECTIONS: usize = 12_000;
-    // Nor does it hold up the end, even if nothing can be said about it.
+    // Nor does it hold up the end, even if no line about it can be written.
     for redirections in ["", ">/dev/full"] {
         let place = Place::new();
         place.file.edit(&service("s", &place.front, [], ""));
@@ -201,7 +201,7 @@ fn each_replacement_has_one_line_at_info_level_and_connections_have_none() {
     tinylb.stop_and_log(|log| {
         let lines: Vec<_> =
             log.iter().filter(|line| line.message() == "backends replaced").collect();
-        let told: Vec<_> = lines
+        let logged: Vec<_> = lines
             .iter()
             .map(|line| json!([line.json["level"], line.json["added"], line.json["removed"]]))
             .collect();
@@ -211,7 +211,7 @@ fn each_replacement_has_one_line_at_info_level_and_connections_have_none() {
             json!(["INFO", [], ["a"]]),
             json!(["INFO", [], ["b"]]),
         ];
-        assert_eq!(told, expected);
+        assert_eq!(logged, expected);
         assert_eq!(lines[2].json["sessions_cut"], 3);
         assert!(!log.iter().any(|line| line.says("connection ended")));
     });

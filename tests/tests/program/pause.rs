@@ -52,19 +52,19 @@ fn a_session_that_has_data_waiting_outlives_a_pause_longer_than_idle_timeout() {
 
 #[test]
 fn an_answer_that_came_in_a_pause_longer_than_half_close_timeout_arrives() {
-    let (say, told) = std::sync::mpsc::channel::<()>();
-    let told = std::sync::Mutex::new(told);
+    let (resume, resumed) = std::sync::mpsc::channel::<()>();
+    let resumed = std::sync::Mutex::new(resumed);
     let a = Backend::with("a", move |socket| {
         let mut question = Vec::new();
         socket.read_to_end(&mut question)?;
-        told.lock().unwrap().recv().unwrap();
+        resumed.lock().unwrap().recv().unwrap();
         socket.write_all(b"answer")
     });
     let file = ConfigFile::new(&service("s", "127.0.0.1:0", [&a], "half_close_timeout = \"2s\""));
     let tinylb = file.run();
     let mut clients = Client::several(&tinylb.address(), SESSIONS);
     clients.iter().for_each(|client| client.socket.shutdown_write());
-    paused(&tinylb, || (0..SESSIONS).for_each(|_| say.send(()).unwrap()));
+    paused(&tinylb, || (0..SESSIONS).for_each(|_| resume.send(()).unwrap()));
     for (number, client) in clients.iter_mut().enumerate() {
         let mut answer = String::new();
         let read = client.socket.read_to_string(&mut answer);

@@ -296,7 +296,7 @@ fn puts_at_the_same_time_take_effect_one_after_the_other() {
     generations.sort_unstable();
     let last = generations[generations.len() - 1];
     assert_eq!(get(&admin, "/services").json()["default"]["generation"], last);
-    // The last one told what is there now.
+    // The last one reported what is there now.
     let set = get(&admin, "/services").json()["default"]["backends"].clone();
     assert_eq!(set.as_object().unwrap().len(), 1);
 }

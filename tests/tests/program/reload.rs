@@ -146,6 +146,7 @@ fn a_change_that_came_without_threads_is_taken_when_there_are_some_and_logged_on
     let tinylb = file.run();
     let address = tinylb.address();
     let mut client = Client::connect(&address);
+    until("the file is watched", || tinylb.threads().iter().any(|name| name == "watch"));
     let before = tinylb.deny_threads();
     file.edit(&service("s", "127.0.0.1:0", [&b], ""));
     let line = tinylb.line("configuration rejected, nothing changed: no thread can be started");

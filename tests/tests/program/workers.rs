@@ -1,7 +1,7 @@
 //! Several threads that carry connections, and changes of their number.
 
 use std::{
-    fs,
+    collections::BTreeSet,
     io::Read,
     process::Command,
     sync::{Arc, Mutex},
@@ -16,14 +16,11 @@ const CLIENTS: usize = 40;
 
 /// How many threads of the program carry connections.
 fn threads(tinylb: &Tinylb) -> usize {
-    let names = || {
-        let tasks = fs::read_dir(format!("/proc/{}/task", tinylb.id())).unwrap();
-        let names = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("comm")));
-        names.collect::<Result<Vec<_>, _>>().unwrap()
-    };
-    // A thread that has just begun has the program's name still.
-    until("each has its name", || names().iter().filter(|name| *name == "tinylb\n").count() == 1);
-    names().iter().filter(|name| name.starts_with("worker ")).count()
+    until("each has its name", || {
+        tinylb.threads().iter().filter(|name| *name == "tinylb").count() == 1
+    });
+    let workers = tinylb.threads().into_iter().filter(|name| name.starts_with("worker "));
+    workers.collect::<BTreeSet<_>>().len()
 }
 
 #[test]

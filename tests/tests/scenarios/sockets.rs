@@ -210,7 +210,7 @@ impl Sockets {
         tokio::spawn(self.clone().watch(part.boxed())).abort_handle()
     }
 
-    /// Runs a task at the time that it is, and tells how it panics.
+    /// Runs a task at the time that it is, and reports how it panics.
     async fn watch(self, mut task: BoxFuture<'static, ()>) {
         let timed = poll_fn(|cx| {
             self.world.set_time(self.began.elapsed());

@@ -1,7 +1,10 @@
 //! What a side sent before it failed reaches the other, and what doesn't isn't counted.
 
+use std::future::pending;
+
+use async_trait::async_trait;
 use tinylb_contract::pipe::Pipe;
-use tinylb_core::{CopyRelay, Settings};
+use tinylb_core::{CopyRelay, Direction, Progress, Relay, RelayError, Settings, Side};
 
 use super::harness::*;
 
@@ -60,6 +63,35 @@ async fn an_answer_is_not_given_up_before_the_clients_system_has_it() {
     pass(ms(100)).await;
     assert_eq!(world.log.texts("ended"), [format!("ended backend_failed 0/{}", ANSWER.len())]);
     assert!(is_cut(&mut client));
+}
+
+/// Finds that the backend has failed, passes on an end 10 s later, and delivers for ever.
+struct LateEnd;
+
+#[async_trait]
+impl Relay<Pipe, Pipe> for LateEnd {
+    async fn relay(
+        &self,
+        _: &mut Pipe,
+        _: &mut Pipe,
+        progress: &Progress,
+    ) -> Result<(), RelayError> {
+        progress.fail(Side::Backend);
+        tokio::time::sleep(secs(10)).await;
+        progress.end(Direction::ToClient);
+        pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_that_passes_on_an_end_has_no_more_time_than_any_other() {
+    let world = World::new(settings(|s| s.half_close_timeout = None), ["A"]);
+    let listener = world.net.listen("late");
+    drop(world.server().listen(listener, LateEnd, world.runtime.clone()));
+    world.apply(&[("a", "A")]).await;
+    let _client = world.client_of("late");
+    within(world.log.until("ended", 1)).await;
+    assert_eq!(last(&world), "30000 ended backend_failed 0/0");
 }
 
 #[tokio::test(start_paused = true)]

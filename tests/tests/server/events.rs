@@ -1,4 +1,4 @@
-//! What an observer is told. (The order of the events is checked in every test: see the harness.)
+//! What an observer sees. (The order of the events is checked in every test: see the harness.)
 
 use std::sync::{
     Arc, Mutex,
@@ -62,7 +62,7 @@ async fn an_observer_may_replace_the_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_observer_brings_about_is_told_after_what_came_before() {
+async fn what_an_observer_brings_about_is_reported_after_what_came_before() {
     let is_first = AtomicBool::new(true);
     let world = World::with_hook(settings(|_| {}), ["A", "B"], move |handle, event| {
         if matches!(event, Event::Accepted { .. }) && is_first.swap(false, Ordering::SeqCst) {
@@ -85,7 +85,7 @@ async fn a_panicking_observer_costs_only_that_event() {
         let seen = Arc::clone(&seen);
         move |number, event: &Event<_>| {
             if matches!(event, Event::Admitted { .. } | Event::Ended { .. }) {
-                panic!("the observer panics, as told by a test");
+                panic!("the observer panics, as a test wants it to");
             }
             seen.lock().unwrap().push(number);
         }
@@ -124,14 +124,14 @@ async fn a_server_that_nobody_observes_replaces_and_shuts_down_as_any_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_barrier_does_not_resolve_before_every_end_has_been_told() {
+async fn a_barrier_does_not_resolve_before_every_end_has_been_delivered() {
     let barrier: Arc<Mutex<Option<Replacement<PipeTarget>>>> = Arc::default();
     let watched = Arc::clone(&barrier);
     let world = World::with_hook(settings(|_| {}), ["A"], move |_, event| {
         if matches!(event, Event::Ended { .. }) {
             let mut barrier = watched.lock().unwrap();
             let barrier = barrier.as_mut().expect("it has begun");
-            assert!(barrier.now_or_never().is_none(), "this end is being told just now");
+            assert!(barrier.now_or_never().is_none(), "this end is being delivered just now");
         }
     });
     world.apply(&[("a", "A")]).await;
@@ -145,14 +145,14 @@ async fn a_barrier_does_not_resolve_before_every_end_has_been_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_is_not_over_before_every_end_has_been_told() {
+async fn a_shutdown_is_not_over_before_every_end_has_been_delivered() {
     let shutdown: Arc<Mutex<Option<Shutdown<PipeTarget>>>> = Arc::default();
     let watched = Arc::clone(&shutdown);
     let mut world = World::with_hook(settings(|_| {}), ["A"], move |_, event| {
         if matches!(event, Event::Ended { .. }) {
             let mut shutdown = watched.lock().unwrap();
             let shutdown = shutdown.as_mut().expect("it has begun");
-            assert!(shutdown.now_or_never().is_none(), "this end is being told just now");
+            assert!(shutdown.now_or_never().is_none(), "this end is being delivered just now");
         }
     });
     world.apply(&[("a", "A")]).await;

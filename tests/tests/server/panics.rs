@@ -38,7 +38,7 @@ impl Relay<Pipe, Pipe> for PanicRelay {
         use futures::AsyncReadExt;
 
         let _ = client.read(&mut [0]).await;
-        panic!("the relay panics, as told by a test");
+        panic!("the relay panics, as a test wants it to");
     }
 }
 
@@ -77,7 +77,7 @@ async fn a_panicking_listener_ends_only_itself() {
     assert_eq!(world.load("A"), (0, 2));
 }
 
-/// A connection that can neither tell its peer nor be aborted.
+/// A connection that can neither name its peer nor be aborted.
 struct BuggyConn(Pipe);
 
 struct BuggyListener(PipeListener);
@@ -93,11 +93,11 @@ impl Listener for BuggyListener {
 
 impl Conn for BuggyConn {
     fn peer(&self) -> String {
-        panic!("the connection panics, as told by a test");
+        panic!("the connection panics, as a test wants it to");
     }
 
     fn abort(&mut self) {
-        panic!("the connection panics, as told by a test");
+        panic!("the connection panics, as a test wants it to");
     }
 }
 

@@ -3,15 +3,19 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Wake, Waker},
     thread,
+    time::Duration,
 };
 
-use futures::FutureExt;
-use tinylb_contract::pipe::{DialScript, Pipe, PipeTarget};
-use tinylb_core::{CopyRelay, EndReason, Handle, Listener, ListenerError};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, pending, ready},
+};
+use tinylb_contract::pipe::{DialScript, Pipe, PipeNetwork, PipeTarget};
+use tinylb_core::{CopyRelay, EndReason, Handle, Listener, ListenerError, Runtime, Server};
 use tinylb_tokio::TokioRuntime;
 
 use super::harness::*;
@@ -39,6 +43,48 @@ async fn a_runtime_that_drops_its_tasks_ends_their_sessions_and_holds_up_no_barr
     assert!(matches!(ended, Err(ListenerError::TaskDropped)), "{ended:?}");
     assert_eq!(world.snapshot().listeners, 1);
     within(world.handle.shutdown(secs(0))).await;
+}
+
+/// A runtime whose clock stands still and whose sleeps end at once, up to [`SLEEPS_MAX`] of them.
+#[derive(Clone)]
+struct StoppedClock {
+    inner: TestRuntime,
+    sleeps: Arc<AtomicUsize>,
+}
+
+/// So that a loop of sleeps ends.
+const SLEEPS_MAX: usize = 10_000;
+
+impl Runtime for StoppedClock {
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.inner.spawn(task);
+    }
+
+    fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+        match self.sleeps.fetch_add(1, Ordering::SeqCst) {
+            ..SLEEPS_MAX => Box::pin(ready(())),
+            _ => Box::pin(pending()),
+        }
+    }
+
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn probes_leave_other_tasks_their_turns_where_sleeps_end_early() {
+    let net = PipeNetwork::new();
+    let runtime = StoppedClock { inner: TestRuntime::current(), sleeps: Arc::default() };
+    let server = Server::new(net.dialer(), runtime.clone(), settings(|_| {})).unwrap();
+    let _front = server.listen(net.listen(FRONT), CopyRelay::default(), runtime.clone());
+    let handle = server.handle();
+    within(handle.replace(set(&[("a", "A")])).unwrap()).await;
+    let _client = net.connect(FRONT).unwrap();
+    settle().await;
+    assert_eq!(handle.snapshot().ejected.len(), 1);
+    let sleeps = runtime.sleeps.load(Ordering::SeqCst);
+    assert!((10..SLEEPS_MAX).contains(&sleeps), "{sleeps} sleeps in a hundred turns");
 }
 
 /// A tokio runtime on a thread of its own.
@@ -153,17 +199,21 @@ async fn of_replacements_from_many_threads_each_is_applied_and_the_last_wins() {
     let joined = tokio::task::spawn_blocking(|| {
         threads.into_iter().flat_map(|t| t.join().expect("no panic")).collect::<Vec<_>>()
     });
-    let mut told = joined.await.expect("no panic");
+    let mut returned = joined.await.expect("no panic");
     is_over.store(true, Ordering::SeqCst);
     for client in clients {
         within_a_minute(client).await.expect("no panic");
     }
-    told.sort_unstable();
-    let numbers: Vec<_> = told.iter().map(|(number, _)| *number).collect();
-    assert_eq!(numbers, (1..=3 * ROUNDS).collect::<Vec<_>>(), "one order, each told its own");
-    let (_, last) = told.last().expect("there were some");
+    returned.sort_unstable();
+    let numbers: Vec<_> = returned.iter().map(|(number, _)| *number).collect();
+    assert_eq!(
+        numbers,
+        (1..=3 * ROUNDS).collect::<Vec<_>>(),
+        "one order, and each call returned its own"
+    );
+    let (_, last) = returned.last().expect("there were some");
     assert_eq!(world.snapshot().set, Some(set(&[("key", last)])));
-    let expected: Vec<_> = told
+    let expected: Vec<_> = returned
         .iter()
         .scan("", |before, (number, name)| {
             let is_change = std::mem::replace(before, name) != *name;

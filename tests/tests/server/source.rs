@@ -66,7 +66,7 @@ async fn a_source_that_panics_is_lost() {
         polls += 1;
         match polls {
             1 => std::task::Poll::Ready(Some(Update::Set(set(&[("a", "A")])))),
-            _ => panic!("the source panics, as told by a test"),
+            _ => panic!("the source panics, as a test wants it to"),
         }
     }));
     settle().await;
@@ -86,7 +86,7 @@ async fn a_source_that_begins_anew_keeps_its_set_for_as_long_as_it_is_fine_again
             match (life, step) {
                 (1, 1) => {
                     pass(secs(3)).await;
-                    panic!("the source panics, as told by a test")
+                    panic!("the source panics, as a test wants it to")
                 }
                 (2, 1) => {
                     pass(secs(60)).await;
@@ -103,7 +103,8 @@ async fn a_source_that_begins_anew_keeps_its_set_for_as_long_as_it_is_fine_again
     let mut backend = world.accept("A").await;
     pass(secs(30)).await;
     talk(&mut client, &mut backend).await;
-    let cause = "the source panicked: the source panics, as told by a test; it will be restarted";
+    let cause =
+        "the source panicked: the source panics, as a test wants it to; it will be restarted";
     assert_eq!(world.log.texts("lost"), [format!("lost: {cause}")]);
     assert_eq!(world.log.texts("back").len(), 1);
     pass(secs(60)).await;
@@ -174,8 +175,8 @@ async fn bad_entries_are_left_out_where_that_is_wanted() {
     settle().await;
     assert_eq!(world.snapshot().left_out.len(), 0);
     let x = "x: the target X is invalid: it is the server itself";
-    let told = [format!("without: y: no address, {x}"), "without: ".into()];
-    assert_eq!(world.log.texts("without"), told);
+    let logged = [format!("without: y: no address, {x}"), "without: ".into()];
+    assert_eq!(world.log.texts("without"), logged);
     assert!(world.log.texts("lost").is_empty());
 }
 

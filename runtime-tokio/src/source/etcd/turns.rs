@@ -17,6 +17,8 @@ pub(super) struct Turns {
     /// One of them may be over soon.
     is_passing: bool,
     backoff: Backoff,
+    /// The random numbers that spread the pauses.
+    random: fn() -> u64,
     pause: Duration,
     pause_max: Duration,
 }
@@ -43,6 +45,7 @@ impl Turns {
             failures: Vec::new(),
             is_passing: false,
             backoff: Backoff::new(),
+            random,
             pause: Duration::ZERO,
             pause_max,
         }
@@ -75,9 +78,9 @@ impl Turns {
 
     /// All have failed: says why.
     pub(super) fn lost(&mut self) -> Arc<str> {
-        self.pause = self.backoff.pause(random());
+        self.pause = self.backoff.pause((self.random)());
         if self.is_passing {
-            self.pause = self.pause.min(PASSING_PAUSE + spread(PASSING_PAUSE));
+            self.pause = self.pause.min(PASSING_PAUSE + spread(PASSING_PAUSE, (self.random)()));
         }
         // The same failures give the same reason, in whatever order they came.
         self.failures.sort();
@@ -89,9 +92,9 @@ impl Turns {
         self.turn += 1;
         if age >= CONNECTION_LONG {
             self.backoff.reset();
-            self.pause = spread(FIRST_PAUSE_MAX);
+            self.pause = spread(FIRST_PAUSE_MAX, (self.random)());
         } else {
-            self.pause = self.backoff.pause(random());
+            self.pause = self.backoff.pause((self.random)());
         }
     }
 }
@@ -100,33 +103,50 @@ impl Turns {
 mod tests {
     use super::*;
 
-    /// The pauses after rounds that all failed in this way.
-    fn pauses(pause_max: Duration, failure: &Failure) -> Vec<Duration> {
-        let mut turns = Turns::new(vec!["a".into(), "b".into()], pause_max);
+    /// Two members, with the longest pause each time.
+    fn slow_turns(pause_max: Duration) -> Turns {
+        let urls = vec!["a".into(), "b".into()];
+        Turns { random: || u64::MAX, ..Turns::new(urls, pause_max) }
+    }
+
+    /// The longest pauses after rounds that all failed in this way, in milliseconds.
+    fn pauses(pause_max: Duration, failure: &Failure) -> [u128; 6] {
+        let mut turns = slow_turns(pause_max);
         let mut lost = || {
             turns.begin();
             while turns.next().is_some() {
                 turns.failed(failure);
             }
             turns.lost();
-            turns.pause()
+            turns.pause().as_millis()
         };
-        (0..50).map(|_| lost()).collect()
+        std::array::from_fn(|_| lost())
     }
 
     #[test]
     fn a_lease_does_not_run_out_in_a_pause() {
         let max = Duration::from_millis(700);
-        assert!(pauses(max, &Failure::Ended).into_iter().all(|pause| pause <= max));
-        assert!(pauses(Duration::MAX, &Failure::Ended).into_iter().any(|pause| pause > max * 3));
+        assert_eq!(pauses(max, &Failure::Ended), [299, 700, 700, 700, 700, 700]);
+        let unbounded = [299, 899, 2699, 8099, 9999, 9999];
+        assert_eq!(pauses(Duration::MAX, &Failure::Ended), unbounded);
     }
 
     #[test]
     fn a_member_that_is_there_is_asked_again_soon() {
         let late = Failure::Late(Duration::from_secs(3));
-        let bound = PASSING_PAUSE * 2;
-        assert!(pauses(Duration::MAX, &late).into_iter().all(|pause| pause <= bound));
-        assert!(pauses(Duration::MAX, &Failure::Ended).into_iter().any(|pause| pause > bound));
+        assert_eq!(pauses(Duration::MAX, &late), [299, 899, 1999, 1999, 1999, 1999]);
+    }
+
+    #[test]
+    fn a_member_that_ends_each_connection_at_once_is_asked_ever_more_rarely() {
+        let mut turns = slow_turns(Duration::MAX);
+        let mut ended = |age| {
+            turns.ended(age);
+            turns.pause().as_millis()
+        };
+        let (short, long) = (CONNECTION_LONG - Duration::from_millis(1), CONNECTION_LONG);
+        let pauses = [short, short, short, long, short].map(&mut ended);
+        assert_eq!(pauses, [299, 899, 2699, 299, 299]);
     }
 
     #[test]

@@ -13,7 +13,10 @@ use super::{
     member::{Member, Watch},
     options::EtcdOptions,
 };
-use crate::{Address, source::backoff::spread};
+use crate::{
+    Address,
+    source::backoff::{random, spread},
+};
 
 /// One connection to a member, and the watch that runs on it.
 ///
@@ -203,5 +206,5 @@ impl Watcher {
 /// Two thirds of it to four thirds: a thousand balancers don't ask in the same moment.
 fn jittered(time: Duration) -> Duration {
     let third = time / 3;
-    third * 2 + spread(third * 2)
+    third * 2 + spread(third * 2, random())
 }

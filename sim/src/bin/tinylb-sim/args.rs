@@ -31,7 +31,7 @@ pub(crate) enum Command {
         #[arg(value_name = "DIR", default_value = "sim/corpus")]
         dir: PathBuf,
     },
-    /// Plant one bug after the other in a copy of the sources, and see how soon each is found.
+    /// Plant each bug in a copy of the sources, and see how soon it is found.
     Zoo(Zoo),
 }
 
@@ -153,6 +153,9 @@ pub(crate) struct Zoo {
     /// One start only.
     #[arg(long, conflicts_with = "starts")]
     pub(crate) short: bool,
+    /// How many bugs are tried at once, each in its own copy [default: the number of cores].
+    #[arg(long, value_name = "COUNT", value_parser = jobs)]
+    pub(crate) jobs: Option<usize>,
     /// Print what each bug is.
     #[arg(long)]
     pub(crate) describe: bool,

@@ -8,14 +8,14 @@ use std::{
 use tinylb_sim::{Counts, Law, Level, Outcome, Scenario, Trace, Violation};
 
 thread_local! {
-    /// Of the run on this thread, what its first panic said; outside of a run, nothing is kept.
+    /// Of the run on this thread, the text of its first panic; outside of a run, nothing is kept.
     static PANIC: RefCell<Panic> = const { RefCell::new(Panic::OutsideOfRun) };
 }
 
 enum Panic {
     OutsideOfRun,
     NoneYet,
-    Said(String),
+    Caught(String),
 }
 
 /// From now on, what a panic in a run says goes to the run's outcome, and not to standard error.
@@ -24,20 +24,20 @@ pub(crate) fn keep_panics_quiet() {
     panic::set_hook(Box::new(move |info| {
         PANIC.with(|panic| match &mut *panic.borrow_mut() {
             Panic::OutsideOfRun => default(info),
-            panic @ Panic::NoneYet => *panic = Panic::Said(text_of(info)),
-            Panic::Said(_) => {}
+            panic @ Panic::NoneYet => *panic = Panic::Caught(text_of(info)),
+            Panic::Caught(_) => {}
         });
     }));
 }
 
 fn text_of(info: &PanicHookInfo<'_>) -> String {
     let payload = info.payload();
-    let said = payload.downcast_ref::<&str>().copied();
-    let said = said.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    let said = said.unwrap_or("a panic that says nothing");
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let text = text.unwrap_or("a panic that says nothing");
     match info.location() {
-        Some(place) => format!("{said} ({}:{})", place.file(), place.line()),
-        None => said.into(),
+        Some(place) => format!("{text} ({}:{})", place.file(), place.line()),
+        None => text.into(),
     }
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn run(level: Level, scenario: &Scenario, keep_trace: bool) -> Outcom
     let panic = PANIC.replace(Panic::OutsideOfRun);
     result.unwrap_or_else(|_| {
         let text = match panic {
-            Panic::Said(text) => text,
+            Panic::Caught(text) => text,
             Panic::OutsideOfRun | Panic::NoneYet => "a panic that says nothing".into(),
         };
         Outcome {

@@ -18,7 +18,7 @@ use clap::Parser;
 use crate::{
     args::{Cli, Command},
     commands::{corpus, meta, minimize, replay, run, timeline, zoo},
-    output::{Failure, tell},
+    output::{Failure, print_error},
 };
 
 fn main() -> ExitCode {
@@ -35,10 +35,10 @@ fn main() -> ExitCode {
     };
     let (message, code) = match result {
         Ok(()) => return ExitCode::SUCCESS,
-        Err(Failure::Told) => return ExitCode::FAILURE,
+        Err(Failure::Reported) => return ExitCode::FAILURE,
         Err(Failure::Error(message)) => (message, ExitCode::FAILURE),
         Err(Failure::Usage(message)) => (message, ExitCode::from(2)),
     };
-    tell(format_args!("tinylb-sim: {}\n", message.trim_end()));
+    print_error(format_args!("tinylb-sim: {}\n", message.trim_end()));
     code
 }

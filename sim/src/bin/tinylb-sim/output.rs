@@ -14,7 +14,7 @@ pub(crate) enum Failure {
     /// A law is broken, or something can't be done: exit code 1. With what to print.
     Error(String),
     /// The same, and what there is to say has been printed.
-    Told,
+    Reported,
 }
 
 /// Prints to standard output. Whether anybody reads it makes no difference.
@@ -24,7 +24,7 @@ pub(crate) fn print(text: fmt::Arguments<'_>) {
 }
 
 /// Prints to standard error.
-pub(crate) fn tell(text: fmt::Arguments<'_>) {
+pub(crate) fn print_error(text: fmt::Arguments<'_>) {
     let mut out = io::stderr().lock();
     let _ = out.write_fmt(text);
 }

@@ -6,7 +6,7 @@ use super::{Judge, streams::other};
 use crate::{
     Law,
     driver::{
-        orders::Word,
+        orders::ClientOrder,
         payload::{Greeting, Header},
     },
     scenario::{Place, Plan},
@@ -19,7 +19,7 @@ impl Judge {
         self.links.client_dials();
         self.deadlines.client_dials(&self.case);
         let is_late = self.is_healed && !is_probe;
-        self.cues.client_dials(if is_late { Word::Close } else { Word::GoOn });
+        self.cues.client_dials(if is_late { ClientOrder::Close } else { ClientOrder::GoOn });
         self.streams.client_dials(&mut self.case, plan, is_probe)
     }
 
@@ -85,7 +85,7 @@ impl Judge {
         self.check_cut(attempt, Side::Backend);
     }
 
-    /// No end is cut off from a session that is said to have come to its end.
+    /// No end is cut off from a session that is reported to have come to its end.
     pub(super) fn check_cut(&mut self, attempt: u32, by: Side) {
         if self.streams.sight(attempt, by) != Some(Sight::Cut) {
             return;

@@ -238,8 +238,8 @@ impl Judge {
 
     /// A set that was handed over was the same set again. With the replacement's number;
     /// `is_confirmation`: nobody ordered it, it is there to be waited for.
-    pub(in crate::driver) fn said_again(&mut self, generation: u64, is_confirmation: bool) {
-        self.sets.said_again(&mut self.case, generation, is_confirmation);
+    pub(in crate::driver) fn repeated(&mut self, generation: u64, is_confirmation: bool) {
+        self.sets.repeated(&mut self.case, generation, is_confirmation);
     }
 
     /// A replacement is applied, and so are those before it.

@@ -29,7 +29,7 @@ struct Lost {
     /// When the balancer heard of it.
     heard_at: u64,
     /// When the balancer reported it.
-    told_at: Option<u64>,
+    reported_at: Option<u64>,
 }
 
 /// Between which two moments an absence began. The time in which the source was lost since then is
@@ -56,16 +56,16 @@ impl Heard {
     }
 
     /// The balancer hears a set. Returns how many absent places are mentioned again.
-    pub(super) fn hear(&mut self, now: u64, said: &Backends, in_force: &Backends) -> usize {
+    pub(super) fn hear(&mut self, now: u64, set: &Backends, in_force: &Backends) -> usize {
         if let Some(lost) = self.lost.take() {
-            let at_least = now - lost.told_at.unwrap_or(lost.heard_at);
+            let at_least = now - lost.reported_at.unwrap_or(lost.heard_at);
             for absence in self.absent.values_mut() {
                 absence.earliest += at_least;
                 absence.latest += now - lost.heard_at;
                 absence.was_lost = true;
             }
         }
-        let mentioned = places(said);
+        let mentioned = places(set);
         let absent_before = self.absent.len();
         self.absent.retain(|place, _| !mentioned.contains(place));
         let back = absent_before - self.absent.len();
@@ -74,19 +74,19 @@ impl Heard {
         for place in places(in_force).difference(&mentioned) {
             self.absent.entry(*place).or_insert(began);
         }
-        self.set = Some(said.clone());
+        self.set = Some(set.clone());
         back
     }
 
     /// The balancer hears that the source is lost.
     pub(super) fn hear_loss(&mut self, now: u64) {
-        self.lost.get_or_insert(Lost { heard_at: now, told_at: None });
+        self.lost.get_or_insert(Lost { heard_at: now, reported_at: None });
     }
 
-    /// The balancer tells that the source is lost. Returns whether it is.
-    pub(super) fn told_loss(&mut self, now: u64) -> bool {
+    /// The balancer reports that the source is lost. Returns whether it is.
+    pub(super) fn report_loss(&mut self, now: u64) -> bool {
         let Some(lost) = &mut self.lost else { return false };
-        lost.told_at = Some(now);
+        lost.reported_at = Some(now);
         true
     }
 
@@ -102,22 +102,22 @@ impl Heard {
         in_force: &Backends,
         set: &Backends,
     ) -> Result<Kept, (Law, String)> {
-        let Some(said) = &self.set else {
-            return Err((Law::Order, "nothing was said yet".into()));
+        let Some(newest) = &self.set else {
+            return Err((Law::Order, "the source has given no set yet".into()));
         };
-        if self.lost.as_ref().is_some_and(|lost| lost.told_at.is_some()) {
+        if self.lost.as_ref().is_some_and(|lost| lost.reported_at.is_some()) {
             return Err((Law::Source, "the source is lost".into()));
         }
-        if let Some((key, place)) = said.iter().find(|entry| !set.contains(entry)) {
-            return Err((Law::Order, format!("the set said last has {key}={place}")));
+        if let Some((key, place)) = newest.iter().find(|entry| !set.contains(entry)) {
+            return Err((Law::Order, format!("the source's newest set has {key}={place}")));
         }
         let is_kept = |(key, place): &_| {
             let is_whole = || in_force.iter().all(|entry| entry.1 != *place || set.contains(entry));
             in_force.contains(&(*key, *place)) && self.absent.contains_key(place) && is_whole()
         };
-        let mut others = set.iter().filter(|entry| !said.contains(entry));
+        let mut others = set.iter().filter(|entry| !newest.contains(entry));
         if let Some((key, place)) = others.find(|entry| !is_kept(entry)) {
-            let text = format!("the set said last lacks {key}={place}, which isn't kept");
+            let text = format!("the source's newest set lacks {key}={place}, which isn't kept");
             return Err((Law::Order, text));
         }
         let mut kept = Kept::default();
@@ -155,10 +155,10 @@ impl Heard {
     /// newest one.
     pub(super) fn is_late(&self, now: u64, newest: &Backends, set: &Backends) -> Option<String> {
         if self.set.as_ref() != Some(newest) {
-            return Some("the set that was said last wasn't heard".into());
+            return Some("the newest set wasn't heard".into());
         }
         if let Some((key, place)) = newest.iter().find(|entry| !set.contains(entry)) {
-            return Some(format!("{key}={place} was said last, and isn't in force"));
+            return Some(format!("{key}={place} is in the newest set, and isn't in force"));
         }
         // The time stands still while the source is lost.
         let now = self.lost.as_ref().map_or(now, |lost| lost.heard_at);
@@ -171,7 +171,7 @@ impl Heard {
         };
         let mut others = set.iter().filter(|entry| !newest.contains(entry));
         let (key, place) = others.find(|(_, place)| !may_stay(place))?;
-        Some(format!("{key}={place} wasn't said last, and is in force"))
+        Some(format!("{key}={place} isn't in the newest set, and is in force"))
     }
 }
 
@@ -239,10 +239,10 @@ mod tests {
         let (both, one) = (&set(&[0, 1]), &set(&[0]));
         let mut heard = heard(&[0, 1]);
         heard.hear(0, one, both);
-        assert!(!heard.told_loss(100));
+        assert!(!heard.report_loss(100));
         heard.hear_loss(100);
         heard.hear_loss(150);
-        assert!(heard.told_loss(100));
+        assert!(heard.report_loss(100));
         assert_eq!(heard.is_late(9 * KEEP, one, both), None);
         assert_eq!(law(heard.replaced(9 * KEEP, both, one)), Err(Law::Source));
         let back = 100 + 9 * KEEP;
@@ -258,7 +258,7 @@ mod tests {
         let shared = &vec![(Key(0), Place(0)), (Key(1), Place(1)), (Key(9), Place(1))];
         let one = &set(&[0]);
         let mut heard = Heard::new(KEEP, PATIENCE);
-        assert_eq!(law(heard.replaced(0, &Vec::new(), one)), Err(Law::Order), "none was said");
+        assert_eq!(law(heard.replaced(0, &Vec::new(), one)), Err(Law::Order), "there was none");
         heard.hear(0, shared, &Vec::new());
         assert_eq!(law(heard.replaced(0, &Vec::new(), shared)), Ok(0));
         heard.hear(0, one, shared);

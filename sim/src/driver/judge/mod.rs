@@ -36,7 +36,7 @@ use crate::{
     Entropy, Law, Outcome, Scenario, Seeded, Sometimes,
     driver::{
         cues::Cues,
-        orders::{Order, Word},
+        orders::{ClientOrder, Order},
     },
     nemesis::{Deed, Nemesis},
     scenario::{Backends, Operation, Place, Trigger},
@@ -180,12 +180,12 @@ impl Judge {
         }
     }
 
-    /// Gives this word to a quarter of the clients that are connected; they have to be woken.
-    pub(super) fn leave(&mut self, word: Word) -> Vec<Waker> {
+    /// Gives this order to a quarter of the clients that are connected; they have to be woken.
+    pub(super) fn leave(&mut self, order: ClientOrder) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for attempt in self.streams.live() {
             if self.deadlines.is_connected(*attempt) && self.entropy.chance(25) {
-                wakers.extend(self.cues.tell(*attempt, word));
+                wakers.extend(self.cues.order_client(*attempt, order));
             }
         }
         wakers
@@ -199,8 +199,8 @@ impl Judge {
         self.nemesis.stop();
         self.wanted.clear();
         self.cues.let_dials_be();
-        let tell = |attempt: &u32| self.cues.tell(*attempt, Word::Close);
-        self.streams.live().iter().filter_map(tell).collect()
+        let close = |attempt: &u32| self.cues.order_client(*attempt, ClientOrder::Close);
+        self.streams.live().iter().filter_map(close).collect()
     }
 
     // The nemesis.

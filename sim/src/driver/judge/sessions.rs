@@ -10,13 +10,14 @@ use crate::{Law, Sometimes, scenario::Place};
 #[derive(Default)]
 pub(super) struct Sessions {
     /// By serial.
-    sessions: Vec<Session>,
+    sessions: Vec<Traffic>,
     /// The session whose dial begins.
     dialling: u64,
 }
 
+/// What has moved for a session, and what it holds.
 #[derive(Clone, Copy, Default)]
-struct Session {
+struct Traffic {
     to_backend: Moved,
     to_client: Moved,
     /// Connections that it holds.
@@ -38,7 +39,7 @@ struct Moved {
     lost: u64,
 }
 
-impl Session {
+impl Traffic {
     fn read_from(&mut self, side: Side) -> &mut Moved {
         match side {
             Side::Client => &mut self.to_backend,
@@ -153,20 +154,20 @@ impl Sessions {
         case: &mut Case,
         serial: u64,
         reason: EndReason,
-        told: (u64, u64),
+        reported: (u64, u64),
     ) -> bool {
         let Some(session) = self.sessions.get_mut(serial as usize) else { return false };
         session.ended = Some(reason);
-        let Session { to_backend, to_client, open, .. } = *session;
+        let Traffic { to_backend, to_client, open, .. } = *session;
         if open > 0 {
             let text = format!("session {serial} has ended and holds {open} connections");
             case.fail(Law::Barrier, text);
         }
         let moved = (to_backend.written - to_backend.lost, to_client.written - to_client.lost);
-        if moved != told {
+        if moved != reported {
             let text = format!(
                 "session {serial} says that it moved {} and {} bytes; it was {} and {}",
-                told.0, told.1, moved.0, moved.1
+                reported.0, reported.1, moved.0, moved.1
             );
             case.fail(Law::Bytes, text);
         }
@@ -252,10 +253,10 @@ impl Sessions {
         }
     }
 
-    fn session(&mut self, serial: u64) -> &mut Session {
+    fn session(&mut self, serial: u64) -> &mut Traffic {
         let place = serial as usize;
         if self.sessions.len() <= place {
-            self.sessions.resize(place + 1, Session::default());
+            self.sessions.resize(place + 1, Traffic::default());
         }
         &mut self.sessions[place]
     }
@@ -270,7 +271,7 @@ fn check_phase(case: &mut Case, serial: u64, bytes: u64) {
 }
 
 /// How long a connected session may be silent, in microseconds.
-fn silence_max(case: &Case, session: &Session) -> Option<u64> {
+fn silence_max(case: &Case, session: &Traffic) -> Option<u64> {
     let config = case.config();
     let half_close = session.is_half_closed.then_some(config.half_close_timeout);
     let limits = [half_close, Some(config.idle_timeout)].into_iter().flatten();

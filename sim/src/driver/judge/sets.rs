@@ -7,7 +7,7 @@ use tinylb_core::{BackendKey, Report};
 use super::case::Case;
 use crate::{
     Law,
-    oracle::Said,
+    oracle::Reported,
     scenario::{Backends, Key, Place, key_number},
     trace::Note,
 };
@@ -60,7 +60,7 @@ impl Sets {
     /// The sets of the handle take effect in the order in which they were given.
     pub(super) fn check_order(&mut self, case: &mut Case, generation: u64, set: &Backends) {
         if self.ordered.pop_front().as_ref() != Some(set) {
-            let text = format!("replacement {generation} has a set that wasn't said then");
+            let text = format!("replacement {generation} has a set that wasn't ordered then");
             case.fail(Law::Order, text);
         }
     }
@@ -70,21 +70,21 @@ impl Sets {
         check_keys(case, report, set);
         let generation = report.generation.number();
         let drain_until = (self.drain > 0).then(|| case.at() + u64::from(self.drain) * 1000);
-        let said = Said {
+        let reported = Reported {
             generation,
             cut: report.sessions_cut,
             revoked: report.dials_revoked,
             draining: report.sessions_draining,
         };
-        case.ledger.replaced(set, said, drain_until);
+        case.ledger.replaced(set, reported, drain_until);
         self.unapplied.push((generation, case.at()));
     }
 
     /// A set that was handed over was the same set again. With the replacement's number;
     /// `is_confirmation`: nobody ordered it, it is there to be waited for.
-    pub(super) fn said_again(&mut self, case: &mut Case, generation: u64, is_confirmation: bool) {
-        case.note(Note::SaidAgain(generation));
-        case.ledger.said_again(generation);
+    pub(super) fn repeated(&mut self, case: &mut Case, generation: u64, is_confirmation: bool) {
+        case.note(Note::Repeated(generation));
+        case.ledger.repeated(generation);
         self.unapplied.push((generation, case.at()));
         if !is_confirmation && self.ordered.pop_front().as_ref() != case.ledger.set() {
             let text = format!("replacement {generation} was taken for the same set again");
@@ -116,7 +116,7 @@ impl Sets {
 
     /// What is wrong with the set in force, if the handle's newest one is due.
     pub(super) fn is_late(&self, set: &Backends) -> Option<String> {
-        (*set != self.newest).then(|| "the set isn't the one that was said last".into())
+        (*set != self.newest).then(|| "the set isn't the newest one that was ordered".into())
     }
 }
 
@@ -130,11 +130,11 @@ fn check_keys(case: &mut Case, report: &Report, set: &Backends) {
     let moved = |(key, place): &(_, _)| before.get(key).is_some_and(|was| was != place);
     let moved = set.iter().filter(|entry| moved(entry)).map(|(key, _)| *key).collect();
     let numbers = |keys: &[BackendKey]| keys.iter().map(key_number).collect::<Vec<_>>();
-    let told = [&report.added, &report.removed, &report.retargeted].map(|keys| numbers(keys));
+    let reported = [&report.added, &report.removed, &report.retargeted].map(|keys| numbers(keys));
     let were = [lacks(&before, &after), lacks(&after, &before), moved];
-    if told != were || report.backends != set.len() {
+    if reported != were || report.backends != set.len() {
         let text = format!(
-            "replacement {} says that {told:?} were added, removed and moved; it was {were:?}",
+            "replacement {} reports that {reported:?} were added, removed and moved; it was {were:?}",
             report.generation
         );
         case.fail(Law::Report, text);

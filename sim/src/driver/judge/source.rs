@@ -21,7 +21,7 @@ pub(super) struct Source {
     heard: Heard,
     /// Since when a set is held.
     held_at: Option<u64>,
-    /// The set that was said last was held, and dropped at a loss.
+    /// The source's newest set was held, and dropped at a loss.
     is_dropped: bool,
     /// Since when the source is lost, as it was ordered to be.
     lost_at: Option<u64>,
@@ -61,12 +61,12 @@ impl Source {
     pub(super) fn hears(&mut self, case: &mut Case, update: &Update<Place>) {
         let now = case.now();
         let leaves_out = case.config().leave_out == 1;
-        let said = match update {
+        let set = match update {
             Update::Set(set) => set,
             Update::Partial(set, _) if leaves_out && !set.is_empty() => set,
             _ => return self.heard.hear_loss(now),
         };
-        let back = self.heard.hear(now, &backends_of(said), &case.in_force());
+        let back = self.heard.hear(now, &backends_of(set), &case.in_force());
         if case.config().keep_absent > 0 {
             case.count_times(Sometimes::AbsentBack, back);
         }
@@ -91,10 +91,10 @@ impl Source {
         if !reason.ends_with(LOST) {
             case.fail(Law::Order, format!("a good set was rejected: {reason}"));
         }
-        if !self.heard.told_loss(case.now()) {
-            case.fail(Law::Source, "a source that isn't lost is told to be".into());
+        if !self.heard.report_loss(case.now()) {
+            case.fail(Law::Source, "a source that isn't lost is reported lost".into());
         }
-        // What was said just before may be dropped, too, if it would have been held.
+        // A set that came just before may be dropped, too, if it would have been held.
         let is_held = self.held_at.take().is_some();
         self.is_dropped = is_held || self.may_remove_too_much(case);
     }
@@ -109,7 +109,8 @@ impl Source {
         let is_right =
             (least..=most).contains(&removed) && targets == places(&case.in_force()).len();
         if !is_right || !is_too_much(case, removed, targets) {
-            let text = format!("the set said last doesn't remove {removed} of {targets} targets");
+            let text =
+                format!("the source's newest set doesn't remove {removed} of {targets} targets");
             case.fail(Law::Source, text);
         }
     }
@@ -151,7 +152,7 @@ impl Source {
         }
     }
 
-    /// Whether the set may be another than the one that was said last.
+    /// Whether the set may be another than the source's newest.
     pub(super) fn may_lag(&self, case: &Case) -> bool {
         let hold = u64::from(case.config().hold) * 1000;
         let is_held = self.held_at.is_some_and(|at| case.at() <= at + hold + case.patience());
@@ -167,7 +168,7 @@ impl Source {
         }
     }
 
-    /// What is wrong with the set in force, if the one that was said last is due.
+    /// What is wrong with the set in force, if the source's newest is due.
     pub(super) fn is_late(&self, case: &Case, newest: &Backends, set: &Backends) -> Option<String> {
         self.heard.is_late(case.at(), newest, set)
     }

@@ -48,21 +48,23 @@ impl Ledger {
     // Dials.
 
     /// The balancer says how long the dial of a session's attempt may go unanswered.
-    pub(crate) fn check_patience(&mut self, serial: u64, said: Option<u64>) {
+    pub(crate) fn check_patience(&mut self, serial: u64, answer: Option<u64>) {
         let stake = self.sessions[serial as usize].stake;
         let due = stake.patience;
-        if said != due {
-            let text =
-                format!("session {serial} may wait for {} for {said:?}, not {due:?}", stake.place);
+        if answer != due {
+            let text = format!(
+                "session {serial} may wait for {} for {answer:?}, not {due:?}",
+                stake.place
+            );
             self.fail(Law::Wait, text);
         }
     }
 
     /// A replacement says that it took out this many probes.
-    pub(crate) fn check_probes_taken(&mut self, said: usize) {
+    pub(crate) fn check_probes_taken(&mut self, reported: usize) {
         let due = self.probes_taken;
-        if said != due {
-            self.fail(Law::Report, format!("{said} probes are given up, not {due}"));
+        if reported != due {
+            self.fail(Law::Report, format!("{reported} probes are given up, not {due}"));
         }
     }
 

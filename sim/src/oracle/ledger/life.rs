@@ -19,8 +19,8 @@ impl Ledger {
         self.closes_at.is_some_and(|at| self.at + self.slack >= at)
     }
 
-    /// The server aborts what is left. `told`: how many sessions it says that is.
-    pub(crate) fn closed(&mut self, told: usize) {
+    /// The server aborts what is left. `reported`: how many sessions that is by its report.
+    pub(crate) fn closed(&mut self, reported: usize) {
         self.closing(self.at);
         let waiting = std::mem::take(&mut self.waiting);
         let mut taken = 0;
@@ -45,8 +45,9 @@ impl Ledger {
             taken += 1;
         }
         self.owe(self.generation, taken);
-        if told != waiting + taken as usize {
-            let text = format!("{told} sessions were aborted, not {}", waiting + taken as usize);
+        if reported != waiting + taken as usize {
+            let text =
+                format!("{reported} sessions were aborted, not {}", waiting + taken as usize);
             self.fail(Law::Shutdown, text);
         }
     }
@@ -78,7 +79,7 @@ impl Ledger {
             }
             if let Some(place) = place_of(&load.target) {
                 if load.is_draining == (self.keys_of[usize::from(place.0)] > 0) {
-                    let text = format!("{place} is said to drain: {}", load.is_draining);
+                    let text = format!("{place} is reported to drain: {}", load.is_draining);
                     self.fail(Law::Pool, text);
                 }
                 let seen = &mut seen[usize::from(place.0)];

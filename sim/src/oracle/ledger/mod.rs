@@ -43,7 +43,7 @@ pub(crate) struct Ledger {
     /// The key served last.
     anchor: Option<Key>,
     generation: u64,
-    sessions: Vec<Session>,
+    sessions: Vec<Account>,
     /// Serials of those that have not ended, in no order.
     live: Vec<u32>,
     waiting: usize,
@@ -85,7 +85,8 @@ struct PlaceLoad {
     connected: u32,
 }
 
-struct Session {
+/// What the ledger knows of a session.
+struct Account {
     phase: Phase,
     key: Key,
     place: Place,
@@ -144,7 +145,7 @@ enum Phase {
     Ended,
 }
 
-impl Session {
+impl Account {
     /// All that it may have tried.
     fn all_tried(&self) -> impl Iterator<Item = u32> {
         self.or_tried.iter().copied().chain([self.tried])
@@ -169,9 +170,9 @@ impl Phase {
     }
 }
 
-/// What a replacement says it did.
+/// What a replacement reports that it did.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Said {
+pub(crate) struct Reported {
     pub(crate) generation: u64,
     pub(crate) cut: usize,
     pub(crate) revoked: usize,

@@ -2,7 +2,7 @@
 
 use tinylb_core::{EndReason, Fault};
 
-use super::{Ledger, Phase, Session, turns::Coming};
+use super::{Account, Ledger, Phase, turns::Coming};
 use crate::{
     Law, Sometimes,
     oracle::health::{Stake, Way},
@@ -22,7 +22,7 @@ impl Ledger {
         }
         let waits = self.may_wait() && self.waiting < self.waiting_max;
         self.waiting += usize::from(waits);
-        self.sessions.push(Session {
+        self.sessions.push(Account {
             phase: if waits { Phase::Waiting } else { Phase::New },
             key: Key(0),
             place: Place(0),
@@ -308,7 +308,7 @@ impl Ledger {
         self.counts.add(Sometimes::WaitedAgain, 1);
     }
 
-    pub(super) fn session(&mut self, serial: u64) -> Option<&mut Session> {
+    pub(super) fn session(&mut self, serial: u64) -> Option<&mut Account> {
         if serial >= self.sessions.len() as u64 {
             self.fail(Law::OneEnd, format!("session {serial} was never accepted"));
             return None;

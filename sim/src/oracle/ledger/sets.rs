@@ -1,6 +1,6 @@
 //! What replacements do, and what they wait for.
 
-use super::{Ledger, PLACES, Phase, Said};
+use super::{Ledger, PLACES, Phase, Reported};
 use crate::{
     Law, Sometimes,
     scenario::{Backends, Place},
@@ -8,9 +8,14 @@ use crate::{
 
 impl Ledger {
     /// The set was replaced by this one; `drain_until`: what sessions of removed targets may do.
-    pub(crate) fn replaced(&mut self, set: &Backends, said: Said, drain_until: Option<u64>) {
-        self.said_again(said.generation);
-        let generation = said.generation;
+    pub(crate) fn replaced(
+        &mut self,
+        set: &Backends,
+        reported: Reported,
+        drain_until: Option<u64>,
+    ) {
+        self.repeated(reported.generation);
+        let generation = reported.generation;
         let mut keys_of = [0; PLACES];
         for (_, place) in set {
             keys_of[usize::from(place.0)] += 1;
@@ -90,20 +95,21 @@ impl Ledger {
         self.serves_waiting = !set.is_empty();
         self.keys_of = keys_of;
         self.has_set = true;
-        let is_report_wrong = (cut, revoked, draining) != (said.cut, said.revoked, said.draining);
+        let is_report_wrong =
+            (cut, revoked, draining) != (reported.cut, reported.revoked, reported.draining);
         let is_in_doubt = self.is_in_doubt() || !silenced.is_empty();
         if is_report_wrong && !self.has_closed() && !is_in_doubt {
             let text = format!(
                 "replacement {generation} says that it cut {}, revoked {} and drains {}, and it \
                  had to cut {cut}, revoke {revoked} and drain {draining}",
-                said.cut, said.revoked, said.draining
+                reported.cut, reported.revoked, reported.draining
             );
             self.fail(Law::Report, text);
         }
     }
 
     /// A replacement that changes nothing.
-    pub(crate) fn said_again(&mut self, generation: u64) {
+    pub(crate) fn repeated(&mut self, generation: u64) {
         let is_next = match self.may_be_unheard {
             true => generation > self.generation,
             false => generation == self.generation + 1,
@@ -177,7 +183,7 @@ impl Ledger {
         waiting.into_iter().for_each(|serial| self.waits(u64::from(serial)));
         if let Some((owing, count)) = self.owed.first().filter(|(owing, _)| *owing <= generation) {
             let text = format!(
-                "replacement {generation} is said to be applied, and {count} attempts taken out \
+                "replacement {generation} is reported as applied, and {count} attempts taken out \
                  by {owing} have not let go"
             );
             self.fail(Law::Barrier, text);

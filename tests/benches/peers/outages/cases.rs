@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     Times,
-    stage::{Balancer, Row, Stage, first_turn, waits},
+    stage::{Balancer, Row, Stage, first_turn, start_all, waits},
 };
 
 /// What can happen to backends of any balancer.
@@ -56,9 +56,7 @@ impl Case {
                 columns.push(self.play(&mut balancer.start(backends, "")?, filter, times).await?);
             }
         } else {
-            let stages: io::Result<Vec<_>> =
-                balancers.iter().map(|b| b.start(backends, "")).collect();
-            let mut stages = stages?;
+            let mut stages = start_all(balancers, backends)?;
             let plays = stages.iter_mut().map(|stage| self.play(stage, filter, times));
             columns = try_join_all(plays).await?;
         }

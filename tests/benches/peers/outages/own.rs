@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     Times,
-    stage::{Balancer, Row, Stage, first_turn, over, served, waits},
+    stage::{Balancer, Row, Stage, first_turn, over, served, start_all, waits},
 };
 
 /// What is measured of tinylb alone.
@@ -51,9 +51,7 @@ impl Case {
         if let Self::Silent = self {
             return silence(balancers, filter, times).await;
         }
-        let stages: io::Result<Vec<_>> =
-            balancers.iter().map(|balancer| balancer.start(3, "")).collect();
-        let stages = stages?;
+        let stages = start_all(balancers, 3)?;
         if let Self::AllHang = self {
             return all_hang(&stages, filter).await;
         }

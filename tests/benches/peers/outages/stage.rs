@@ -70,6 +70,11 @@ impl Balancer {
     }
 }
 
+/// Starts each with as many backends of its own.
+pub fn start_all(balancers: &[Balancer], backends: u8) -> io::Result<Vec<Stage>> {
+    balancers.iter().map(|balancer| balancer.start(backends, "")).collect()
+}
+
 const TINYLB: Proxy = Proxy::Tinylb { workers: 2, splice: "hot" };
 const HAPROXY: Proxy = Proxy::Haproxy { threads: 2, splice: false };
 

@@ -114,7 +114,7 @@ impl Pipe {
         lock(&self.wire).ends[self.side].inbox.len()
     }
 
-    /// Lets the connection go, and tells the other end: by a cut, or by an end of stream.
+    /// Lets the connection go, and signals that to the other end: by a cut, or by an end of stream.
     fn let_go(&self, by_cut: bool) {
         let mut wire = lock(&self.wire);
         let is_lossy = wire.is_lossy;

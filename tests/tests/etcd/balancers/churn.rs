@@ -75,9 +75,9 @@ struct Progress {
     changes: Cell<usize>,
     /// So many are made.
     changes_max: Cell<usize>,
-    /// The newest revision that deletes nothing: etcd before 3.4.34 and 3.5.16 doesn't tell all
-    /// watches of deletions at the very revision that is compacted (etcd's issue 18089), and tests
-    /// of their own have what becomes of that.
+    /// The newest revision that deletes nothing: etcd before 3.4.34 and 3.5.16 doesn't report
+    /// to all watches the deletions at the very revision that is compacted (etcd's issue 18089). What
+    /// becomes of that has tests of its own.
     without_delete: Cell<i64>,
 }
 
@@ -222,13 +222,13 @@ async fn several_balancers_agree_on_etcds_sets_while_members_and_networks_are_di
     ));
     for (place, site) in sites.iter().enumerate() {
         let seen = site.balancer.seen();
-        writer.history().assert_follows(&format!("told to balancer {place}"), &seen.told);
+        writer.history().assert_follows(&format!("reported to balancer {place}"), &seen.reported);
         writer.history().assert_follows(&format!("in force at {place}"), &seen.in_force);
         assert_eq!(seen.missed, 0);
-        let (told, in_force, losses) = (seen.told.len(), seen.in_force.len(), seen.losses);
+        let (reported, in_force, losses) = (seen.reported.len(), seen.in_force.len(), seen.losses);
         let greeted = site.greeted.get();
         say(&format!(
-            "balancer {place}: {told} sets told, {in_force} in force, {losses} losses, {greeted} \
+            "balancer {place}: {reported} sets reported, {in_force} in force, {losses} losses, {greeted} \
              clients greeted"
         ));
     }

@@ -20,8 +20,8 @@ pub(crate) struct Balancer {
 /// What has become of the sets.
 #[derive(Default)]
 pub(crate) struct Seen {
-    /// What the source said.
-    pub(crate) told: Vec<BackendSet<Address>>,
+    /// The sets that the source reported.
+    pub(crate) reported: Vec<BackendSet<Address>>,
     /// What was in force, one after the other.
     pub(crate) in_force: Vec<BackendSet<Address>>,
     /// Sets that another had replaced before they were noted: none, if all runs on one thread.
@@ -64,7 +64,7 @@ impl Balancer {
         let note = Arc::clone(&seen);
         let source = EtcdSource::new(options).unwrap().updates();
         server.handle().follow(source.inspect(move |update| match update {
-            Update::Set(set) => note.lock().unwrap().told.push(set.clone()),
+            Update::Set(set) => note.lock().unwrap().reported.push(set.clone()),
             Update::Partial(_, bad) => panic!("no such entry was set: {bad:?}"),
             Update::Lost(_) | Update::Narrowed(_) => {}
         }));

@@ -25,7 +25,8 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// So many members, once they have a quorum. `None`: etcd isn't installed, and that was said.
+    /// This many members, once they have a quorum. `None`: etcd isn't installed, and standard error
+    /// says so.
     pub(crate) async fn start(members: usize) -> Option<Self> {
         Self::start_with(own_host(), members, Security::Open).await
     }

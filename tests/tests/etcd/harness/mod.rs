@@ -1,10 +1,10 @@
-//! Starts etcd, disturbs it, and notes what a source tells.
+//! Starts etcd, disturbs it, and notes what a source reports.
 
 mod balancer;
 mod cluster;
 mod process;
 mod relay;
-mod told;
+mod reports;
 mod traffic;
 mod wait;
 mod writer;
@@ -14,7 +14,7 @@ pub(crate) use self::{
     cluster::Cluster,
     process::{Process, Security, own_host},
     relay::Relay,
-    told::Told,
+    reports::Reports,
     traffic::{Backends, Client, Talker},
     wait::{DEADLINE, PREFIX, eventually, say},
     writer::Writer,

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 /// Backends, as many as a test likes, each at an address of its own: it greets with that, and then
-/// says what it is told.
+/// repeats what it reads.
 pub(crate) struct Backends {
     port: u16,
     task: JoinHandle<()>,

@@ -23,8 +23,8 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
     }
 }
 
-/// Tells whoever runs the tests, though the test passes. (Of what is printed the other way, the test
-/// runner shows only what belongs to a failure.)
+/// Prints a line for the person who runs the tests, though the test passes. (Of what is printed the
+/// other way, the test runner shows only what belongs to a failure.)
 pub(crate) fn say(text: &str) {
     let _ = writeln!(stderr(), "{text}");
 }

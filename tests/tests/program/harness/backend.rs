@@ -37,7 +37,7 @@ impl Backend {
         Self::start(key, address, echo)
     }
 
-    /// Does as it is told with each connection, after the greeting.
+    /// Does this with each connection, after the greeting.
     pub(crate) fn with(
         key: &str,
         serve: impl Fn(&mut Socket) -> io::Result<()> + Send + Sync + 'static,

@@ -149,7 +149,7 @@ impl Load {
         });
     }
 
-    /// Waits until the clients of one backend have been ended by somebody else, and tells how.
+    /// Waits until the clients of one backend have been ended by somebody else. Returns how.
     pub(crate) fn ends(&mut self, backend: &str) -> Vec<End> {
         let (ended, rest) =
             std::mem::take(&mut self.clients).into_iter().partition(|c| c.backend == backend);
@@ -158,7 +158,7 @@ impl Load {
         ended.into_iter().map(|client| client.thread.join().unwrap()).collect()
     }
 
-    /// Has the clients end, and tells how that went.
+    /// Has the clients end. Returns how that went.
     pub(crate) fn finish(self) -> Vec<End> {
         self.is_over.store(true, SeqCst);
         self.clients.into_iter().map(|client| client.thread.join().unwrap()).collect()

@@ -9,6 +9,7 @@ pub(crate) mod namespace;
 #[cfg(target_os = "linux")]
 mod network;
 mod output;
+mod page;
 mod process;
 mod socket;
 mod strace;
@@ -29,6 +30,7 @@ pub(crate) use self::{
     http::{Answer, get, http, http_with, put},
     knot::Knot,
     output::{Kill, output},
+    page::{check, check_ranges, default_of, page, rows, time_of},
     process::{Line, Tinylb, binary},
     socket::{Hung, Socket},
     strace::Strace,

@@ -197,6 +197,14 @@ impl Tinylb {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// The names of its threads. One that has just begun has the name of the one that began it still.
+    pub(crate) fn threads(&self) -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        // One that ends meanwhile has no name any more.
+        let names = tasks.flat_map(|task| fs::read_to_string(task.unwrap().path().join("comm")));
+        names.map(|name| name.trim_end().to_string()).collect()
+    }
+
     /// Leaves 1 MiB of address space beyond what is in use, and returns the limit before. From now on
     /// no thread can start, since its stack takes 2 MiB; this holds for root as well.
     pub(crate) fn deny_threads(&self) -> Rlimit {
@@ -247,7 +255,7 @@ impl Tinylb {
         look(&self.log());
     }
 
-    /// Checks that it ends well, having been told to.
+    /// Checks that it ends well, after a signal.
     pub(crate) fn stop_after_signal(mut self) {
         assert_eq!(self.exit_code(), 0, "{:?}", self.log());
     }

@@ -262,7 +262,7 @@ impl Work {
     pub(super) fn hold(self, answer: Response<Bytes>) -> Response<Bytes> {
         self.guest.turns(Turn::Client);
         lock(&self.guest.state).answered = Some(Instant::now());
-        answer.map(|bytes| Bytes::from_owner(Held { bytes, _work: self }))
+        answer.map(|bytes| Bytes::from_owner(WorkBytes { bytes, _work: self }))
     }
 }
 
@@ -272,12 +272,13 @@ impl Drop for Work {
     }
 }
 
-struct Held {
+/// The bytes of an answer. They keep the place of its work until they have been sent.
+struct WorkBytes {
     bytes: Bytes,
     _work: Work,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for WorkBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }

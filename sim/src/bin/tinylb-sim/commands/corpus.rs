@@ -32,7 +32,7 @@ pub(crate) fn corpus(dir: &Path) -> Result<(), Failure> {
         failed += usize::from(broken > 0);
     }
     print(format_args!("{failed} of {} scenarios break a law\n", files.len()));
-    if failed == 0 { Ok(()) } else { Err(Failure::Told) }
+    if failed == 0 { Ok(()) } else { Err(Failure::Reported) }
 }
 
 fn holds(path: &Path, scenario: &Scenario, level: Level) -> bool {

@@ -26,7 +26,7 @@ pub(crate) fn replay(args: &args::Replay) -> Result<(), Failure> {
         }
         print(format_args!("{text}"));
     }
-    if outcome.violations.is_empty() { Ok(()) } else { Err(Failure::Told) }
+    if outcome.violations.is_empty() { Ok(()) } else { Err(Failure::Reported) }
 }
 
 fn write_records(text: &mut String, args: &args::Replay, scenario: &Scenario, outcome: &Outcome) {

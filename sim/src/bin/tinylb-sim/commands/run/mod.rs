@@ -107,5 +107,5 @@ fn finish(
         keep::keep(dir, &found, args.way)?;
     }
     let reaches_all = never.is_empty() || !args.require_sometimes;
-    if found.is_empty() && reaches_all { Ok(()) } else { Err(Failure::Told) }
+    if found.is_empty() && reaches_all { Ok(()) } else { Err(Failure::Reported) }
 }

@@ -3,7 +3,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{output::tell, seeds::Seeds};
+use crate::{output::print_error, seeds::Seeds};
 
 /// How often the time is looked at.
 pub(super) const GLANCE: Duration = Duration::from_millis(100);
@@ -52,10 +52,10 @@ impl Progress {
             (true, Some(share)) => {
                 let full = (share.min(1.0) * BAR_WIDTH as f64) as usize;
                 let bar = "#".repeat(full) + &"-".repeat(BAR_WIDTH - full);
-                tell(format_args!("\r\x1b[K[{bar}] {text}"));
+                print_error(format_args!("\r\x1b[K[{bar}] {text}"));
             }
-            (true, None) => tell(format_args!("\r\x1b[K{text}")),
-            (false, _) => tell(format_args!("{text}\n")),
+            (true, None) => print_error(format_args!("\r\x1b[K{text}")),
+            (false, _) => print_error(format_args!("{text}\n")),
         }
     }
 
@@ -79,7 +79,7 @@ impl Progress {
     /// Takes the bar away, so that other lines can be printed.
     pub(super) fn clear(&self) {
         if self.is_terminal {
-            tell(format_args!("\r\x1b[K"));
+            print_error(format_args!("\r\x1b[K"));
         }
     }
 }

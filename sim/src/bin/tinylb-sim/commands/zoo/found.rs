@@ -46,19 +46,19 @@ impl fmt::Display for Found {
 }
 
 /// Looks for a bug that is planted in this build.
-pub(super) fn look_for(bug: &Bug, program: &Path, level: Level, starts: u64, limit: u64) -> Found {
-    let limit = match level {
+pub(super) fn look_for(bug: &Bug, build: Build<'_>, starts: u64, limit: u64) -> Found {
+    let limit = match build.level {
         Level::Decisions => limit * DECISIONS_FACTOR,
         Level::Driver => limit,
     };
     let hits: Vec<_> =
-        (0..starts).filter_map(|start| first_hit(program, level, start * STRIDE, limit)).collect();
+        (0..starts).filter_map(|start| build.first_hit(start * STRIDE, limit)).collect();
     if let Some(hidden) = bug.hides() {
         let what = format!("{hidden} isn't found");
         return if hits.is_empty() { Found::ByCheck(what) } else { Found::Blind };
     }
     if hits.is_empty() && bug.is_of_simulation() {
-        return look_at_simulation(program, level, limit);
+        return look_at_simulation(build, limit);
     }
     let Some((_, law)) = hits.first().cloned() else { return Found::Blind };
     let mut seeds: Vec<_> = hits.iter().map(|(seeds, _)| *seeds).collect();
@@ -69,15 +69,78 @@ pub(super) fn look_for(bug: &Bug, program: &Path, level: Level, starts: u64, lim
     Found::ByLaw { seeds: seeds[seeds.len() / 2], hits, starts, law }
 }
 
-/// How many seeds from `start` it takes until one fails, and which law it breaks.
-fn first_hit(program: &Path, level: Level, start: u64, limit: u64) -> Option<(u64, String)> {
-    let seeds = format!("{start}..{}", start + limit);
-    let (is_good, text) =
-        run(program, level, &["run", "--first", "--hang", "20s", "--seeds", &seeds]);
-    if is_good {
-        return None;
+/// A bug of the simulation may make it see too little, or not the same each time.
+fn look_at_simulation(build: Build<'_>, limit: u64) -> Found {
+    let (is_good, text) = build.reach(limit);
+    if !is_good {
+        let never = text.lines().find(|line| line.starts_with("never: "));
+        let what = never.unwrap_or("a law, late").to_owned();
+        return Found::ByCheck(what);
     }
-    Some(hit(&text, start).unwrap_or_else(|| (limit, "the program dies".into())))
+    match build.meta() {
+        (true, _) => Found::Blind,
+        (false, _) => Found::ByCheck("traces differ".into()),
+    }
+}
+
+/// Whether the program without any bug passes all that finds bugs.
+pub(super) fn check_clean(build: Build<'_>, limit: u64) -> Result<(), Failure> {
+    for (what, (is_good, text)) in [("run", build.reach(limit)), ("meta", build.meta())] {
+        if !is_good {
+            let level = build.level.name();
+            let message =
+                format!("without any planted bug, {what} on level {level} fails:\n{text}");
+            return Err(Failure::Error(message));
+        }
+    }
+    Ok(())
+}
+
+/// A build of this program, and how it is run.
+#[derive(Clone, Copy)]
+pub(super) struct Build<'a> {
+    pub(super) program: &'a Path,
+    pub(super) level: Level,
+    /// How many seeds it runs at once.
+    pub(super) threads: usize,
+}
+
+impl Build<'_> {
+    /// How many seeds from `start` it takes until one fails, and which law it breaks.
+    fn first_hit(self, start: u64, limit: u64) -> Option<(u64, String)> {
+        let seeds = format!("{start}..{}", start + limit);
+        let (is_good, text) = self.seeds(&seeds, &["--first", "--hang", "20s"]);
+        if is_good {
+            return None;
+        }
+        Some(hit(&text, start).unwrap_or_else(|| (limit, "the program dies".into())))
+    }
+
+    /// Whether seeds see all that the level reaches.
+    fn reach(self, limit: u64) -> (bool, String) {
+        self.seeds(&format!("0..{}", limit * SOMETIMES_FACTOR), &["--require-sometimes"])
+    }
+
+    fn seeds(self, seeds: &str, args: &[&str]) -> (bool, String) {
+        let threads = self.threads.to_string();
+        self.run(&[&["run", "--jobs", &threads, "--seeds", seeds], args].concat())
+    }
+
+    fn meta(self) -> (bool, String) {
+        self.run(&["meta"])
+    }
+
+    /// Whether the program ends well, and what it prints.
+    fn run(self, args: &[&str]) -> (bool, String) {
+        let level = self.level.name();
+        match Command::new(self.program).args(args).args(["--level", level]).output() {
+            Ok(output) => {
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                (output.status.success(), text + &String::from_utf8_lossy(&output.stderr))
+            }
+            Err(error) => (false, format!("{}: {error}", self.program.display())),
+        }
+    }
 }
 
 /// Reads what `run` prints of the first seed that fails.
@@ -91,47 +154,6 @@ fn hit(text: &str, start: u64) -> Option<(u64, String)> {
         };
         Some((seed - start + 1, law.to_owned()))
     })
-}
-
-/// A bug of the simulation may make it see too little, or not the same each time.
-fn look_at_simulation(program: &Path, level: Level, limit: u64) -> Found {
-    let seeds = format!("0..{}", limit * SOMETIMES_FACTOR);
-    let (is_good, text) = run(program, level, &["run", "--require-sometimes", "--seeds", &seeds]);
-    if !is_good {
-        let never = text.lines().find(|line| line.starts_with("never: "));
-        let what = never.unwrap_or("a law, late").to_owned();
-        return Found::ByCheck(what);
-    }
-    match run(program, level, &["meta"]) {
-        (true, _) => Found::Blind,
-        (false, _) => Found::ByCheck("traces differ".into()),
-    }
-}
-
-/// Whether the program without any bug passes all that finds bugs.
-pub(super) fn check_clean(program: &Path, level: Level, limit: u64) -> Result<(), Failure> {
-    let seeds = format!("0..{}", limit * SOMETIMES_FACTOR);
-    for args in [&["run", "--require-sometimes", "--seeds", &seeds][..], &["meta"]] {
-        let (is_good, text) = run(program, level, args);
-        if !is_good {
-            let (what, level) = (args[0], level.name());
-            let message =
-                format!("without any planted bug, {what} on level {level} fails:\n{text}");
-            return Err(Failure::Error(message));
-        }
-    }
-    Ok(())
-}
-
-/// Whether the program ends well, and what it prints.
-fn run(program: &Path, level: Level, args: &[&str]) -> (bool, String) {
-    match Command::new(program).args(args).args(["--level", level.name()]).output() {
-        Ok(output) => {
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            (output.status.success(), text + &String::from_utf8_lossy(&output.stderr))
-        }
-        Err(error) => (false, format!("{}: {error}", program.display())),
-    }
 }
 
 #[cfg(test)]

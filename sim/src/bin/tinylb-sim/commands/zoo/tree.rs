@@ -5,19 +5,22 @@ use std::{
     io,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::Arc,
 };
 
 use super::bug::Bug;
 use crate::output::Failure;
 
-/// A copy of the sources to plant bugs in. It stays where it is from one run to the next, below
-/// the directory of builds, so that only what a bug changes is built.
+/// A copy of the sources to plant bugs in, with builds of its own. It stays where it is from one run
+/// to the next, below the directory of builds, so that only what a bug changes is built.
 pub(super) struct Tree {
+    /// Where all trees are.
+    trees: PathBuf,
     dir: PathBuf,
     target: PathBuf,
     pub(super) program: PathBuf,
     /// What every file holds while no bug is planted, by its path below `dir`.
-    clean: BTreeMap<PathBuf, Vec<u8>>,
+    clean: Arc<BTreeMap<PathBuf, Vec<u8>>>,
 }
 
 /// What is copied: directories as a whole.
@@ -30,14 +33,32 @@ impl Tree {
             let message = format!("the sources in {} can't be copied: {error}", root.display());
             Failure::Usage(format!("{message}; say with --root where they are"))
         };
-        let clean = read_clean(root).map_err(wrong)?;
+        let clean = Arc::new(read_clean(root).map_err(wrong)?);
         let builds =
             env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
-        let builds = std::path::absolute(builds.join("zoo")).map_err(wrong)?;
-        let target = builds.join("target");
-        let program = target.join("debug/tinylb-sim");
-        let tree = Self { dir: builds.join("tree"), target, program, clean };
+        let trees = std::path::absolute(builds.join("zoo")).map_err(wrong)?;
+        let tree = Self::at(trees, "", clean);
         tree.restore()?;
+        Ok(tree)
+    }
+
+    fn at(trees: PathBuf, suffix: &str, clean: Arc<BTreeMap<PathBuf, Vec<u8>>>) -> Self {
+        let (dir, target) =
+            (trees.join(format!("tree{suffix}")), trees.join(format!("target{suffix}")));
+        let program = target.join("debug/tinylb-sim");
+        Self { trees, dir, target, program, clean }
+    }
+
+    /// The tree of this number beside the first one, which has been built. Its builds begin with
+    /// copies of the first one's, so that no dependency is built twice.
+    pub(super) fn beside(&self, number: usize) -> Result<Self, Failure> {
+        let tree = Self::at(self.trees.clone(), &format!("-{number}"), Arc::clone(&self.clean));
+        tree.restore()?;
+        if !tree.target.exists() {
+            // A copy that was cut off would pass for a whole one.
+            let partial = self.trees.join(format!("target-{number}.partial"));
+            copy(&self.target, &partial, &tree.target).map_err(Failure::Error)?;
+        }
         Ok(tree)
     }
 
@@ -57,7 +78,7 @@ impl Tree {
                 }
             }
         }
-        for (path, content) in &self.clean {
+        for (path, content) in &*self.clean {
             let path = self.dir.join(path);
             if fs::read(&path).is_ok_and(|now| now == *content) {
                 continue;
@@ -94,6 +115,8 @@ impl Tree {
         command.args(["build", "--quiet", "--package", "tinylb-sim", "--bin", "tinylb-sim"]);
         command.current_dir(&self.dir).stdin(Stdio::null());
         command.env("CARGO_TARGET_DIR", &self.target).env("CARGO_INCREMENTAL", "1");
+        // A build takes longer than the runs that find its bug. Dependencies are optimized all the same.
+        command.env("CARGO_PROFILE_DEV_OPT_LEVEL", "0");
         command.env("CARGO_PROFILE_DEV_DEBUG", "0").env_remove("RUSTFLAGS");
         let output = run(&mut command)?;
         if output.status.success() {
@@ -101,6 +124,20 @@ impl Tree {
         }
         Err(format!("it does not build:\n{}", String::from_utf8_lossy(&output.stderr)))
     }
+}
+
+/// Copies a directory to `partial`, and names it `to` once it is whole. Times are kept: a build
+/// compares them.
+fn copy(from: &Path, partial: &Path, to: &Path) -> Result<(), String> {
+    let wrong = |error: io::Error| format!("{} can't be written: {error}", partial.display());
+    if partial.exists() {
+        fs::remove_dir_all(partial).map_err(wrong)?;
+    }
+    let output = run(Command::new("cp").args(["-R", "-p"]).arg(from).arg(partial))?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    fs::rename(partial, to).map_err(wrong)
 }
 
 fn run(command: &mut Command) -> Result<Output, String> {

@@ -1,10 +1,14 @@
 //! Which targets accept connections, decided anew from the evidence.
 
+mod probes;
+mod silence;
+
 use std::collections::BTreeMap;
 
 use tinylb_core::Fault;
 
-use super::{Judged, Law, probes::Probes, wrong};
+use self::{probes::Probes, silence::Silence};
+use super::{Judged, Law, wrong};
 use crate::scenario::{Backends, Config, Place};
 
 /// Targets in the simplest way there is: a map, and each question is answered by looking at all of
@@ -67,16 +71,6 @@ pub(super) enum Way {
 struct Ejected {
     since: u64,
     silence: Option<Silence>,
-}
-
-/// A target answers nothing.
-#[derive(Clone, Copy, Debug)]
-struct Silence {
-    /// Perhaps since then, and since then for sure.
-    since: u64,
-    certain_since: Option<u64>,
-    /// When another one first answered after that.
-    unlike_another_since: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -229,31 +223,12 @@ impl Health {
         }
     }
 
-    /// The balancer may have looked at a dial of an ejected target since its patience was over, without
-    /// a word. That begins a silence, if the target isn't silent already.
-    pub(super) fn look_back(&mut self, stake: &Stake) {
-        let overdue_at = stake.began + stake.patience.unwrap_or_default();
-        let answered_at = self.answered_at;
-        let is_unrefuted = self.is_unrefuted(stake);
-        let Some(target) = self.targets.get_mut(&stake.place).filter(|_| is_unrefuted) else {
-            return;
-        };
-        let since = overdue_at.max(target.answered_at);
-        if let Some(ejected) = &mut target.ejected {
-            // An answer at that very time is the target's own.
-            let unlike_another_since = Some(answered_at).filter(|at| *at > since);
-            let silence = Silence { since, certain_since: None, unlike_another_since };
-            ejected.silence.get_or_insert(silence);
-        }
-    }
-
     /// A target is at fault: it has to be ejected, or stays so.
     fn blame(&mut self, at: u64, place: Place, fault: Fault, is_certain: bool) {
         let Some(target) = self.targets.get_mut(&place) else { return };
         match &mut target.ejected {
             Some(ejected) if !fault.is_answer() => {
-                let silence = ejected.silence.get_or_insert(Silence::since(at));
-                silence.certain_since.get_or_insert(at);
+                ejected.silence.get_or_insert(Silence::since(at)).note_certain(at);
             }
             Some(_) => {}
             None if self.rules.is_on => {
@@ -269,16 +244,6 @@ impl Health {
             target.ejected.iter_mut().for_each(|ejected| ejected.silence = None);
             self.note_contrast(at);
         }
-    }
-
-    /// A target has answered, so those that are silent are so not because of the balancer.
-    fn note_contrast(&mut self, at: u64) {
-        let ejected = self.targets.values_mut().filter_map(|target| target.ejected.as_mut());
-        let silences = ejected.filter_map(|ejected| ejected.silence.as_mut());
-        silences.for_each(|silence| {
-            silence.unlike_another_since.get_or_insert(at);
-        });
-        self.answered_at = at;
     }
 
     /// A dial or a probe has succeeded, after this time.
@@ -425,40 +390,6 @@ impl Health {
         let rounds = self.targets.len().div_ceil(self.rules.probes_max) as u64;
         self.rules.interval_max + rounds * self.rules.dial_timeout
     }
-
-    // Silence.
-
-    /// Whether the sessions of a target may be cut by `at`, since it answers nothing and another one
-    /// does.
-    pub(super) fn may_be_silent(&self, at: u64, place: Place) -> bool {
-        self.has_been_silent(at, place, |silence| Some(silence.since))
-    }
-
-    /// Whether they have to be cut by then.
-    pub(super) fn is_silent(&self, at: u64, place: Place) -> bool {
-        self.has_been_silent(at, place, |silence| silence.certain_since)
-    }
-
-    fn has_been_silent(
-        &self,
-        at: u64,
-        place: Place,
-        since: impl FnOnce(Silence) -> Option<u64>,
-    ) -> bool {
-        let Some(time) = self.rules.cut_silent else { return false };
-        let ejected = self.targets.get(&place).and_then(|target| target.ejected);
-        ejected.and_then(|ejected| ejected.silence).is_some_and(|silence| {
-            let answered = silence.unlike_another_since;
-            let begins = since(silence).zip(answered);
-            begins.is_some_and(|(since, answered)| at >= answered.max(since + time))
-        })
-    }
-}
-
-impl Silence {
-    fn since(since: u64) -> Self {
-        Self { since, certain_since: Some(since), unlike_another_since: None }
-    }
 }
 
 impl Stake {
@@ -472,17 +403,17 @@ mod tests {
     use super::*;
     use crate::scenario::Key;
 
-    const B0: Place = Place(0);
-    const B1: Place = Place(1);
+    pub(super) const B0: Place = Place(0);
+    pub(super) const B1: Place = Place(1);
 
     /// Two targets; dials may go unanswered for 100 ms, and silence lasts a second at most.
-    fn health() -> Health {
+    pub(super) fn health() -> Health {
         let mut health = Health::new(&Config { cut_silent: 1_000, ..Config::default() });
         health.replaced(&vec![(Key(0), B0), (Key(1), B1)], 1);
         health
     }
 
-    fn dial(health: &Health, began: u64) -> Stake {
+    pub(super) fn dial(health: &Health, began: u64) -> Stake {
         let (successes, patience) = (health.successes(B0), health.patience(B0));
         Stake { place: B0, successes, began, patience }
     }
@@ -506,18 +437,5 @@ mod tests {
         assert_eq!(health.eject(10_001, B0, Fault::Refused, false), Ok(false));
         assert!(!health.is_eligible(B0) && health.is_eligible(B1));
         assert!(health.restore(11_000, B0, 999).is_err(), "nothing has brought it back");
-    }
-
-    #[test]
-    fn a_target_is_silent_beside_one_that_answers() {
-        let mut health = health();
-        let stake = dial(&health, 0);
-        health.overdue(100_000, &stake);
-        assert_eq!(health.eject(100_000, B0, Fault::TimedOut, true), Ok(false));
-        assert!(!health.is_silent(5_000_000, B0), "no other has answered");
-        health.succeeded(200_000, B1, 1_000, Way::Dial);
-        assert!(!health.is_silent(1_099_999, B0) && health.is_silent(1_100_000, B0));
-        health.dial_failed(300_000, &stake, Fault::Refused);
-        assert!(!health.is_silent(5_000_000, B0), "a refusal is an answer");
     }
 }

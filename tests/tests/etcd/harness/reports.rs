@@ -13,16 +13,16 @@ use tokio::{
 
 use super::DEADLINE;
 
-/// What a source tells, as text: `a=127.0.0.1:1 b=127.0.0.1:2`, with `!key: reason` for each bad
+/// What a source reports, as text: `a=127.0.0.1:1 b=127.0.0.1:2`, with `!key: reason` for each bad
 /// entry, or `lost: reason`.
-pub(crate) struct Told {
+pub(crate) struct Reports {
     updates: UnboundedReceiver<String>,
     task: JoinHandle<()>,
     /// All of it so far.
     pub(crate) all: Vec<String>,
 }
 
-impl Told {
+impl Reports {
     /// By a source with these options, from now on.
     pub(crate) fn by(options: EtcdOptions) -> Self {
         let (sender, updates) = unbounded();
@@ -37,13 +37,13 @@ impl Told {
 
     /// Waits for exactly this.
     pub(crate) async fn until(&mut self, text: &str) {
-        self.until_it(text, |told| told == text).await;
+        self.until_it(text, |report| report == text).await;
     }
 
     /// Waits for a loss whose reason has all of these parts.
     pub(crate) async fn until_lost(&mut self, parts: &[&str]) -> String {
         let fits =
-            |told: &str| told.starts_with("lost: ") && parts.iter().all(|p| told.contains(p));
+            |report: &str| report.starts_with("lost: ") && parts.iter().all(|p| report.contains(p));
         self.until_it(&format!("a loss with {parts:?}"), fits).await
     }
 
@@ -51,30 +51,30 @@ impl Told {
         let began = Instant::now();
         loop {
             let left = DEADLINE.saturating_sub(began.elapsed());
-            let Ok(Some(told)) = timeout(left, self.updates.next()).await else {
-                panic!("this was never told: {what}\nbut this was: {:#?}", self.all);
+            let Ok(Some(report)) = timeout(left, self.updates.next()).await else {
+                panic!("this was never reported: {what}\nbut this was: {:#?}", self.all);
             };
-            self.all.push(told);
+            self.all.push(report);
             if fits(&self.all[self.all.len() - 1]) {
                 return self.all[self.all.len() - 1].clone();
             }
         }
     }
 
-    /// Asserts that nothing is told for a time.
+    /// Asserts that nothing is reported for a time.
     pub(crate) async fn nothing_for(&mut self, time: Duration) {
-        if let Ok(told) = timeout(time, self.updates.next()).await {
-            panic!("this was told: {told:?}\nafter: {:#?}", self.all);
+        if let Ok(report) = timeout(time, self.updates.next()).await {
+            panic!("this was reported: {report:?}\nafter: {:#?}", self.all);
         }
     }
 
-    /// Whether a loss was told.
+    /// Whether a loss was reported.
     pub(crate) fn lost(&self) -> bool {
-        self.all.iter().any(|told| told.starts_with("lost: "))
+        self.all.iter().any(|report| report.starts_with("lost: "))
     }
 }
 
-impl Drop for Told {
+impl Drop for Reports {
     fn drop(&mut self) {
         self.task.abort();
     }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Judged, Law, health::Rules, wrong};
+use super::{
+    super::{Judged, Law, wrong},
+    Rules,
+};
 use crate::scenario::Place;
 
 /// The probes of a run: those in flight, and when the next ones may and must begin.
