@@ -82,7 +82,7 @@ fn of_a_burst_the_first_is_taken_at_once_and_the_newest_within_10_ms() {
 }
 
 #[test]
-fn a_loss_is_told_once_and_its_end_too() {
+fn a_loss_is_reported_once_and_its_end_too() {
     let mut run = Run::new(|_| {});
     assert_eq!(run.says(ms(0), Update::Lost("away".into())), ["lost: away"]);
     assert_eq!(run.says(ms(1), Update::Lost("still away".into())), ["still: still away"]);
@@ -91,7 +91,7 @@ fn a_loss_is_told_once_and_its_end_too() {
 }
 
 #[test]
-fn a_set_that_was_said_before_a_loss_counts() {
+fn a_set_that_came_before_a_loss_counts() {
     let mut run = Run::new(|_| {});
     run.says_set(ms(0), &[1]);
     assert!(run.says_set(ms(5), &[2]).is_empty());
@@ -171,7 +171,7 @@ fn a_target_that_is_absent_for_less_than_it_is_kept_stays() {
     assert_eq!(run.intake.due(), Some(ms(400) + KEEP));
     assert_eq!(run.at(ms(400) + KEEP), ["take [3, 4]"]);
     assert_eq!((run.at(KEEP * 9), run.intake.due()), (vec![], None));
-    assert_eq!(run.says_set(KEEP * 9, &[]), ["take [3, 4], 2 absent"], "whatever is said");
+    assert_eq!(run.says_set(KEEP * 9, &[]), ["take [3, 4], 2 absent"], "whatever the source names");
     assert_eq!(run.at(KEEP * 10), ["take []"]);
 }
 
@@ -270,7 +270,7 @@ fn a_bad_entry_is_named_or_left_out() {
 
     let mut run = Run::new(|settings| settings.bad_entries = BadEntries::LeaveOut);
     assert_eq!(run.says(ms(0), partial(&["x", "y"])), ["without 2", "take [1]"]);
-    assert_eq!(run.says(ms(20), partial(&["x", "y"])), ["take [1]"], "which was told");
+    assert_eq!(run.says(ms(20), partial(&["x", "y"])), ["take [1]"], "which was reported");
     assert_eq!(run.says_set(ms(40), &[2]), ["without 0", "take [2]"]);
 }
 
