@@ -13,7 +13,7 @@ use futures::{
     stream::{BoxStream, Fuse, FuturesUnordered},
 };
 use tinylb_core::{Answer, Check, CheckId, Update};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Sleep, sleep_until, timeout};
 
 use super::{Checker, OnChange, VerdictBoard};
 use crate::Address;
@@ -41,8 +41,9 @@ pub(super) struct Driver {
     checker: Arc<dyn Checker>,
     timeout: Duration,
     running: FuturesUnordered<Running>,
-    /// Rings when there may be something to do though nobody says anything.
-    alarm: Pin<Box<Sleep>>,
+    /// Rings when there may be something to do though nobody says anything. Made by the first poll:
+    /// before, there need not be a runtime.
+    alarm: Option<Pin<Box<Sleep>>>,
     on_change: Arc<OnChange>,
     board: VerdictBoard,
 }
@@ -61,7 +62,7 @@ impl Driver {
             checker,
             timeout,
             running: FuturesUnordered::new(),
-            alarm: Box::pin(sleep(Duration::ZERO)),
+            alarm: None,
             on_change,
             board,
         }
@@ -140,10 +141,11 @@ impl Driver {
     /// Whether it is time for something. If not, the task is woken when it is.
     fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(due) = self.board.due() else { return false };
-        if self.alarm.deadline() != due {
-            self.alarm.as_mut().reset(due);
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if alarm.deadline() != due {
+            alarm.as_mut().reset(due);
         }
-        self.alarm.poll_unpin(cx).is_ready()
+        alarm.poll_unpin(cx).is_ready()
     }
 }
 
