@@ -13,7 +13,7 @@ use futures::{
     stream::{BoxStream, Fuse, FuturesUnordered},
 };
 use tinylb_core::{Answer, Check, CheckId, Update};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Sleep, sleep_until, timeout};
 
 use super::{Checker, OnChange, VerdictBoard};
 use crate::Address;
@@ -40,8 +40,9 @@ pub(super) struct Driver {
     has_ended: bool,
     checker: Arc<dyn Checker>,
     running: FuturesUnordered<Running>,
-    /// Rings when there may be something to do though nobody says anything.
-    alarm: Pin<Box<Sleep>>,
+    /// Rings when there may be something to do though nobody says anything. Made by the first poll:
+    /// before, there need not be a runtime.
+    alarm: Option<Pin<Box<Sleep>>>,
     on_change: Arc<OnChange>,
     board: VerdictBoard,
 }
@@ -58,7 +59,7 @@ impl Driver {
             has_ended: false,
             checker,
             running: FuturesUnordered::new(),
-            alarm: Box::pin(sleep(Duration::ZERO)),
+            alarm: None,
             on_change,
             board,
         }
@@ -145,10 +146,11 @@ impl Driver {
     /// Whether it is time for something. If not, the task is woken when it is.
     fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(due) = self.board.due() else { return false };
-        if self.alarm.deadline() != due {
-            self.alarm.as_mut().reset(due);
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if alarm.deadline() != due {
+            alarm.as_mut().reset(due);
         }
-        self.alarm.poll_unpin(cx).is_ready()
+        alarm.poll_unpin(cx).is_ready()
     }
 }
 

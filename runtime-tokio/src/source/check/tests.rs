@@ -175,6 +175,18 @@ async fn only_backends_that_pass_are_in_the_set() {
     world.quiet(Duration::from_secs(10)).await;
 }
 
+#[test]
+fn a_source_that_is_made_outside_a_runtime_checks_inside_one() {
+    let mut world = World::new(|_| {});
+    world.publisher.publish(set(&[1]));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        assert_eq!(world.next().await, "set 1");
+        world.script.refuse(1);
+        assert_eq!(world.next().await, "narrowed ");
+    });
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_change_is_reported_with_its_reason_before_the_set_that_follows() {
     let mut world = World::new(|_| {});
