@@ -112,6 +112,8 @@ pub struct Verdicts<T> {
     /// How many of them pass, and how many have never been heard of.
     passing: usize,
     unheard: usize,
+    /// How often any has passed, ever.
+    passes: u64,
     /// The next check of each target that has none under way.
     due: BTreeSet<(Duration, T)>,
     /// What is under way, by number and by target.
@@ -178,6 +180,7 @@ impl<T: Target> Verdicts<T> {
             records: BTreeMap::new(),
             passing: 0,
             unheard: 0,
+            passes: 0,
             due: BTreeSet::new(),
             checks: BTreeMap::new(),
             checked: BTreeMap::new(),
@@ -307,7 +310,8 @@ impl<T: Target> Verdicts<T> {
         }
         self.unheard -= usize::from(!record.is_heard);
         let was = record.state;
-        if !record.hear(now, answer, &self.settings) {
+        self.passes += u64::from(answer == Answer::Pass);
+        if !record.hear(now, answer, self.passes, &self.settings) {
             return;
         }
         let is_passing = record.state == VerdictState::Passing;

@@ -1,6 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use super::{Answer, CheckSettings, VerdictState};
+use super::{Answer, CheckSettings, VerdictState, WhenNone};
 
 /// What is known of one target since it appeared.
 pub(super) struct Record {
@@ -20,6 +20,8 @@ pub(super) struct Record {
     /// Answers that mean no since the last pass, and all checks that didn't pass.
     refusals: u32,
     misses: u32,
+    /// How often any target had passed when the first of those misses came.
+    passes_before: u64,
 }
 
 impl Record {
@@ -34,11 +36,19 @@ impl Record {
             passes: 0,
             refusals: 0,
             misses: 0,
+            passes_before: 0,
         }
     }
 
-    /// Notes how a check ended. Returns whether that changes the state.
-    pub(super) fn hear(&mut self, now: Duration, answer: Answer, settings: &CheckSettings) -> bool {
+    /// Notes how a check ended; `passes`: how often any target has passed. Returns whether that
+    /// changes the state.
+    pub(super) fn hear(
+        &mut self,
+        now: Duration,
+        answer: Answer,
+        passes: u64,
+        settings: &CheckSettings,
+    ) -> bool {
         self.is_heard = true;
         match answer {
             Answer::Pass => {
@@ -47,11 +57,14 @@ impl Record {
             }
             Answer::Fail(reason) => {
                 self.refusals = self.refusals.saturating_add(1);
-                self.miss(reason);
+                self.miss(reason, passes);
             }
-            Answer::None(reason) => self.miss(reason),
+            Answer::None(reason) => self.miss(reason, passes),
         }
-        let falls = self.refusals >= settings.fall || self.misses >= settings.fall_unanswered;
+        // If nothing passes, then the fault may be on this side.
+        let is_certain = settings.when_none == WhenNone::Empty || passes > self.passes_before;
+        let is_silent = self.misses >= settings.fall_unanswered && is_certain;
+        let falls = self.refusals >= settings.fall || is_silent;
         let state = match self.state {
             VerdictState::Undecided if self.passes > 0 => VerdictState::Passing,
             VerdictState::Failing if self.passes >= settings.rise => VerdictState::Passing,
@@ -65,7 +78,10 @@ impl Record {
         true
     }
 
-    fn miss(&mut self, reason: Arc<str>) {
+    fn miss(&mut self, reason: Arc<str>, passes: u64) {
+        if self.misses == 0 {
+            self.passes_before = passes;
+        }
         self.misses = self.misses.saturating_add(1);
         (self.passes, self.reason) = (0, Some(reason));
     }

@@ -39,7 +39,8 @@ pub enum WhenNone {
     ///
     /// Once one passes again, the others stay for [`CheckSettings::interval`] and
     /// [`CheckSettings::timeout`], or until all pass, so that each can be checked before it is
-    /// removed.
+    /// removed. And a backend that doesn't answer fails only if another has passed since it last did;
+    /// otherwise an outage on this side would remove one after the other, down to the last.
     All,
 }
 

@@ -19,6 +19,8 @@ struct Known {
     state: VerdictState,
     since: u64,
     answers: Vec<Found>,
+    /// The places of its answers among all.
+    places: Vec<usize>,
     started: Vec<u64>,
 }
 
@@ -31,6 +33,8 @@ pub struct Model {
     /// The checks under way: the target, when they began, and whether the answer counts.
     pub under_way: BTreeMap<CheckId, (u8, u64, bool)>,
     pub changes: Vec<(u8, VerdictState, bool)>,
+    /// Every answer that counted.
+    heard: Vec<Found>,
     /// Until when all are used though not all pass.
     open_until: Option<u64>,
     /// The source's last word was a loss, and entries that its last set lacks.
@@ -56,6 +60,7 @@ impl Model {
             known: BTreeMap::new(),
             under_way: BTreeMap::new(),
             changes: Vec::new(),
+            heard: Vec::new(),
             open_until: None,
             is_lost: false,
             lacks: false,
@@ -108,6 +113,7 @@ impl Model {
                 state: VerdictState::Undecided,
                 since: now,
                 answers: Vec::new(),
+                places: Vec::new(),
                 started: Vec::new(),
             });
         }
@@ -164,6 +170,8 @@ impl Model {
             return;
         };
         known.answers.push(found);
+        known.places.push(self.heard.len());
+        self.heard.push(found);
         let last = |counts: fn(&Found) -> bool| {
             known.answers.iter().rev().take_while(move |it| counts(it))
         };
@@ -173,7 +181,13 @@ impl Model {
             last(|it| *it != Found::Pass).filter(|it| **it == Found::Fail).count() as u32;
         let Setup { rise, fall, fall_unanswered, .. } = self.setup;
         let was = known.state;
-        let falls = refusals >= fall || misses >= fall_unanswered;
+        let is_silent = misses >= fall_unanswered;
+        let since = known.places[known.places.len() - misses as usize..].first();
+        let has_other = since.is_some_and(|since| self.heard[*since..].contains(&Found::Pass));
+        let is_certain = !self.setup.opens || has_other;
+        let falls = refusals >= fall || is_silent && is_certain;
+        let is_spared = was == VerdictState::Passing && is_silent && !falls;
+        seen.count(is_spared, Rare::SilentLikeAll);
         known.state = match was {
             VerdictState::Undecided if passes >= 1 => VerdictState::Passing,
             VerdictState::Undecided | VerdictState::Passing if falls => VerdictState::Failing,

@@ -7,6 +7,7 @@ pub enum Rare {
     SlowCheck,
     AllChecksUnderWay,
     FailedUnanswered,
+    SilentLikeAll,
     FailedWithAGap,
     UndecidedFailed,
     RoseSlowly,
@@ -31,7 +32,7 @@ pub enum Rare {
     RemovedWhileUnheard,
 }
 
-const ALL: [Rare; 28] = {
+const ALL: [Rare; 29] = {
     use Rare::*;
     [
         LateAnswer,
@@ -40,6 +41,7 @@ const ALL: [Rare; 28] = {
         SlowCheck,
         AllChecksUnderWay,
         FailedUnanswered,
+        SilentLikeAll,
         FailedWithAGap,
         UndecidedFailed,
         RoseSlowly,
