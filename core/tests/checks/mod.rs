@@ -6,7 +6,8 @@ mod seen;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tinylb_core::{
-    Answer, BackendSet, BadEntries, BadEntry, CheckId, CheckSettings, Update, Verdicts, WhenNone,
+    Answer, BackendKey, BackendSet, BadEntries, BadEntry, CheckId, CheckSettings, Update, Verdicts,
+    WhenNone,
 };
 
 use self::model::{Model, Word};
@@ -69,11 +70,13 @@ fn ms(time: u64) -> Duration {
 }
 
 fn set(backends: &Backends) -> BackendSet<u8> {
-    BackendSet::new(backends.iter().map(|(key, target)| (key.to_string(), *target))).unwrap()
+    let entries = backends.iter().map(|(key, target)| (key.to_string(), *target));
+    BackendSet::new(entries).expect("each key is there once")
 }
 
 fn backends(set: &BackendSet<u8>) -> Backends {
-    set.iter().map(|(key, target)| (key.as_str().parse().unwrap(), *target)).collect()
+    let key = |key: &BackendKey| key.as_str().parse().expect("keys are numbers");
+    set.iter().map(|(it, target)| (key(it), *target)).collect()
 }
 
 fn entry() -> Arc<[BadEntry]> {
