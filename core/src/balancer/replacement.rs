@@ -1,4 +1,4 @@
-//! What takes attempts out, and who waits until they have let go.
+//! What takes attempts out, and the replacements that wait until these have let go.
 
 use std::{mem, time::Duration};
 
