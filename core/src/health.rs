@@ -370,7 +370,9 @@ impl<T: Target, K> Health<T, K> {
         if let Some(generation) = probe.owed {
             return Some(Err(generation));
         }
-        let record = self.records.get_mut(&probe.target).filter(|it| it.probe == Some(id))?;
+        let record = self.records.get_mut(&probe.target).filter(|it| it.probe == Some(id));
+        debug_assert!(record.is_some(), "the record of a target that is being probed is gone");
+        let record = record?;
         record.probe = None;
         if let Some(ejection) = &mut record.ejection {
             // One that was given up may never have left the machine.
@@ -393,7 +395,9 @@ impl<T: Target, K> Health<T, K> {
             return None;
         }
         let (_, target) = self.silent.pop_first()?;
-        self.records.get(&target).map(|record| record.index)
+        let record = self.records.get(&target);
+        debug_assert!(record.is_some(), "the record of a silent target is gone");
+        record.map(|record| record.index)
     }
 
     /// Follows a change of the set. Returns the probes that are revoked, and the indices in the new

@@ -29,7 +29,10 @@ impl<T: Target, K> Balancer<T, K> {
         if session.is_moving || session.moves == MOVES_MAX {
             return session.is_moving;
         }
-        let Some(Pick { target: current, .. }) = &session.pick else { return false };
+        let Some(Pick { target: current, .. }) = &session.pick else {
+            debug_assert!(false, "a session without a pick dials");
+            return false;
+        };
         let set = self.cycle.set();
         let is_other = |place| {
             let target = set.target_at(place);
@@ -131,7 +134,10 @@ impl<T: Target, K> Balancer<T, K> {
 
     /// Notes that a session's dial has succeeded, which returns its target if it was ejected.
     pub(super) fn succeeded(&mut self, id: SessionId, member: u32, took: Duration, now: Duration) {
-        let Some(pick) = &self.sessions[id.slot as usize].pick else { return };
+        let Some(pick) = &self.sessions[id.slot as usize].pick else {
+            debug_assert!(false, "a session without a pick has dialled");
+            return;
+        };
         let target = (&pick.target, self.pool.target_index(member));
         if self.health.succeeded(target, took, now, &self.settings) {
             self.returned(target.1, now);
@@ -140,7 +146,10 @@ impl<T: Target, K> Balancer<T, K> {
 
     /// Notes a fault of a session's attempt.
     fn fault(&mut self, id: SessionId, member: u32, fault: Fault, now: Duration) {
-        let Some(pick) = &self.sessions[id.slot as usize].pick else { return };
+        let Some(pick) = &self.sessions[id.slot as usize].pick else {
+            debug_assert!(false, "a session without a pick dials");
+            return;
+        };
         let target = (&pick.target, self.pool.target_index(member));
         let is_news = self.pool.has_no_success_since(member);
         if self.health.failed(target, fault, is_news, now, &self.settings) {
