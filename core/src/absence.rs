@@ -37,19 +37,19 @@ impl Absentees {
 pub(crate) struct Absence<T> {
     keep: Option<Duration>,
     /// The set that was last taken, as the source gave it.
-    said: Option<BackendSet<T>>,
+    given: Option<BackendSet<T>>,
     /// The targets in force that the source's set lacks, and since when.
     since: BTreeMap<T, Duration>,
 }
 
 impl<T: Target> Absence<T> {
     pub(crate) fn new(keep: Option<Duration>) -> Self {
-        Self { keep, said: None, since: BTreeMap::new() }
+        Self { keep, given: None, since: BTreeMap::new() }
     }
 
     /// Notes what the source names, whether or not its set is taken.
-    pub(crate) fn mention(&mut self, said: &BackendSet<T>) {
-        self.since.retain(|target, _| said.target_index(target).is_none());
+    pub(crate) fn mention(&mut self, given: &BackendSet<T>) {
+        self.since.retain(|target, _| given.target_index(target).is_none());
     }
 
     /// Discounts a time in which the source was lost and could name nothing.
@@ -68,10 +68,10 @@ impl<T: Target> Absence<T> {
         &mut self,
         now: Duration,
         set: Option<&BackendSet<T>>,
-        said: &BackendSet<T>,
+        given: &BackendSet<T>,
     ) -> BackendSet<T> {
-        let Some((keep, set)) = self.keep.zip(set) else { return said.clone() };
-        let is_absent = |target: &T| said.target_index(target).is_none();
+        let Some((keep, set)) = self.keep.zip(set) else { return given.clone() };
+        let is_absent = |target: &T| given.target_index(target).is_none();
         self.since.retain(|target, _| set.target_index(target).is_some() && is_absent(target));
         let mut kept = BTreeMap::new();
         for (key, target) in set.iter().filter(|(_, target)| is_absent(target)) {
@@ -80,26 +80,26 @@ impl<T: Target> Absence<T> {
                 continue;
             }
             let mut key = key.clone();
-            while said.get(key.as_str()).is_some() || kept.contains_key(&key) {
+            while given.get(key.as_str()).is_some() || kept.contains_key(&key) {
                 key = format!("{key} ({target})").into();
             }
             kept.insert(key, target.clone());
         }
         if kept.is_empty() {
-            return said.clone();
+            return given.clone();
         }
-        let said = said.iter().map(|(key, target)| (key.clone(), target.clone()));
-        BackendSet::new(said.chain(kept)).expect("each key is there once, and none is empty")
+        let given = given.iter().map(|(key, target)| (key.clone(), target.clone()));
+        BackendSet::new(given.chain(kept)).expect("each key is there once, and none is empty")
     }
 
     /// Notes that a set of the source is in force together with what is kept. Returns the kept
     /// backends.
-    pub(crate) fn taken(&mut self, said: BackendSet<T>, set: &BackendSet<T>) -> Absentees {
+    pub(crate) fn taken(&mut self, given: BackendSet<T>, set: &BackendSet<T>) -> Absentees {
         if self.keep.is_none() {
             return Absentees::default();
         }
         self.since.retain(|target, _| set.target_index(target).is_some());
-        self.said = Some(said);
+        self.given = Some(given);
         let since =
             |(key, target): (&BackendKey, &T)| Some((key.clone(), *self.since.get(target)?));
         Absentees(set.iter().filter_map(since).collect())
@@ -107,12 +107,12 @@ impl<T: Target> Absence<T> {
 
     /// Forgets everything: nothing is in force any more.
     pub(crate) fn clear(&mut self) {
-        (self.said, self.since) = (None, BTreeMap::new());
+        (self.given, self.since) = (None, BTreeMap::new());
     }
 
     /// The set that the source last gave, once some target has been absent for long enough.
     pub(crate) fn over(&self, now: Duration) -> Option<BackendSet<T>> {
-        self.due().filter(|due| *due <= now).and_then(|_| self.said.clone())
+        self.due().filter(|due| *due <= now).and_then(|_| self.given.clone())
     }
 
     /// When the first of the kept targets has been absent for long enough.

@@ -108,14 +108,14 @@ impl<T: Target> Intake<T> {
     }
 
     fn lose(&mut self, now: Duration, reason: Arc<str>, set: Option<&BackendSet<T>>) {
-        // What was said before the loss counts, unless it is held or would be. What only narrows
+        // What was given before the loss counts, unless it is held or would be. What only narrows
         // the last set counts in any case, and needs no haste.
-        if let Some(said) = self.next.take_if(|_| !self.only_narrows)
+        if let Some(given) = self.next.take_if(|_| !self.only_narrows)
             && self.held_since.take().is_none()
         {
-            let next = self.absence.complete(now, set, &said);
+            let next = self.absence.complete(now, set, &given);
             if self.holds(set, &next).is_none() {
-                self.take(now, said, next);
+                self.take(now, given, next);
             }
         }
         let is_news = self.lost.is_none();
@@ -128,9 +128,9 @@ impl<T: Target> Intake<T> {
         self.decided.push_back(Decision::Lose { reason, is_news });
     }
 
-    fn take(&mut self, now: Duration, said: BackendSet<T>, set: BackendSet<T>) {
+    fn take(&mut self, now: Duration, given: BackendSet<T>, set: BackendSet<T>) {
         self.taken_at = Some(now);
-        let absent = self.absence.taken(said, &set);
+        let absent = self.absence.taken(given, &set);
         self.decided.push_back(Decision::Take(set, absent));
     }
 
@@ -152,9 +152,9 @@ impl<T: Target> Intake<T> {
             (self.next, self.only_narrows) = (self.absence.over(now), false);
         }
         if self.taken_at.is_none_or(|at| at + PAUSE <= now)
-            && let Some(said) = self.next.clone()
+            && let Some(given) = self.next.clone()
         {
-            let next = self.absence.complete(now, set, &said);
+            let next = self.absence.complete(now, set, &given);
             let held = self.holds(set, &next);
             let is_over = |held: &Held| self.held_since.is_some_and(|at| at + held.hold <= now);
             match held {
@@ -165,7 +165,7 @@ impl<T: Target> Intake<T> {
                 Some(held) if !is_over(&held) => {}
                 _ => {
                     (self.held_since, self.next) = (None, None);
-                    self.take(now, said, next);
+                    self.take(now, given, next);
                 }
             }
         }

@@ -10,7 +10,7 @@ use tinylb_core::{
     WhenNone,
 };
 
-use self::model::{Model, Word};
+use self::model::{Emitted, Model};
 pub use self::seen::Seen;
 
 /// Backends: target by key.
@@ -198,15 +198,15 @@ impl World {
             followed += 1;
             law!(followed < 100, "there is no end to it");
             let word = match &update {
-                Update::Set(it) => Word::Set(backends(it), false),
+                Update::Set(it) => Emitted::Set(backends(it), false),
                 Update::Partial(it, entries) => {
                     law!(!entries.is_empty(), "a whole set is reported as partial");
                     // An intake makes a loss of it.
                     let is_loss = self.model.rejects(it.is_empty());
-                    if is_loss { Word::Lost } else { Word::Set(backends(it), true) }
+                    if is_loss { Emitted::Lost } else { Emitted::Set(backends(it), true) }
                 }
-                Update::Lost(_) => Word::Lost,
-                Update::Narrowed(it) => Word::Narrowed(backends(it)),
+                Update::Lost(_) => Emitted::Lost,
+                Update::Narrowed(it) => Emitted::Narrowed(backends(it)),
             };
             self.model.hear(now, word, &mut self.seen)?;
         }

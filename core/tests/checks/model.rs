@@ -6,7 +6,7 @@ use super::{Backends, Found, INTERVAL, PAUSE, Seen, Setup, TIMEOUT, law, ms, see
 
 /// What is reported in place of the source.
 #[derive(Debug)]
-pub enum Word {
+pub enum Emitted {
     /// A set, which lacks entries or doesn't.
     Set(Backends, bool),
     Lost,
@@ -257,11 +257,11 @@ impl Model {
     }
 
     /// Something is reported.
-    pub fn hear(&mut self, now: u64, word: Word, seen: &mut Seen) -> Result<(), String> {
+    pub fn hear(&mut self, now: u64, word: Emitted, seen: &mut Seen) -> Result<(), String> {
         let expected = self.expected();
         let is_awaited = self.inner.is_none() || self.is_awaited(now);
         let set = match word {
-            Word::Lost => {
+            Emitted::Lost => {
                 law!(self.owes_loss, "a loss is reported that isn't there");
                 law!(is_awaited || !self.owes_set, "a set is reported after the loss that follows");
                 seen.count(is_awaited && self.owes_set, Rare::LostWhileAwaited);
@@ -270,7 +270,7 @@ impl Model {
                 self.owes_set = false;
                 return Ok(());
             }
-            Word::Set(set, lacks) => {
+            Emitted::Set(set, lacks) => {
                 let is_paid = lacks && !self.owes_set;
                 law!(
                     self.owes_set || is_paid && !self.is_lost,
@@ -284,7 +284,7 @@ impl Model {
                 (self.owes_set, self.told_lost, self.told_lacks) = (false, false, lacks);
                 set
             }
-            Word::Narrowed(set) => {
+            Emitted::Narrowed(set) => {
                 law!(!self.owes_set, "{set:?} is reported as narrowed, and was said");
                 let is_new = self.reported.as_ref().is_none_or(|(_, before)| *before != set);
                 law!(is_new, "{set:?} is reported twice");
