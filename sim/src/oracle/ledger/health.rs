@@ -88,17 +88,20 @@ impl Ledger {
     /// A session's dial is given up, so that it goes elsewhere.
     pub(super) fn given_up(&mut self, serial: u64) {
         let session = &self.sessions[serial as usize];
-        let Stake { began, .. } = session.stake;
-        let is_overdue = session.stake.is_overdue(self.now + self.grain);
+        let stake = session.stake;
+        let is_overdue = stake.is_overdue(self.now + self.grain);
         let is_revoked = session.phase != Phase::Dialling;
         if !is_overdue || !is_revoked && !self.has_elsewhere(serial) {
             let text = format!("session {serial} gives up a dial of {}", session.place);
             let why = if is_overdue { "it can go nowhere else" } else { "it is too early" };
             self.fail(Law::Wait, format!("{text}, and {why}"));
         }
+        if !is_revoked {
+            self.health.look_back(&stake);
+        }
         let session = &mut self.sessions[serial as usize];
         session.moves += 1;
-        session.unpaid += self.now.saturating_sub(began);
+        session.unpaid += self.now.saturating_sub(stake.began);
         session.is_moving = true;
         let are_used_up = session.moves == MOVES_MAX;
         self.counts.add(Sometimes::Moved, 1);
