@@ -308,8 +308,9 @@ fn the_backends_of_a_source_are_checked_also_while_it_is_lost_and_all_of_them_ar
     cluster.rest(1).set(Some(200));
     let again = file.run_with(&WRITE);
     assert!(Client::several(&again.address(), 3).iter().all(|client| client.backend == "n1"));
+    again.line("the last known backends from");
     let shown = state(&again);
-    assert!(shown["source_lost"].as_str().unwrap().contains("last known"), "{shown}");
+    assert!(shown["source_lost"].is_string(), "{shown}");
     assert_eq!(shown["checks"].as_object().unwrap().len(), 2, "{shown}");
     // Another question, while the source is still lost.
     reload(&again, &file, &config(&cluster.check("/replica", "")));
