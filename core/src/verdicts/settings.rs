@@ -102,10 +102,14 @@ mod tests {
             change(&mut settings);
             settings.validate().err().map(|error| error.name)
         };
-        for (ms, name) in [(99, Some("interval")), (100, None), (3_600_001, Some("interval"))] {
+        for (ms, name) in
+            [(99, Some("interval")), (100, None), (3_600_000, None), (3_600_001, Some("interval"))]
+        {
             assert_eq!(named(&|it| it.interval = Duration::from_millis(ms)), name);
         }
-        for (ms, name) in [(9, Some("timeout")), (10, None), (60_001, Some("timeout"))] {
+        for (ms, name) in
+            [(9, Some("timeout")), (10, None), (60_000, None), (60_001, Some("timeout"))]
+        {
             assert_eq!(named(&|it| it.timeout = Duration::from_millis(ms)), name);
         }
         for (count, is_bad) in [(0, true), (1, false), (100, false), (101, true)] {
@@ -114,7 +118,8 @@ mod tests {
             assert_eq!(named(&|it| it.fall = count), bad("fall"));
             assert_eq!(named(&|it| it.fall_unanswered = count), bad("fall_unanswered"));
         }
-        assert_eq!(named(&|it| it.checks_max = 0), Some("checks_max"));
-        assert_eq!(named(&|it| it.checks_max = 65_537), Some("checks_max"));
+        for (count, is_bad) in [(0, true), (1, false), (65_536, false), (65_537, true)] {
+            assert_eq!(named(&|it| it.checks_max = count), is_bad.then_some("checks_max"));
+        }
     }
 }

@@ -125,6 +125,14 @@ mod tests {
         std::iter::from_fn(|| verdicts.start(now)).collect()
     }
 
+    /// Begins what is due, and answers one after the other that it's no. Nothing may follow from that.
+    fn refuse(verdicts: &mut Verdicts<u32>, now: Duration) {
+        for check in started(verdicts, now) {
+            verdicts.answered(now, check.id, Answer::Fail("no".into()));
+            assert_eq!(reported(verdicts, now), None, "the answer of {} took effect", check.target);
+        }
+    }
+
     /// Begins what is due, and answers it: these pass, and the others say no.
     fn answer(verdicts: &mut Verdicts<u32>, now: Duration, passing: &[u32]) {
         for check in started(verdicts, now) {
@@ -151,6 +159,11 @@ mod tests {
         assert_eq!(reported(&mut run, ms(21)), None);
         run.answered(ms(22), checks[1].id, Answer::Fail("no".into()));
         assert_eq!(reported(&mut run, ms(22)), Some(vec![1, 3]));
+        // If all are in use, that is no exception.
+        let mut run = verdicts(WhenNone::Empty);
+        run.assume(set(&[1, 2]));
+        run.update(ms(0), Update::Set(set(&[1, 2])));
+        assert_eq!(reported(&mut run, ms(0)), Some(vec![1, 2]));
     }
 
     #[test]
@@ -170,8 +183,7 @@ mod tests {
         run.update(ms(0), Update::Set(set(&[1, 2])));
         assert_eq!(reported(&mut run, ms(0)), Some(vec![1, 2]));
         for time in [0, 1000, 2000, 3000, 4000, 5000] {
-            answer(&mut run, ms(time), &[]);
-            assert_eq!(reported(&mut run, ms(time)), None);
+            refuse(&mut run, ms(time));
         }
         // But if some passed before, the others weren't in use.
         let mut run = verdicts(WhenNone::All);
@@ -217,8 +229,7 @@ mod tests {
         assert_eq!(reported(&mut run, ms(0)), Some(vec![1, 2]));
         run.ask_anew(ms(1));
         for time in [1, 1000, 2000, 3000, 4000] {
-            answer(&mut run, ms(time), &[]);
-            assert_eq!(reported(&mut run, ms(time)), None);
+            refuse(&mut run, ms(time));
         }
         // The first that passes gives the others time to do so.
         answer(&mut run, ms(6000), &[1]);

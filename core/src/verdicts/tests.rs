@@ -117,6 +117,7 @@ fn a_new_backend_is_used_from_its_first_pass_on() {
 fn the_first_set_is_awaited_until_all_are_checked_or_time_is_up() {
     let mut run = Run::new(|_| {});
     run.says_set(ms(0), &[1, 2]);
+    assert_eq!(run.verdicts.due(), Some(ms(1000)), "nothing else may come");
     assert!(run.answers(ms(5), 1, no()).is_empty());
     assert_eq!(run.answers(ms(6), 2, nothing()), ["set []"]);
 
@@ -143,6 +144,7 @@ fn a_passing_backend_fails_after_refusals_in_a_row_or_checks_that_did_not_pass()
     assert_eq!(run(&[pass(), no(), nothing(), no()])[2..], [Passing, Failing]);
     let silent = [pass(), nothing(), nothing(), nothing(), nothing()];
     assert_eq!(run(&silent)[3..], [Passing, Failing]);
+    assert_eq!(run(&[pass(), no(), nothing(), nothing(), nothing()])[3..], [Passing, Failing]);
     assert_eq!(run(&[no(), no()]), [Undecided, Failing]);
 }
 
@@ -156,10 +158,35 @@ fn a_failing_backend_passes_after_passes_in_a_row() {
 }
 
 #[test]
+fn if_all_are_silent_nobody_fails_but_one_that_is_silent_alone_does() {
+    use VerdictState::{Failing, Passing};
+    let mut run = Run::new(|settings| settings.when_none = WhenNone::All);
+    run.says_set(ms(0), &[1, 2]);
+    let states = |run: &Run| run.verdicts.verdicts().map(|it| it.state).collect::<Vec<_>>();
+    for (round, answer_of_2, expected) in [
+        (0, pass(), [Passing, Passing]),
+        (1, nothing(), [Passing, Passing]),
+        (2, nothing(), [Passing, Passing]),
+        (3, nothing(), [Passing, Passing]),
+        (4, nothing(), [Passing, Passing]),
+        (5, pass(), [Passing, Passing]),
+        (6, pass(), [Failing, Passing]),
+    ] {
+        let now = INTERVAL * 3 / 2 * round;
+        run.starts(now);
+        run.answers(now, 1, if round == 0 { pass() } else { nothing() });
+        run.answers(now, 2, answer_of_2);
+        assert_eq!(states(&run), expected, "round {round}");
+    }
+}
+
+#[test]
 fn a_log_gets_each_change_once_with_its_reason() {
     let mut run = Run::new(|_| {});
     run.says_set(ms(0), &[1]);
     run.states(1, &[pass(), pass(), no(), no(), pass()]);
+    let since = run.verdicts.verdicts().next().map(|it| it.since);
+    assert_eq!(since, Some(ms(6000)), "the last answer changed it");
     let changes = run.verdicts.take_changes().into_iter();
     let texts: Vec<_> = changes.map(|it| (it.was, it.is_passing, it.reason)).collect();
     let expected = [
@@ -260,7 +287,9 @@ fn if_nobody_passes_all_are_used_until_each_could_be_checked() {
     assert_eq!(run.answers(ms(1501), 1, no()), ["narrowed [1, 2, 3]"]);
     assert!(run.answers(ms(1502), 2, pass()).is_empty());
     assert!(run.answers(ms(1503), 3, nothing()).is_empty());
+    run.starts(ms(3501));
     assert!(run.at(ms(3501)).is_empty());
+    assert_eq!(run.verdicts.due(), Some(ms(3502)), "all are asked, so nothing else may come");
     assert_eq!(run.at(ms(3502)), ["narrowed [2]"]);
 
     let mut run = Run::new(all);
