@@ -11,9 +11,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use futures::{StreamExt, stream};
 use shuttle::thread;
 use tinylb_core::{
     BackendSet, CopyRelay, Handle, Removal, Report, Server, Settings, SharedBudget, Snapshot,
+    Update,
 };
 
 use crate::fakes::{DEAD, HANGING, Net, SOON, wait};
@@ -265,6 +267,36 @@ fn concurrent_replacements_take_effect_in_one_order_and_each_is_applied() {
         }
         net.connect().send();
         thread::yield_now();
+        end(&server, &net);
+        net
+    });
+}
+
+#[test]
+fn a_source_that_is_stopped_brings_no_removed_backend_back() {
+    explore(&["taken", "too late"], || {
+        let (server, net) = serve(Removal::Abort);
+        let handle = server.handle();
+        let replacer = Replacer::new(&server, &net);
+        let updates = [Update::Set(set(&[("a", 1), ("b", 2)]))];
+        let following = handle.follow(stream::iter(updates).chain(stream::pending()));
+        net.connect();
+        following.stop();
+        let was_taken = handle.snapshot().set.is_some();
+        net.meet(if was_taken { "taken" } else { "too late" });
+        replacer.replace(set(&[("a", 1)]));
+        net.forbid(2);
+        // The next one is lost from the start.
+        let lost = stream::iter([Update::Lost("no answer".into())]);
+        let next = handle.follow(lost.chain(stream::pending()));
+        net.connect().send();
+        while handle.snapshot().source_lost.is_none() {
+            thread::yield_now();
+        }
+        (0..10).for_each(|_| thread::yield_now());
+        assert_eq!(handle.snapshot().set, Some(set(&[("a", 1)])));
+        assert!(handle.snapshot().source_lost.is_some(), "the one before has wiped it out");
+        next.stop();
         end(&server, &net);
         net
     });

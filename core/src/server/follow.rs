@@ -1,5 +1,6 @@
 use std::{
     future::poll_fn,
+    mem,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::Arc,
@@ -12,30 +13,40 @@ use super::{
     deadline::Deadline,
     shared::Shared,
     signal::{Signal, Word},
+    state::State,
 };
 use crate::{
     BackendSet, BadEntries, BadEntry, Event, Held, SetError, SourceSettings, Target, Update,
     absence::Absentees,
     intake::{Decision, Intake},
+    sync::Mutex,
 };
 
 /// A source that is followed, see [`Handle::follow`](crate::Handle::follow). Dropping this changes
 /// nothing.
 pub struct Following {
     pub(super) stop: Arc<Signal>,
+    /// Held by each replacement.
+    pub(super) replacing: Arc<Mutex<()>>,
 }
 
 impl Following {
-    /// Follows the source no more; it is dropped soon. The last set stays. (One that is taken in this
-    /// very moment may still take effect.)
+    /// Follows the source no more; it is dropped soon. The last set stays. Once this has returned, no
+    /// set of the source takes effect.
     pub fn stop(&self) {
+        let replacing = self.replacing.lock().unwrap_or_else(|poison| poison.into_inner());
         self.stop.raise(Word::Closed);
+        drop(replacing);
     }
 }
 
 /// What the server reports of its source, besides events.
 #[derive(Default)]
 pub(super) struct SourceStatus {
+    /// The number of the source that is followed: what an earlier one reports is out of date.
+    number: u64,
+    /// It has ended: what is known of it stays until the next one reports.
+    has_ended: bool,
     /// Why it is lost, if it is.
     pub(super) lost: Option<Arc<str>>,
     /// The set that is held back.
@@ -46,10 +57,22 @@ pub(super) struct SourceStatus {
     pub(super) absent: Absentees,
 }
 
+impl SourceStatus {
+    /// Another source is followed from now on. Returns its number.
+    fn begin(&mut self) -> u64 {
+        let number = self.number + 1;
+        let known = if self.has_ended { mem::take(self) } else { Self::default() };
+        *self = Self { number, has_ended: false, ..known };
+        number
+    }
+}
+
 /// Follows one source: does what its intake decides. When the source is no longer followed, the
 /// server forgets its status, unless it ended by itself.
 pub(super) struct Follower<T: Target> {
     shared: Arc<Shared<T>>,
+    stop: Arc<Signal>,
+    number: u64,
     intake: Intake<T>,
     bad_entries: BadEntries,
     has_ended: bool,
@@ -59,9 +82,11 @@ pub(super) struct Follower<T: Target> {
 const TURN: usize = 32;
 
 impl<T: Target> Follower<T> {
-    pub(super) fn new(shared: Arc<Shared<T>>, settings: SourceSettings) -> Self {
-        let bad_entries = settings.bad_entries;
-        Self { shared, intake: Intake::new(settings), bad_entries, has_ended: false }
+    /// Raising `stop` ends it.
+    pub(super) fn new(shared: Arc<Shared<T>>, settings: SourceSettings, stop: Arc<Signal>) -> Self {
+        let (bad_entries, intake) = (settings.bad_entries, Intake::new(settings));
+        let number = shared.step(|state| state.source.begin());
+        Self { shared, stop, number, intake, bad_entries, has_ended: false }
     }
 
     /// Returns when the source has ended, and there is nothing to wait for.
@@ -173,54 +198,73 @@ impl<T: Target> Follower<T> {
             Decision::Take(set, absent) => {
                 // It may only narrow the last set of a source that is lost.
                 let is_lost = self.intake.is_lost();
-                shared.replace_valid(set, |state| {
-                    state.source.lost.take_if(|_| !is_lost);
-                    state.source.held = None;
-                    state.source.absent = absent;
+                self.replace(set, |source| {
+                    source.lost.take_if(|_| !is_lost);
+                    source.held = None;
+                    source.absent = absent;
                 });
             }
-            Decision::Hold(held) => shared.step(|state| {
+            Decision::Hold(held) => self.step(|state| {
                 state.source.held = Some(held);
                 state.outbox.event(|| Event::SetHeld(held));
             }),
             Decision::Lose { reason, is_news } => {
                 let now = shared.runtime.now();
                 let is_holding = self.intake.is_holding();
-                shared.step(|state| {
+                self.step(|state| {
                     state.source.lost = Some(Arc::clone(&reason));
                     state.source.held.take_if(|_| !is_holding);
+                    state.source.has_ended = self.has_ended;
                     if is_news {
                         let set_age = state.set_at.map(|at| now.saturating_sub(at));
                         state.outbox.event(|| Event::SourceLost { reason, set_age });
                     }
                 });
             }
-            Decision::Recover(lost_for) => shared.step(|state| {
+            Decision::Recover(lost_for) => self.step(|state| {
                 state.source.lost = None;
                 state.outbox.event(|| Event::SourceBack { lost_for });
             }),
-            Decision::LeaveOut(entries) => shared.step(|state| {
+            Decision::LeaveOut(entries) => self.step(|state| {
                 state.source.left_out = Arc::clone(&entries);
                 state.outbox.event(|| Event::EntriesLeftOut(entries));
             }),
             Decision::Expire(reason) => {
-                shared.step(|state| state.outbox.event(|| Event::SourceStale { reason }));
-                let empty = BackendSet::empty();
-                shared.replace_valid(empty, |state| {
-                    state.source.held = None;
-                    state.source.absent = Absentees::default();
+                self.step(|state| state.outbox.event(|| Event::SourceStale { reason }));
+                self.replace(BackendSet::empty(), |source| {
+                    source.held = None;
+                    source.absent = Absentees::default();
                 });
             }
         }
+    }
+
+    /// Puts a set in force, and changes what is known of the source in the same step.
+    fn replace(&self, set: BackendSet<T>, with: impl FnOnce(&mut SourceStatus)) {
+        self.shared.replace_followed(&self.stop, set, |state| {
+            if state.source.number == self.number {
+                with(&mut state.source);
+            }
+        });
+    }
+
+    /// Changes and reports what is known of the source, unless another one is followed.
+    fn step(&self, with: impl FnOnce(&mut State<T>)) {
+        self.shared.step(|state| {
+            if state.source.number == self.number {
+                with(state);
+            }
+        });
     }
 }
 
 impl<T: Target> Drop for Follower<T> {
     fn drop(&mut self) {
-        let has_ended = self.has_ended;
-        self.shared.step(|state| match has_ended {
+        self.step(|state| match self.has_ended {
             true => state.source.held = None,
-            false => state.source = SourceStatus::default(),
+            false => {
+                state.source = SourceStatus { number: self.number, ..SourceStatus::default() };
+            }
         });
     }
 }

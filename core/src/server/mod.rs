@@ -22,7 +22,6 @@ use futures::{Stream, channel::oneshot};
 
 use self::{
     accept::AcceptLoop,
-    follow::Follower,
     limit::Parking,
     shared::Shared,
     signal::{Signal, Word},
@@ -213,8 +212,7 @@ impl<T: Target> Handle<T> {
         source: impl Stream<Item = Update<T>> + Send + 'static,
         settings: SourceSettings,
     ) -> Following {
-        let follower = Follower::new(Arc::clone(&self.shared), settings);
-        Following { stop: self.shared.spawn(follower.follow(source)) }
+        self.shared.follow(source, settings)
     }
 
     /// Changes the settings while the server runs; see [`Settings`] for when each takes effect.

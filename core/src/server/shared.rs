@@ -6,14 +6,17 @@ use std::{
     time::Duration,
 };
 
+use futures::Stream;
+
 use super::{
+    follow::{Follower, Following},
     signal::{Signal, Word, until_raised},
     state::{Item, Lifecycle, State, Task, Wakes},
 };
 use crate::{
     Admission, BackendSet, Change, Conn, DialFailure, Direction, EndReason, Event, Fault,
     Generation, Limit, ListenerId, Pick, Progress, Report, Runtime, SessionId, SetError, Settings,
-    Side, Snapshot, Target,
+    Side, Snapshot, SourceSettings, Target, Update,
     sync::{Mutex, MutexGuard},
 };
 
@@ -29,7 +32,7 @@ type Validate<T> = Box<dyn Fn(&T) -> Result<(), String> + Send + Sync>;
 pub(crate) struct Shared<T> {
     state: Mutex<State<T>>,
     /// Held by the replacement that is being prepared; taken before `state`.
-    replacing: Mutex<()>,
+    replacing: Arc<Mutex<()>>,
     observer: Option<Observer<T>>,
     validate: Validate<T>,
     pub(super) runtime: Arc<dyn Runtime>,
@@ -56,7 +59,8 @@ impl<T: Target> Shared<T> {
         validate: Validate<T>,
     ) -> Self {
         let state = State::new(settings, observer.is_some());
-        Self { state: Mutex::new(state), replacing: Mutex::new(()), observer, validate, runtime }
+        let replacing = Arc::default();
+        Self { state: Mutex::new(state), replacing, observer, validate, runtime }
     }
 
     // Sessions.
@@ -178,7 +182,32 @@ impl<T: Target> Shared<T> {
         set: BackendSet<T>,
         with: impl FnOnce(&mut State<T>),
     ) -> Arc<Report> {
-        let replacing = self.replacing.lock().unwrap_or_else(|poison| poison.into_inner());
+        self.replace_held(self.replacing(), set, with)
+    }
+
+    /// Does that unless the source that gave the set has been stopped.
+    pub(super) fn replace_followed(
+        self: &Arc<Self>,
+        stop: &Signal,
+        set: BackendSet<T>,
+        with: impl FnOnce(&mut State<T>),
+    ) {
+        let replacing = self.replacing();
+        if stop.word().is_none() {
+            self.replace_held(replacing, set, with);
+        }
+    }
+
+    fn replacing(&self) -> MutexGuard<'_, ()> {
+        self.replacing.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    fn replace_held(
+        self: &Arc<Self>,
+        replacing: MutexGuard<'_, ()>,
+        set: BackendSet<T>,
+        with: impl FnOnce(&mut State<T>),
+    ) -> Arc<Report> {
         let change = Change::between(self.set(), set);
         let now = self.runtime.now();
         let ((report, before), aftermath) = self.step_only(|state| {
@@ -261,7 +290,18 @@ impl<T: Target> Shared<T> {
         self: &Arc<Self>,
         task: impl Future<Output = ()> + Send + 'static,
     ) -> Arc<Signal> {
-        let stop = Arc::new(Signal::default());
+        let stop = Arc::default();
+        self.spawn_until(&stop, task);
+        stop
+    }
+
+    /// Runs a background task, until this signal has a word.
+    fn spawn_until(
+        self: &Arc<Self>,
+        stop: &Arc<Signal>,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let stop = Arc::clone(stop);
         let guard = self.step(|state| {
             if state.is_done() {
                 return None;
@@ -270,13 +310,23 @@ impl<T: Target> Shared<T> {
             Some(TaskGuard { shared: Arc::clone(self), place })
         });
         if let Some(guard) = guard {
-            let stop = Arc::clone(&stop);
             self.runtime.spawn(Box::pin(async move {
                 let _guard = guard;
                 until_raised(&stop, task).await;
             }));
         }
-        stop
+    }
+
+    /// Follows a source in a background task.
+    pub(super) fn follow(
+        self: &Arc<Self>,
+        source: impl Stream<Item = Update<T>> + Send + 'static,
+        settings: SourceSettings,
+    ) -> Following {
+        let stop = Arc::default();
+        let follower = Follower::new(Arc::clone(self), settings, Arc::clone(&stop));
+        self.spawn_until(&stop, follower.follow(source));
+        Following { stop, replacing: Arc::clone(&self.replacing) }
     }
 
     pub(super) fn accept_failed(
