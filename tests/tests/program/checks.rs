@@ -165,9 +165,12 @@ fn a_check_is_added_changed_and_removed_without_cutting_anybody_who_passes() {
 
     // Added: who answers late isn't cut meanwhile, and who says no is.
     let patient = ", timeout = \"1m\"";
-    reload(&tinylb, &file, &cluster.config(&all, &cluster.check("/a", patient)));
+    let check = cluster.check("/a", patient);
+    reload(&tinylb, &file, &cluster.config(&all, &check.replace("100ms", "1h")));
     assert_eq!(load.ends("n3"), [End::Reset; 2]);
     until("an answer", || verdict(&tinylb, "n1") == "passing");
+    // Other times: only with these does another question come.
+    reload(&tinylb, &file, &cluster.config(&all, &check));
     asked_again(&cluster, &[1, 3]);
     load.go_on(|_| true);
     assert_eq!(in_force(&tinylb), ["n1", "n2"]);
@@ -232,6 +235,13 @@ fn a_put_removes_at_once_and_adds_who_passes_and_a_reload_of_the_check_keeps_it(
 
     // A reload of the check keeps what was put; a reload of the table doesn't.
     reload(&tinylb, &file, &cluster.config(&[1, 2], &cluster.check("/", ", fall = 9")));
+    assert_eq!(in_force(&tinylb), ["n2", "n3"]);
+    load.go_on(|_| true);
+    // Without a check, all that was put is used.
+    cluster.rest(2).set(Some(200));
+    cluster.rest(3).set(Some(503));
+    until("it to fail", || in_force(&tinylb) == ["n2"]);
+    reload(&tinylb, &file, &cluster.config(&[1, 2], ""));
     assert_eq!(in_force(&tinylb), ["n2", "n3"]);
     load.go_on(|_| true);
     reload(&tinylb, &file, &cluster.config(&[2], &check));
@@ -308,7 +318,8 @@ fn the_backends_of_a_source_are_checked_also_while_it_is_lost_and_all_of_them_ar
     cluster.rest(1).set(Some(200));
     let again = file.run_with(&WRITE);
     assert!(Client::several(&again.address(), 3).iter().all(|client| client.backend == "n1"));
-    again.line("the last known backends from");
+    // The source's own loss may come at any moment.
+    assert!(again.line("source of backends lost").says("the last known backends from"));
     let shown = state(&again);
     assert!(shown["source_lost"].is_string(), "{shown}");
     assert_eq!(shown["checks"].as_object().unwrap().len(), 2, "{shown}");
@@ -390,6 +401,13 @@ fn a_check_by_arguments_uses_only_backends_that_accept_connections_and_all_if_no
     tinylb.line("passes again");
     until("b", || Client::connect(&tinylb.address()).backend == "b");
     tinylb.stop_and_finish(clients);
+
+    let dead = format!("b={}", free_address());
+    let args = ["--backend", &dead, "--check-tcp", "--check-interval", "100ms"];
+    let tinylb = Tinylb::balance([], &[&args[..], &["--admin", "127.0.0.1:0"]].concat());
+    let metrics = || get(&tinylb.admin(), "/metrics").body;
+    let used = |line: &str| line.starts_with("tinylb_backends{") && line.ends_with(" 1");
+    until("it to be used", || metrics().lines().any(used));
 }
 
 #[test]

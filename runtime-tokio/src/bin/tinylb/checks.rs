@@ -3,6 +3,7 @@
 use std::{
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
 };
 
 use futures::{
@@ -96,8 +97,16 @@ pub(crate) struct CheckedTable {
     /// The table.
     given: Arc<Mutex<BackendSet<Address>>>,
     /// Those that pass. They outlive the tables.
-    passing: Arc<Mutex<BoxStream<'static, Update<Address>>>>,
+    passing: Arc<Mutex<Passing>>,
     following: Option<Following>,
+}
+
+/// What the checks say, to one follower after the other.
+struct Passing {
+    updates: BoxStream<'static, Update<Address>>,
+    /// The number of the follower whose turn it is. The one before may still be about to poll: it would
+    /// take an update along, or the wake-up of the next.
+    turn: u64,
 }
 
 impl CheckedTable {
@@ -118,7 +127,7 @@ impl CheckedTable {
         let (checks, passing) =
             Checks::begin(check, dial_from, bad_entries, in_force, events, table)?;
         let given = Arc::new(Mutex::new(set.clone()));
-        let passing = Arc::new(Mutex::new(passing.boxed()));
+        let passing = Arc::new(Mutex::new(Passing { updates: passing.boxed(), turn: 0 }));
         let mut table = Self { checks, publisher, given, passing, following: None };
         table.replace(set, handle).map_err(|error| error.to_string())?;
         Ok(table)
@@ -145,9 +154,10 @@ impl CheckedTable {
         // and what the checks still say of that table is passed over.
         self.stop();
         *lock(&self.given) = set.clone();
+        let turn = self.next_turn();
         self.publisher.publish(set);
         let replaced = next.map(|next| handle.replace(next)).transpose();
-        self.following = Some(handle.follow(those_of(&self.passing, &self.given)));
+        self.following = Some(handle.follow(those_of(&self.passing, turn, &self.given)));
         replaced
     }
 
@@ -165,6 +175,13 @@ impl CheckedTable {
             // Keys of a table are good.
             stay => stay.unwrap_or_else(|_| BackendSet::empty()),
         }
+    }
+
+    /// The number of the next follower, whose turn it is from now on.
+    fn next_turn(&self) -> u64 {
+        let mut passing = lock(&self.passing);
+        passing.turn += 1;
+        passing.turn
     }
 
     /// Follows what passes no more.
@@ -185,14 +202,21 @@ impl Drop for CheckedTable {
     }
 }
 
-/// What the checks say of the table. What they still say of the one before is passed over: they are
-/// about to see that there is another.
+/// What the checks say of the table, while it is this follower's turn. What they still say of the one
+/// before is passed over: they are about to see that there is another.
 fn those_of(
-    passing: &Arc<Mutex<BoxStream<'static, Update<Address>>>>,
+    passing: &Arc<Mutex<Passing>>,
+    turn: u64,
     given: &Arc<Mutex<BackendSet<Address>>>,
 ) -> impl Stream<Item = Update<Address>> + Send + 'static {
     let (passing, given) = (Arc::clone(passing), Arc::clone(given));
-    let updates = stream::poll_fn(move |cx| lock(&passing).poll_next_unpin(cx));
+    let updates = stream::poll_fn(move |cx| {
+        let mut passing = lock(&passing);
+        match passing.turn == turn {
+            true => passing.updates.poll_next_unpin(cx),
+            false => Poll::Pending,
+        }
+    });
     updates.filter(move |update| {
         let given = lock(&given);
         ready(match update {
@@ -212,6 +236,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::time::Duration;
 
+    use futures::FutureExt;
     use tinylb_core::{CheckSettings, Server, Settings};
     use tinylb_tokio::{AddressDialer, TcpCheck, TokioRuntime};
     use tokio::{task::yield_now, time::sleep};
@@ -246,7 +271,7 @@ mod tests {
             checks,
             publisher: table,
             given: Arc::new(Mutex::new(given)),
-            passing: Arc::new(Mutex::new(passing.boxed())),
+            passing: Arc::new(Mutex::new(Passing { updates: passing.boxed(), turn: 0 })),
             following: None,
         };
         (table, said)
@@ -281,6 +306,20 @@ mod tests {
         said.publish(set(&["a", "b"]));
         sleep(Duration::from_millis(100)).await;
         assert_eq!(handle.set(), Some(set(&["a", "b"])), "it is in the table again, and passes");
+    }
+
+    #[tokio::test]
+    async fn a_follower_that_polls_though_it_was_stopped_takes_nothing_from_the_next() {
+        let server = server();
+        let handle = server.handle();
+        let (mut table, said) = table(set(&["a"]), WhenNone::Empty);
+        let mut before = Box::pin(those_of(&table.passing, 0, &table.given));
+        table.replace(set(&["a", "b"]), &handle).unwrap();
+        said.publish(set(&["a", "b"]));
+        // It was about to, on another thread.
+        assert!(before.next().now_or_never().is_none());
+        turns().await;
+        assert_eq!(handle.set(), Some(set(&["a", "b"])));
     }
 
     #[tokio::test]

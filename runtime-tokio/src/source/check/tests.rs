@@ -10,9 +10,12 @@ use std::{
     },
 };
 
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, future::join};
 use tinylb_core::{BadEntry, Publisher, VerdictState, WhenNone, publisher};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep},
+};
 
 use super::*;
 
@@ -126,6 +129,17 @@ impl World {
     /// The next update, as text.
     async fn next(&mut self) -> String {
         said(self.updates.next().await.expect("it never ends"))
+    }
+
+    /// The next update after a change that comes while the stream waits, which it has to wake from.
+    async fn next_after(&mut self, change: impl FnOnce(&VerdictBoard)) -> String {
+        let board = self.board.clone();
+        let changed = async {
+            yield_now().await;
+            change(&board);
+        };
+        // In each turn, the stream has its turn first.
+        join(self.next(), changed).await.0
     }
 
     /// What is there at once, if anything is.
@@ -346,8 +360,7 @@ async fn another_checker_asks_all_at_once_and_only_its_answers_change_a_verdict(
     // That one again, and now with answers.
     let (began, last) = (Instant::now(), Script::default());
     last.refuse(1);
-    world.board.ask(last);
-    assert_eq!(world.next().await, "narrowed 2");
+    assert_eq!(world.next_after(|board| board.ask(last)).await, "narrowed 2");
     assert_eq!((other.running(), began.elapsed()), (0, Duration::ZERO));
 }
 
@@ -361,9 +374,10 @@ async fn other_settings_are_in_force_at_once() {
     world.script.set(1, Does::Hang);
     let mut settings = CheckSettings::default();
     (settings.timeout, settings.fall_unanswered) = (Duration::from_millis(100), 1);
-    world.board.configure(settings.clone()).unwrap();
     let began = Instant::now();
-    assert_eq!(world.next().await, "narrowed ");
+    let settings_now = settings.clone();
+    let change = |board: &VerdictBoard| board.configure(settings_now).unwrap();
+    assert_eq!(world.next_after(change).await, "narrowed ");
     assert!(began.elapsed() < Duration::from_millis(1200), "{:?}", began.elapsed());
     assert_eq!(world.changes().last().unwrap(), "1 fails: no answer within 100ms");
     settings.rise = 0;

@@ -185,7 +185,7 @@ async fn a_connection_that_is_no_longer_needed_ends_without_a_reset() {
             async move {
                 question(&mut stream).await?;
                 stream.write_all(answer.as_bytes()).await?;
-                let _ = ended.send(stream.read(&mut [0]).await);
+                let _ = ended.send(stream);
                 Ok(())
             }
         })
@@ -194,8 +194,11 @@ async fn a_connection_that_is_no_longer_needed_ends_without_a_reset() {
         assert_eq!(ask(&check, &server.target()).await, Answer::Pass);
         // Its backend has left.
         check.retain(&BackendSet::empty());
-        let end = timeout(DEADLINE, end.recv()).await.unwrap().unwrap();
-        assert_eq!(end.unwrap(), 0, "{answer}");
+        let mut stream = end.recv().await.unwrap();
+        let read = timeout(DEADLINE, stream.read(&mut [0])).await.unwrap();
+        assert_eq!(read.unwrap(), 0, "{answer}");
+        // A reset that follows the end shows only here.
+        assert!(stream.take_error().unwrap().is_none(), "{answer}");
     }
 }
 
@@ -265,6 +268,22 @@ async fn a_head_without_end_is_given_up() {
         .await;
         let reason = "no HTTP: message head is too large";
         assert_eq!(ask(&http(), &server.target()).await, none(reason));
+    }
+}
+
+#[tokio::test]
+async fn a_head_of_15_kib_is_read_and_one_of_32_kib_is_given_up() {
+    let too_large = none("no HTTP: message head is too large");
+    for (kib, expected) in [(15, Answer::Pass), (32, too_large)] {
+        let server = Server::start(move |mut stream, _| async move {
+            question(&mut stream).await?;
+            let long = "x".repeat(kib << 10);
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nLong: {long}\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await?;
+            stream.read(&mut [0]).await.map(drop)
+        })
+        .await;
+        assert_eq!(ask(&http(), &server.target()).await, expected);
     }
 }
 
@@ -354,6 +373,22 @@ async fn backends_that_are_asked_at_one_port_have_a_connection_each() {
         assert_eq!(ask(&check, &backend.parse().unwrap()).await, Answer::Pass);
     }
     assert_eq!(server.accepted(), 2);
+}
+
+#[tokio::test]
+async fn no_more_connections_are_kept_than_may_be() {
+    let server = Server::start(|mut stream, _| async move {
+        loop {
+            answer_one(&mut stream, 200).await?;
+        }
+    })
+    .await;
+    let check = http().with_port(NonZeroU16::new(server.address.port()).unwrap());
+    let check = check.with_connections_max(1);
+    for backend in ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:1", "127.0.0.1:2"] {
+        assert_eq!(ask(&check, &backend.parse().unwrap()).await, Answer::Pass);
+    }
+    assert_eq!(server.accepted(), 3, "the second backend has a new one for each check");
 }
 
 /// Answers one question.
@@ -467,6 +502,8 @@ async fn a_name_is_looked_up_for_each_check() {
     }
     let missing = "nobody.invalid:80".parse().unwrap();
     assert!(matches!(ask(&check, &missing).await, Answer::None(_)));
+    let strict = http().with_refusal_as_no();
+    assert!(matches!(ask(&strict, &missing).await, Answer::None(_)), "nobody has refused anything");
 }
 
 #[tokio::test]
