@@ -43,10 +43,14 @@ impl Checks {
         let mut checked = Checked::new(checker, config.settings.clone())
             .map_err(|error| error.to_string())?
             .with_bad_entries(bad_entries);
-        let (events, board) = (Arc::clone(events), checked.board());
-        let known = board.clone();
+        let board = checked.board();
+        let (noted, known) = (Arc::clone(events), board.clone());
         checked = checked.on_change(move |change| {
-            events.verdict_changed(known.set().as_ref(), change);
+            noted.verdict_changed(known.set().as_ref(), change);
+        });
+        let (noted, known) = (Arc::clone(events), board.clone());
+        checked = checked.on_own_fault(move |target, reason| {
+            noted.unasked(known.set().as_ref(), target, reason);
         });
         if let Some(set) = in_force {
             checked = checked.with_in_use(set);

@@ -1,4 +1,8 @@
-use std::{future::ready, sync::Arc, time::Duration};
+use std::{
+    future::ready,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use futures::{
     StreamExt,
@@ -6,8 +10,12 @@ use futures::{
 };
 use tinylb_core::{BackendSet, CheckSettings, Update};
 use tinylb_tokio::{Address, Checked, Checker, HttpCheck, TcpCheck, VerdictBoard};
+use tracing::warn;
 
-use crate::args::{CheckHow, Question, Register};
+use crate::{
+    args::{CheckHow, Question, Register},
+    log::OwnFaults,
+};
 
 /// Whether a backend passes its check.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,6 +79,14 @@ fn checked(checker: impl Checker, args: &Register) -> Result<BoxStream<'static, 
     let checked = Checked::new(checker, settings).map_err(|error| error.to_string())?;
     let set = BackendSet::new([(args.key.as_str(), args.address.clone())]);
     let set = set.map_err(|error| error.to_string())?;
+    let own_faults = Mutex::new(OwnFaults::default());
+    let checked = checked.on_own_fault(move |target, reason| {
+        let mut own_faults = own_faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(spared) = own_faults.line(Instant::now(), reason) {
+            let address = target.to_string();
+            warn!(address, spared, "the backend can't be checked, nothing changes: {reason}");
+        }
+    });
     let source = stream::iter([Update::Set(set)]).chain(stream::pending());
     let board = checked.board();
     Ok(checked.updates(source).filter_map(move |update| ready(verdict(update, &board))).boxed())

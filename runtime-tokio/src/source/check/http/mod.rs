@@ -210,8 +210,8 @@ impl HttpCheck {
 
 #[async_trait]
 impl Checker for HttpCheck {
-    /// [`Answer::Fail`] for a status that isn't accepted. Everything else that isn't HTTP is
-    /// [`Answer::None`].
+    /// [`Answer::Fail`] for a status that isn't accepted. [`Answer::Ours`] if the backend can't be
+    /// dialled through our own fault. Everything else that isn't HTTP is [`Answer::None`].
     async fn check(&self, target: &Address, within: Duration) -> Answer {
         let began = Instant::now();
         let address = match at_port(target, self.port) {
