@@ -20,6 +20,8 @@ use tinylb_core::{
 };
 
 use self::driver::Driver;
+#[cfg(feature = "tls")]
+pub use self::http::{CheckTls, CheckTlsError};
 use self::words::words;
 pub use self::{
     board::VerdictBoard,
