@@ -39,7 +39,7 @@ impl Checks {
         events: &Arc<EventLog>,
         source: impl Stream<Item = Update<Address>> + Send + 'static,
     ) -> Result<(Self, impl Stream<Item = Update<Address>> + Send + 'static), String> {
-        let checker = config.checker(dial_from).map_err(|error| error.to_string())?;
+        let checker = config.checker(dial_from)?;
         let mut checked = Checked::new(checker, config.settings.clone())
             .map_err(|error| error.to_string())?
             .with_bad_entries(bad_entries);
@@ -81,7 +81,7 @@ impl Checks {
         let is_other_question =
             question(&self.config) != question(config) || self.dial_from != dial_from;
         if is_other_question {
-            let checker = config.checker(dial_from).map_err(|error| error.to_string())?;
+            let checker = config.checker(dial_from)?;
             self.board.ask(checker);
         }
         if self.config.settings != config.settings {

@@ -14,6 +14,7 @@ use tracing::warn;
 
 use crate::{
     args::{CheckHow, Question, Register},
+    config::Tls,
     log::OwnFaults,
 };
 
@@ -36,14 +37,17 @@ const UNANSWERED_MAX: u32 = 5;
 /// What is wrong with the check.
 pub(super) fn verdicts(args: &Register) -> Result<BoxStream<'static, Verdict>, String> {
     let Some(how) = args.check else {
-        let Question { path, port, host, rise, fall } = &args.question;
+        let Question { path, port, host, tls, rise, fall } = &args.question;
         let is_plain = path.is_none() && port.is_none() && host.is_none();
-        return match is_plain && (*rise, *fall) == (1, 1) {
+        return match is_plain && *tls == Tls::default() && (*rise, *fall) == (1, 1) {
             true => Ok(stream::iter([Verdict::Passes]).chain(stream::pending()).boxed()),
             false => Err("there is no check to have these settings: give `--check`".into()),
         };
     };
     let question = &args.question;
+    if !matches!(how, CheckHow::Https) && question.tls != Tls::default() {
+        return Err("only `--check https` has a CA, a certificate and a domain: give that".into());
+    }
     Ok(match how {
         CheckHow::Tcp if question.path.is_some() || question.host.is_some() => {
             return Err("`--check tcp` has no path and no host: give `--check http`".into());
@@ -55,7 +59,7 @@ pub(super) fn verdicts(args: &Register) -> Result<BoxStream<'static, Verdict>, S
             }
             checked(check, args)?
         }
-        CheckHow::Http => {
+        CheckHow::Http | CheckHow::Https => {
             let path = question.path.as_deref().unwrap_or("/");
             let mut check =
                 HttpCheck::new(path).map_err(|error| error.to_string())?.with_refusal_as_no();
@@ -64,6 +68,9 @@ pub(super) fn verdicts(args: &Register) -> Result<BoxStream<'static, Verdict>, S
             }
             if let Some(host) = &question.host {
                 check = check.with_host(host).map_err(|error| error.to_string())?;
+            }
+            if let CheckHow::Https = how {
+                check = question.tls.clone().encrypt(check)?;
             }
             checked(check, args)?
         }
