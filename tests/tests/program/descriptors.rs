@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::harness::{
     Backend, Client, Cluster, ConfigFile, End, Hung, Line, Load, Socket, Tinylb, binary, get,
@@ -373,11 +373,12 @@ fn a_check_that_finds_no_descriptor_removes_nobody_and_is_logged_with_its_remedy
     let (address, admin) = (tinylb.address(), tinylb.admin());
     let in_force = || get(&admin, "/services").json()["s"]["backends"].clone();
     until("both to pass", || in_force().as_object().is_some_and(|set| set.len() == 2));
-    let mut load = Load::start(&address, 4);
+    let load = Load::start(&address, 4);
 
     // Not one more, until the soft limit is raised again.
     let id = Pid::from_raw(tinylb.id() as i32);
-    let limit = Rlimit { current: Some(3), maximum: None };
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit { current: Some(3), maximum };
     let before = prlimit(id, Resource::Nofile, limit).unwrap();
     let line = tinylb.line("can't be checked");
     assert_eq!((line.field("level"), line.field("service")), ("WARN", "s"));

@@ -88,7 +88,7 @@ impl World {
         let port = self.address.split(':').nth(1).unwrap();
         let check = format!(
             "check = {{ https = \"/primary\", port = {port}, ca = \"ca.pem\", interval = \"100ms\", \
-             fall_unanswered = 1{more} }}"
+             fall_unanswered = 1{more} }}\nempty = \"wait\""
         );
         self.file.edit(&service("s", "127.0.0.1:0", [&self.backend], &check));
         self.file.run()
