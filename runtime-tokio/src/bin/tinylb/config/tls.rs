@@ -26,11 +26,11 @@ pub(crate) struct Tls {
     pub(super) domain: Option<String>,
     /// What is in the files: others are another configuration, under the same names.
     #[arg(skip)]
-    read: Option<Arc<Files>>,
+    pub(super) read: Option<Arc<Files>>,
 }
 
 #[derive(Default, PartialEq)]
-struct Files {
+pub(super) struct Files {
     ca: Vec<u8>,
     certificate: Vec<u8>,
     key: Vec<u8>,
