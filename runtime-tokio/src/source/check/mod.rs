@@ -103,9 +103,12 @@ pub struct Checked {
 
 /// What is called when something happens that a log may want.
 struct Observers {
-    on_change: Box<dyn Fn(&VerdictChange<Address>) + Send + Sync>,
-    on_own_fault: Box<dyn Fn(&Address, &str) + Send + Sync>,
+    on_change: Box<OnChange>,
+    on_own_fault: Box<OnOwnFault>,
 }
+
+type OnChange = dyn Fn(&VerdictChange<Address>) + Send + Sync;
+type OnOwnFault = dyn Fn(&Address, &str) + Send + Sync;
 
 impl Checked {
     /// Checks by this checker.
