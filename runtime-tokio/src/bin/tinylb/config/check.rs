@@ -210,6 +210,7 @@ impl Reader<'_> {
             }
         }
         if draft.is_encrypted
+            && given == ["https"]
             && !draft.is_misspelt
             && let Err(message) = draft.tls.validate()
         {
