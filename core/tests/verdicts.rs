@@ -29,7 +29,12 @@ fn backends() -> impl Strategy<Value = Backends> {
 }
 
 fn found() -> impl Strategy<Value = Found> {
-    prop_oneof![3 => Just(Found::Pass), 2 => Just(Found::Fail), 2 => Just(Found::None)]
+    prop_oneof![
+        6 => Just(Found::Pass),
+        4 => Just(Found::Fail),
+        4 => Just(Found::None),
+        1 => Just(Found::Ours),
+    ]
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -76,6 +76,8 @@ mod upkeep;
 
 #[cfg(feature = "file")]
 pub use self::source::FileSource;
+#[cfg(feature = "tls")]
+pub use self::source::{CheckTls, CheckTlsError};
 #[cfg(feature = "check")]
 pub use self::source::{Checked, Checker, HttpCheck, HttpCheckError, TcpCheck, VerdictBoard};
 #[cfg(feature = "dns")]

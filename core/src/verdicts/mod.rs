@@ -24,6 +24,10 @@ pub enum Answer {
     Fail(Arc<str>),
     /// It hasn't answered, for this reason: "no answer within 1s", "connection refused".
     None(Arc<str>),
+    /// It couldn't be asked, through no fault of its own ([`Fault::Ours`](crate::Fault::Ours)), for this
+    /// reason: "too many open files". That says nothing of the backend: its verdict and all counts stay,
+    /// and it is asked again when its next check is due.
+    Ours(Arc<str>),
 }
 
 /// Identifies one check of one [`Verdicts`].
@@ -73,7 +77,7 @@ pub struct Verdict<T> {
     /// When this state began: when the target appeared, or at an answer.
     pub since: Duration,
     /// What the last check found, unless it passed. A backend that passes may have a reason: it
-    /// hasn't failed often enough.
+    /// hasn't failed often enough, or couldn't be asked.
     pub reason: Option<Arc<str>>,
 }
 
@@ -308,10 +312,11 @@ impl<T: Target> Verdicts<T> {
         if !is_wanted {
             return;
         }
-        self.unheard -= usize::from(!record.is_heard);
-        let was = record.state;
+        let (was, was_heard) = (record.state, record.is_heard);
         self.passes += u64::from(answer == Answer::Pass);
-        if !record.hear(now, answer, self.passes, &self.settings) {
+        let has_changed = record.hear(now, answer, self.passes, &self.settings);
+        self.unheard -= usize::from(record.is_heard && !was_heard);
+        if !has_changed {
             return;
         }
         let is_passing = record.state == VerdictState::Passing;

@@ -13,7 +13,7 @@ pub(super) struct Record {
     pub(super) due: Duration,
     /// How many checks have begun.
     pub(super) begun: u32,
-    /// Whether a check has ended.
+    /// Whether a check has ended that says something of it.
     pub(super) is_heard: bool,
     /// Passes since the last check that didn't pass.
     passes: u32,
@@ -49,7 +49,6 @@ impl Record {
         passes: u64,
         settings: &CheckSettings,
     ) -> bool {
-        self.is_heard = true;
         match answer {
             Answer::Pass => {
                 self.passes = self.passes.saturating_add(1);
@@ -60,7 +59,12 @@ impl Record {
                 self.miss(reason, passes);
             }
             Answer::None(reason) => self.miss(reason, passes),
+            Answer::Ours(reason) => {
+                self.reason = Some(reason);
+                return false;
+            }
         }
+        self.is_heard = true;
         // If nothing passes, then the fault may be on this side.
         let is_certain = settings.when_none == WhenNone::Empty || passes > self.passes_before;
         let is_silent = self.misses >= settings.fall_unanswered && is_certain;

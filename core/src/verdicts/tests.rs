@@ -18,6 +18,10 @@ fn nothing() -> Answer {
     Answer::None("no answer within 1s".into())
 }
 
+fn ours() -> Answer {
+    Answer::Ours("too many open files".into())
+}
+
 /// Backends whose key is their target.
 fn set(targets: &[u32]) -> BackendSet<u32> {
     BackendSet::new(targets.iter().map(|target| (target.to_string(), *target))).unwrap()
@@ -146,6 +150,36 @@ fn a_passing_backend_fails_after_refusals_in_a_row_or_checks_that_did_not_pass()
     assert_eq!(run(&silent)[3..], [Passing, Failing]);
     assert_eq!(run(&[pass(), no(), nothing(), nothing(), nothing()])[3..], [Passing, Failing]);
     assert_eq!(run(&[no(), no()]), [Undecided, Failing]);
+}
+
+#[test]
+fn a_backend_that_could_not_be_asked_keeps_its_verdict_and_every_count() {
+    use VerdictState::{Failing, Passing, Undecided};
+    let run = |answers: &[Answer]| {
+        let mut run = Run::new(|it| (it.rise, it.fall, it.fall_unanswered) = (2, 2, 3));
+        run.says_set(ms(0), &[1]);
+        run.states(1, answers)
+    };
+    let often = [pass(), ours(), ours(), ours(), ours(), ours(), ours(), ours(), ours()];
+    assert_eq!(run(&often), [Passing; 9]);
+    // It neither counts as a miss, nor ends a row of them, nor a row of passes.
+    let between = [pass(), nothing(), ours(), nothing(), ours(), nothing()];
+    assert_eq!(run(&between)[3..], [Passing, Passing, Failing]);
+    assert_eq!(run(&[no(), ours(), no()]), [Undecided, Undecided, Failing]);
+    let rising = [no(), no(), pass(), ours(), pass()];
+    assert_eq!(run(&rising)[2..], [Failing, Failing, Passing]);
+
+    // No other backend's silence counts for it, and it is no verdict to wait for.
+    let mut run = Run::new(|_| {});
+    run.says_set(ms(0), &[1, 2]);
+    run.answers(ms(5), 1, no());
+    assert!(run.answers(ms(6), 2, ours()).is_empty(), "it hasn't been asked");
+    let reasons = run.verdicts.verdicts().map(|it| it.reason);
+    let reasons: Vec<_> = reasons.map(|reason| reason.unwrap().to_string()).collect();
+    assert_eq!(reasons, ["503 from /primary", "too many open files"]);
+    assert_eq!(run.starts(ms(999)), [1, 2], "each is asked again");
+    assert_eq!(run.answers(ms(999), 2, pass()), ["set [2]"]);
+    assert!(run.verdicts.verdicts().all(|it| it.target == 1 || it.reason.is_none()));
 }
 
 #[test]

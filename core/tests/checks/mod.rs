@@ -26,6 +26,7 @@ pub enum Found {
     Pass,
     Fail,
     None,
+    Ours,
 }
 
 #[derive(Clone, Debug)]
@@ -242,5 +243,6 @@ fn answer_of(found: Found) -> Answer {
         Found::Pass => Answer::Pass,
         Found::Fail => Answer::Fail("503 from /primary".into()),
         Found::None => Answer::None("no answer within 60ms".into()),
+        Found::Ours => Answer::Ours("too many open files".into()),
     }
 }

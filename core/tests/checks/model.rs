@@ -19,6 +19,8 @@ struct Known {
     state: VerdictState,
     since: u64,
     answers: Vec<Found>,
+    /// It couldn't be asked since the last of them.
+    is_unasked: bool,
     /// The places of its answers among all.
     places: Vec<usize>,
     started: Vec<u64>,
@@ -113,6 +115,7 @@ impl Model {
                 state: VerdictState::Undecided,
                 since: now,
                 answers: Vec::new(),
+                is_unasked: false,
                 places: Vec::new(),
                 started: Vec::new(),
             });
@@ -169,6 +172,17 @@ impl Model {
             seen.count(self.known.contains_key(&target), Rare::BackAfterItsOldCheck);
             return;
         };
+        known.is_unasked = found == Found::Ours;
+        if known.is_unasked {
+            let Setup { fall_unanswered, .. } = self.setup;
+            let misses = known.answers.iter().rev().take_while(|it| **it != Found::Pass).count();
+            let is_last = misses as u32 + 1 == fall_unanswered;
+            let passes = known.state == VerdictState::Passing;
+            seen.count(passes && is_last, Rare::UnaskedBeforeTheFall);
+            seen.count(passes && misses > 0, Rare::UnaskedBetweenMisses);
+            seen.count(known.answers.is_empty() && self.reported.is_none(), Rare::UnaskedAtFirst);
+            return;
+        }
         known.answers.push(found);
         known.places.push(self.heard.len());
         self.heard.push(found);
@@ -361,7 +375,8 @@ impl Model {
     /// Target, state, since when, and whether there is a reason.
     pub fn verdicts(&self) -> Vec<(u8, VerdictState, Duration, bool)> {
         let verdict = |(target, known): (&u8, &Known)| {
-            let has_reason = known.answers.last().is_some_and(|it| *it != Found::Pass);
+            let has_missed = known.answers.last().is_some_and(|it| *it != Found::Pass);
+            let has_reason = has_missed || known.is_unasked;
             (*target, known.state, ms(known.since), has_reason)
         };
         self.known.iter().map(verdict).collect()

@@ -30,9 +30,12 @@ pub enum Rare {
     EntriesOwed,
     EntriesPaid,
     RemovedWhileUnheard,
+    UnaskedAtFirst,
+    UnaskedBetweenMisses,
+    UnaskedBeforeTheFall,
 }
 
-const ALL: [Rare; 29] = {
+const ALL: [Rare; 32] = {
     use Rare::*;
     [
         LateAnswer,
@@ -64,6 +67,9 @@ const ALL: [Rare; 29] = {
         EntriesOwed,
         EntriesPaid,
         RemovedWhileUnheard,
+        UnaskedAtFirst,
+        UnaskedBetweenMisses,
+        UnaskedBeforeTheFall,
     ]
 };
 

@@ -19,6 +19,8 @@ mod etcd;
 mod file;
 mod restart;
 
+#[cfg(feature = "tls")]
+pub use self::check::{CheckTls, CheckTlsError};
 #[cfg(feature = "check")]
 pub use self::check::{Checked, Checker, HttpCheck, HttpCheckError, TcpCheck, VerdictBoard};
 #[cfg(feature = "dns")]

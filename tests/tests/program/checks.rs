@@ -429,7 +429,7 @@ fn a_bad_check_is_refused_before_the_program_starts() {
     let listen = listener.local_addr().unwrap().to_string();
     let given = ["run", "--listen", &listen, "--backend", "a=127.0.0.1:1"];
     for (more, cause) in [
-        (&["--check-port", "80"][..], "give `--check-http PATH` or `--check-tcp`"),
+        (&["--check-port", "80"][..], "give `--check-http PATH`, `--check-https PATH` or"),
         (&["--check-http", "x"], "`x` is no path of HTTP"),
         (
             &["--check-tcp", "--check-timeout", "2m"],

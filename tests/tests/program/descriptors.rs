@@ -10,11 +10,11 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::harness::{
-    Backend, Client, Cluster, ConfigFile, End, Hung, Line, Socket, Tinylb, binary, get, service,
-    until,
+    Backend, Client, Cluster, ConfigFile, End, Hung, Line, Load, Socket, Tinylb, binary, get,
+    service, until,
 };
 
 const CLIENTS: usize = 200;
@@ -360,4 +360,42 @@ fn checks_have_descriptors_of_their_own_and_keep_no_more_connections_than_that()
     let are_kept = counts.iter().filter(|(requests, connections)| connections * 2 < *requests);
     assert_eq!((are_new, are_kept.count()), (1, 2), "{counts:?}");
     tinylb.stop();
+}
+
+#[test]
+fn a_check_that_finds_no_descriptor_removes_nobody_and_is_logged_with_its_remedy() {
+    let cluster = Cluster::new(&[Some(200), Some(200)]);
+    // One check without an answer would do, and none keeps a connection.
+    let check = "check = { tcp = true, interval = \"100ms\", fall_unanswered = 1, \
+                 when_none = \"empty\" }";
+    let file = ConfigFile::new(&cluster.config(&[1, 2], check));
+    let tinylb = file.run_with(&["--admin", "127.0.0.1:0"]);
+    let (address, admin) = (tinylb.address(), tinylb.admin());
+    let in_force = || get(&admin, "/services").json()["s"]["backends"].clone();
+    until("both to pass", || in_force().as_object().is_some_and(|set| set.len() == 2));
+    let load = Load::start(&address, 4);
+
+    // Not one more, until the soft limit is raised again.
+    let id = Pid::from_raw(tinylb.id() as i32);
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit { current: Some(3), maximum };
+    let before = prlimit(id, Resource::Nofile, limit).unwrap();
+    let line = tinylb.line("can't be checked");
+    assert_eq!((line.field("level"), line.field("service")), ("WARN", "s"));
+    let text = line.message();
+    assert!(text.starts_with("n1 (") || text.starts_with("n2 ("), "{text}");
+    let expected =
+        "its verdict stays as it is: too many open files: raise the limit on descriptors";
+    assert!(text.contains(expected), "{text}");
+    for _ in 0..10 {
+        load.go_on(|_| true);
+        thread::sleep(Duration::from_millis(100));
+    }
+    prlimit(id, Resource::Nofile, before).unwrap();
+    assert_eq!(in_force().as_object().unwrap().len(), 2);
+    let log = tinylb.log();
+    assert_eq!(log.iter().filter(|line| line.says("can't be checked")).count(), 1, "{log:?}");
+    assert!(!log.iter().any(|line| line.says("no longer passes")), "{log:?}");
+    load.go_on(|_| true);
+    assert_eq!(load.finish(), [End::Clean; 4]);
 }

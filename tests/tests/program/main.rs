@@ -15,6 +15,7 @@ mod docs;
 mod ejection;
 mod exit;
 mod harness;
+mod https;
 mod killed;
 mod leaving;
 mod memory;

@@ -6,7 +6,7 @@ use tinylb_tokio::{Address, DnsName, DnsOptions, Host, Splice, TcpTarget};
 
 use crate::{
     Failure,
-    config::{Backends, CheckArgs, Etcd, Followed, Place, WORKERS_MAX, duration},
+    config::{Backends, CheckArgs, Etcd, Followed, Place, Tls, WORKERS_MAX, duration},
 };
 
 /// A round-robin load balancer of connections. When a backend is removed, its connections are
@@ -131,15 +131,17 @@ pub(crate) struct Register {
 /// What a check asks, and how many answers it takes.
 #[derive(Args)]
 pub(crate) struct Question {
-    /// The path that `--check http` gets [default: /]. Only the status 200 passes.
+    /// The path that `--check http` and `--check https` get [default: /]. Only the status 200 passes.
     #[arg(long = "check-path", value_name = "PATH")]
     pub(crate) path: Option<String>,
     /// The port that is asked [default: the backend's].
     #[arg(long = "check-port", value_name = "PORT")]
     pub(crate) port: Option<NonZeroU16>,
-    /// The Host header of `--check http` [default: the address that is asked].
+    /// The Host header of `--check http` and `--check https` [default: the address that is asked].
     #[arg(long = "check-host", value_name = "HOST")]
     pub(crate) host: Option<String>,
+    #[command(flatten)]
+    pub(crate) tls: Tls,
     /// How many checks in a row must pass before a backend that was taken out is registered again, 1 to
     /// 100.
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
@@ -157,6 +159,8 @@ pub(crate) enum CheckHow {
     /// Ask over HTTP once a second. The backend is taken out of etcd when it answers with another
     /// status, when a connection is refused, or after 5 in a row without an answer within 1 s
     Http,
+    /// As `http`, over HTTPS; needs `--check-ca`. A certificate that isn't trusted is no answer
+    Https,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

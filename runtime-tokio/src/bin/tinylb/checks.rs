@@ -40,14 +40,18 @@ impl Checks {
         events: &Arc<EventLog>,
         source: impl Stream<Item = Update<Address>> + Send + 'static,
     ) -> Result<(Self, impl Stream<Item = Update<Address>> + Send + 'static), String> {
-        let checker = config.checker(dial_from).map_err(|error| error.to_string())?;
+        let checker = config.checker(dial_from)?;
         let mut checked = Checked::new(checker, config.settings.clone())
             .map_err(|error| error.to_string())?
             .with_bad_entries(bad_entries);
-        let (events, board) = (Arc::clone(events), checked.board());
-        let known = board.clone();
+        let board = checked.board();
+        let (noted, known) = (Arc::clone(events), board.clone());
         checked = checked.on_change(move |change| {
-            events.verdict_changed(known.set().as_ref(), change);
+            noted.verdict_changed(known.set().as_ref(), change);
+        });
+        let (noted, known) = (Arc::clone(events), board.clone());
+        checked = checked.on_own_fault(move |target, reason| {
+            noted.unasked(known.set().as_ref(), target, reason);
         });
         if let Some(set) = in_force {
             checked = checked.with_in_use(set);
@@ -78,7 +82,7 @@ impl Checks {
         let is_other_question =
             question(&self.config) != question(config) || self.dial_from != dial_from;
         if is_other_question {
-            let checker = config.checker(dial_from).map_err(|error| error.to_string())?;
+            let checker = config.checker(dial_from)?;
             self.board.ask(checker);
         }
         if self.config.settings != config.settings {

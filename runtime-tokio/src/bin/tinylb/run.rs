@@ -48,6 +48,7 @@ fn configuration(args: &Run) -> Result<Config, Failure> {
         Some(path) => {
             // Checked here too, so that no argument is ignored.
             args.etcd.read()?;
+            args.check.read().map_err(Failure::Usage)?;
             config::load(path).map_err(|error| Failure::Error(error.to_string()))
         }
         None => {

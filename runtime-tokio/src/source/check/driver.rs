@@ -3,7 +3,7 @@ use std::{
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -15,21 +15,22 @@ use futures::{
 use tinylb_core::{Answer, Check, CheckId, Update};
 use tokio::time::{Sleep, sleep_until, timeout};
 
-use super::{Checker, OnChange, VerdictBoard};
+use super::{Checker, Observers, VerdictBoard};
 use crate::Address;
 
 /// A check that is under way.
 struct Running {
     id: CheckId,
+    target: Address,
     check: BoxFuture<'static, Answer>,
 }
 
 impl Future for Running {
-    type Output = (CheckId, Answer);
+    type Output = (CheckId, Address, Answer);
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(CheckId, Answer)> {
-        let id = self.id;
-        self.check.poll_unpin(cx).map(|answer| (id, answer))
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = ready!(self.check.poll_unpin(cx));
+        Poll::Ready((self.id, self.target.clone(), answer))
     }
 }
 
@@ -43,7 +44,7 @@ pub(super) struct Driver {
     /// Rings when there may be something to do though nobody says anything. Made by the first poll:
     /// before, there need not be a runtime.
     alarm: Option<Pin<Box<Sleep>>>,
-    on_change: Arc<OnChange>,
+    observers: Observers,
     board: VerdictBoard,
 }
 
@@ -51,7 +52,7 @@ impl Driver {
     pub(super) fn new(
         source: impl Stream<Item = Update<Address>> + Send + 'static,
         checker: Arc<dyn Checker>,
-        on_change: Arc<OnChange>,
+        observers: Observers,
         board: VerdictBoard,
     ) -> Self {
         Self {
@@ -60,7 +61,7 @@ impl Driver {
             checker,
             running: FuturesUnordered::new(),
             alarm: None,
-            on_change,
+            observers,
             board,
         }
     }
@@ -70,7 +71,10 @@ impl Driver {
         let mut has_come = false;
         // Checks that have just begun need their first poll, and answers that come together make one
         // set.
-        while let Poll::Ready(Some((id, answer))) = self.running.poll_next_unpin(cx) {
+        while let Poll::Ready(Some((id, target, answer))) = self.running.poll_next_unpin(cx) {
+            if let Answer::Ours(reason) = &answer {
+                (self.observers.on_own_fault)(&target, reason);
+            }
             self.board.decide(|verdicts, now| verdicts.answered(now, id, answer));
             has_come = true;
         }
@@ -119,7 +123,7 @@ impl Driver {
         for check in checks {
             self.begin(check, within);
         }
-        changes.iter().for_each(|change| (self.on_change)(change));
+        changes.iter().for_each(|change| (self.observers.on_change)(change));
         update
     }
 
@@ -131,16 +135,16 @@ impl Driver {
     }
 
     fn begin(&self, Check { id, target }: Check<Address>, within: Duration) {
-        let checker = Arc::clone(&self.checker);
+        let (checker, asked) = (Arc::clone(&self.checker), target.clone());
         let check = async move {
-            let check = AssertUnwindSafe(checker.check(&target, within)).catch_unwind();
+            let check = AssertUnwindSafe(checker.check(&asked, within)).catch_unwind();
             match timeout(within, check).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_)) => Answer::None("the check panicked".into()),
                 Err(_) => Answer::None(format!("no answer within {within:?}").into()),
             }
         };
-        self.running.push(Running { id, check: check.boxed() });
+        self.running.push(Running { id, target, check: check.boxed() });
     }
 
     /// Whether it is time for something. If not, the task is woken when it is.

@@ -20,6 +20,8 @@ use tinylb_core::{
 };
 
 use self::driver::Driver;
+#[cfg(feature = "tls")]
+pub use self::http::{CheckTls, CheckTlsError};
 use self::words::words;
 pub use self::{
     board::VerdictBoard,
@@ -32,6 +34,8 @@ use crate::{Address, TcpTarget, fault::fault};
 #[async_trait]
 pub trait Checker: Send + Sync + 'static {
     /// Asks this backend. [`Checked`] asks several backends at a time, and each by one call at a time.
+    ///
+    /// Give [`Answer::Ours`] if the backend couldn't be asked, say for lack of a descriptor.
     ///
     /// # Cancellation
     /// The future is dropped `within` that time, which counts as no answer. So it has to return
@@ -92,12 +96,19 @@ impl<C: Checker + ?Sized> Checker for Box<C> {
 pub struct Checked {
     checker: Arc<dyn Checker>,
     settings: CheckSettings,
-    on_change: Arc<OnChange>,
+    observers: Observers,
     board: VerdictBoard,
     in_use: Option<BackendSet<Address>>,
 }
 
+/// What is called when something happens that a log may want.
+struct Observers {
+    on_change: Box<OnChange>,
+    on_own_fault: Box<OnOwnFault>,
+}
+
 type OnChange = dyn Fn(&VerdictChange<Address>) + Send + Sync;
+type OnOwnFault = dyn Fn(&Address, &str) + Send + Sync;
 
 impl Checked {
     /// Checks by this checker.
@@ -110,7 +121,7 @@ impl Checked {
         Ok(Self {
             checker: Arc::new(checker),
             settings,
-            on_change: Arc::new(|_| {}),
+            observers: Observers { on_change: Box::new(|_| {}), on_own_fault: Box::new(|_, _| {}) },
             board: VerdictBoard::new(verdicts),
             in_use: None,
         })
@@ -133,7 +144,18 @@ impl Checked {
         mut self,
         observe: impl Fn(&VerdictChange<Address>) + Send + Sync + 'static,
     ) -> Self {
-        self.on_change = Arc::new(observe);
+        self.observers.on_change = Box::new(observe);
+        self
+    }
+
+    /// Sets a function that is called whenever a backend couldn't be asked through our own fault
+    /// ([`Answer::Ours`]), with the reason. Its verdict stays as it is. It must not block.
+    #[must_use]
+    pub fn on_own_fault(
+        mut self,
+        observe: impl Fn(&Address, &str) + Send + Sync + 'static,
+    ) -> Self {
+        self.observers.on_own_fault = Box::new(observe);
         self
     }
 
@@ -164,15 +186,18 @@ impl Checked {
         if let Some(set) = self.in_use {
             self.board.decide(|verdicts, _| verdicts.assume(set));
         }
-        Driver::new(source, self.checker, self.on_change, self.board)
+        Driver::new(source, self.checker, self.observers, self.board)
     }
 }
 
 /// What it says of a backend that it can't be dialled.
 fn undialled(error: &io::Error, is_refusal_no: bool) -> Answer {
     let reason = words(error).into();
-    let is_no = is_refusal_no && fault(error) == Fault::Refused;
-    if is_no { Answer::Fail(reason) } else { Answer::None(reason) }
+    match fault(error) {
+        Fault::Ours => Answer::Ours(reason),
+        Fault::Refused if is_refusal_no => Answer::Fail(reason),
+        _ => Answer::None(reason),
+    }
 }
 
 /// Where a backend is asked.

@@ -67,8 +67,9 @@ impl TcpCheck {
 
 #[async_trait]
 impl Checker for TcpCheck {
-    /// [`Answer::Pass`] or [`Answer::None`], unless [`Self::with_refusal_as_no`] was called: a refusal
-    /// doesn't come from the backend, but from the system that lacks it.
+    /// [`Answer::Pass`], [`Answer::None`] or, if the backend can't be dialled through our own fault,
+    /// [`Answer::Ours`]. [`Answer::Fail`] only with [`Self::with_refusal_as_no`]: a refusal doesn't come
+    /// from the backend, but from the system that lacks it.
     async fn check(&self, target: &Address, within: Duration) -> Answer {
         let address = match at_port(target, self.port) {
             Ok(address) => address,

@@ -102,6 +102,7 @@ struct World {
     publisher: Publisher<Address>,
     board: VerdictBoard,
     changes: Arc<Mutex<Vec<String>>>,
+    own_faults: Arc<Mutex<Vec<String>>>,
     updates: Pin<Box<dyn Stream<Item = Update<Address>> + Send>>,
 }
 
@@ -120,10 +121,15 @@ impl World {
                 .unwrap()
                 .push(format!("{port} {state}: {}", reason.as_deref().unwrap_or("-")));
         });
+        let own_faults = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&own_faults);
+        let checked = checked.on_own_fault(move |target, reason| {
+            noted.lock().unwrap().push(format!("{target}: {reason}"));
+        });
         let (publisher, source) = publisher();
         let board = checked.board();
         let updates = Box::pin(checked.updates(source));
-        Self { script, publisher, board, changes, updates }
+        Self { script, publisher, board, changes, own_faults, updates }
     }
 
     /// The next update, as text.
@@ -319,6 +325,24 @@ async fn many_backends_are_checked_a_few_at_a_time() {
     world.quiet(Duration::from_secs(20)).await;
     assert_eq!(world.script.0.running_max.load(SeqCst), 10);
     assert!(backends.iter().all(|&backend| world.script.asked(backend) >= 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_removed_because_we_cannot_ask_and_a_log_hears_of_it() {
+    let mut world = World::new(|_| {});
+    world.publisher.publish(set(&[1]));
+    assert_eq!(world.next().await, "set 1");
+    world.script.set(1, Does::Say(Answer::Ours("too many open files".into())));
+    world.quiet(Duration::from_secs(20)).await;
+    let verdict = world.board.verdicts().remove(0).0;
+    assert_eq!(verdict.state, VerdictState::Passing);
+    assert_eq!(verdict.reason.as_deref(), Some("too many open files"));
+    assert_eq!(world.changes(), ["1 passes: -"]);
+    let own_faults = world.own_faults.lock().unwrap().clone();
+    assert!(own_faults.len() > 15, "{own_faults:?}");
+    assert!(own_faults.iter().all(|it| it == "127.0.0.1:1: too many open files"));
+    world.script.refuse(1);
+    assert_eq!(world.next().await, "narrowed ");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-use std::{net::IpAddr, num::NonZeroU16, ops::RangeInclusive, time::Duration};
+use std::{net::IpAddr, num::NonZeroU16, ops::RangeInclusive, path::Path, time::Duration};
 
 use clap::Args;
 use tinylb_core::{CheckSettings, WhenNone};
@@ -6,7 +6,7 @@ use tinylb_tokio::{Address, Checker, HttpCheck, HttpCheckError, TcpCheck};
 use toml::de::DeValue;
 
 use super::{
-    Backends,
+    Backends, Tls,
     reader::{Reader, Value},
     values::{count, duration, kind, list, switch, text, time},
 };
@@ -26,8 +26,13 @@ pub(crate) struct CheckConfig {
 /// What a backend is asked.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Question {
-    /// A page, and which statuses pass.
-    Http { path: String, host: Option<String>, statuses: Vec<RangeInclusive<u16>> },
+    /// A page, and which statuses pass; over HTTPS if there is `tls`.
+    Http {
+        path: String,
+        host: Option<String>,
+        statuses: Vec<RangeInclusive<u16>>,
+        tls: Option<Tls>,
+    },
     /// Whether it accepts connections.
     Tcp,
 }
@@ -35,7 +40,7 @@ pub(crate) enum Question {
 impl Question {
     /// The page at a path, which has to be there.
     fn page(path: String) -> Self {
-        Self::Http { path, host: None, statuses: vec![200..=200] }
+        Self::Http { path, host: None, statuses: vec![200..=200], tls: None }
     }
 
     /// What becomes of the set if no backend passes, unless that is configured. An answer that means no
@@ -61,21 +66,42 @@ impl CheckConfig {
         Self { question: Question::Tcp, port: None, settings, connections_max: 0 }
     }
 
+    /// Makes the paths of a check over HTTPS relative to a directory, and reads the files.
+    ///
+    /// # Errors
+    /// One can't be read or used: which, why, and a remedy.
+    pub(super) fn read_files(&mut self, directory: &Path) -> Result<(), String> {
+        match &mut self.question {
+            Question::Http { tls: Some(tls), .. } => tls.read_files(directory),
+            _ => Ok(()),
+        }
+    }
+
     /// What asks the backends, from these addresses of this machine.
     ///
     /// # Errors
-    /// A part of the question is none of HTTP, with a remedy.
-    pub(crate) fn checker(&self, dial_from: &[IpAddr]) -> Result<Box<dyn Checker>, HttpCheckError> {
+    /// A part of the question is none of HTTP, or of TLS, with a remedy.
+    pub(crate) fn checker(&self, dial_from: &[IpAddr]) -> Result<Box<dyn Checker>, String> {
         let dial_from = dial_from.to_vec();
         Ok(match &self.question {
-            Question::Http { path, host, statuses } => {
-                let mut check = HttpCheck::new(path)?
-                    .with_status(statuses.iter().cloned())?
-                    .with_connections_max(self.connections_max)
-                    .with_dial_from(dial_from);
-                if let Some(host) = host {
-                    check = check.with_host(host)?;
-                }
+            Question::Http { path, host, statuses, tls } => {
+                let page = || {
+                    let page = HttpCheck::new(path)?.with_status(statuses.iter().cloned())?;
+                    match host {
+                        Some(host) => page.with_host(host),
+                        None => Ok(page),
+                    }
+                };
+                let page = page().map_err(|error: HttpCheckError| error.to_string())?;
+                let check =
+                    page.with_connections_max(self.connections_max).with_dial_from(dial_from);
+                #[cfg(feature = "tls")]
+                let check = match tls {
+                    Some(tls) => check.with_tls(tls.encryption()?),
+                    None => check,
+                };
+                #[cfg(not(feature = "tls"))]
+                debug_assert!(tls.is_none(), "it is refused without TLS");
                 Box::new(match self.port {
                     Some(port) => check.with_port(port),
                     None => check,
@@ -93,12 +119,17 @@ impl CheckConfig {
 }
 
 /// Every key of a check.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 16] = [
     "http",
+    "https",
     "tcp",
     "port",
     "host",
     "status",
+    "ca",
+    "certificate",
+    "certificate_key",
+    "domain",
     "interval",
     "timeout",
     "rise",
@@ -107,19 +138,26 @@ const KEYS: [&str; 11] = [
     "when_none",
 ];
 
-/// The keys that only `http` has.
+/// What can be asked.
+const QUESTIONS: [&str; 3] = ["http", "https", "tcp"];
+
+/// The keys that only `http` and `https` have, and those that only `https` has.
 const HTTP_KEYS: [&str; 2] = ["host", "status"];
+const HTTPS_KEYS: [&str; 4] = ["ca", "certificate", "certificate_key", "domain"];
 
 const REMEDY: &str = "write for example { http = \"/primary\", port = 8008 } or { tcp = true }";
 
 /// What is read of a check, key by key.
 #[derive(Default)]
 struct Draft {
+    /// The path of `http` or `https`.
     http: Option<String>,
+    is_encrypted: bool,
     tcp: bool,
     port: Option<NonZeroU16>,
     host: Option<String>,
     statuses: Option<Vec<RangeInclusive<u16>>>,
+    tls: Tls,
     settings: CheckSettings,
     when_none: Option<WhenNone>,
     /// One of the keys was most likely meant to be another one.
@@ -147,22 +185,36 @@ impl Reader<'_> {
                 self.wrong(value, message);
             }
         }
-        let has = |key: &str| table.contains_key(key);
-        match (has("http"), has("tcp")) {
-            (true, true) => {
-                self.wrong(value, "`check` has both `http` and `tcp`: keep one of them");
-            }
-            (false, false) if !draft.is_misspelt => {
-                let message = format!("`check` has neither `http` nor `tcp`: {REMEDY}");
+        let given: Vec<_> = QUESTIONS.into_iter().filter(|key| table.contains_key(*key)).collect();
+        match given[..] {
+            [] if draft.is_misspelt => {}
+            [] => {
+                let message = format!("`check` has none of `http`, `https` and `tcp`: {REMEDY}");
                 self.missing(value.span().start, message);
             }
-            (false, true) => {
-                let for_http = |key: &&str| HTTP_KEYS.contains(key);
-                for (key, _) in table.iter().filter(|(key, _)| for_http(&&**key.get_ref())) {
-                    self.wrong(key, format!("`{}` is for `http`: remove it", key.get_ref()));
+            [one] => {
+                for (key, _) in table.iter() {
+                    let name: &str = key.get_ref();
+                    if HTTP_KEYS.contains(&name) && one == "tcp" {
+                        self.wrong(key, format!("`{name}` is for `http` and `https`: remove it"));
+                    } else if HTTPS_KEYS.contains(&name) && one != "https" {
+                        self.wrong(key, format!("`{name}` is for `https`: remove it"));
+                    }
                 }
             }
-            _ => {}
+            [one, other, ..] => {
+                self.wrong(
+                    value,
+                    format!("`check` has both `{one}` and `{other}`: keep one of them"),
+                );
+            }
+        }
+        if draft.is_encrypted
+            && given == ["https"]
+            && !draft.is_misspelt
+            && let Err(message) = draft.tls.validate()
+        {
+            self.wrong(value, message);
         }
         draft.finish()
     }
@@ -209,12 +261,18 @@ impl Draft {
         let page = || HttpCheck::new("/");
         let in_key = |cause: String| format!("`{name}` {cause}");
         let read = match name {
-            "http" => {
+            "http" | "https" => {
                 let path = text(value).map_err(in_key)?;
                 checked(HttpCheck::new(path))?;
-                self.http = Some(path.into());
+                (self.http, self.is_encrypted) = (Some(path.into()), name == "https");
                 Ok(())
             }
+            "ca" => text(value).map(|path| self.tls.ca = Some(path.into())),
+            "certificate" => text(value).map(|path| self.tls.certificate = Some(path.into())),
+            "certificate_key" => {
+                text(value).map(|path| self.tls.certificate_key = Some(path.into()))
+            }
+            "domain" => text(value).map(|name| self.tls.domain = Some(name.into())),
             "host" => {
                 let host = text(value).map_err(in_key)?;
                 checked(page().and_then(|page| page.with_host(host)))?;
@@ -265,8 +323,9 @@ impl Draft {
             None if self.tcp => Question::Tcp,
             None => return None,
         };
-        if let Question::Http { host, statuses, .. } = &mut question {
+        if let Question::Http { host, statuses, tls, .. } = &mut question {
             *host = self.host;
+            *tls = self.is_encrypted.then_some(self.tls);
             *statuses = self.statuses.unwrap_or(std::mem::take(statuses));
         }
         let mut settings = self.settings;
@@ -327,6 +386,16 @@ pub(crate) struct CheckArgs {
         conflicts_with = "check_tcp"
     )]
     http: Option<String>,
+    /// As `--check-http`, over HTTPS; needs `--check-ca`.
+    #[arg(
+        long = "check-https",
+        id = "check_https",
+        value_name = "PATH",
+        conflicts_with_all = ["config", "check_tcp", "check_http"]
+    )]
+    https: Option<String>,
+    #[command(flatten)]
+    tls: Tls,
     /// Use only backends that accept connections. If none does, all are used.
     #[arg(long = "check-tcp", id = "check_tcp", conflicts_with = "config")]
     tcp: bool,
@@ -362,8 +431,15 @@ impl CheckArgs {
     /// # Errors
     /// They are wrong; cause and remedy.
     pub(crate) fn read(&self) -> Result<Option<CheckConfig>, String> {
+        if self.https.is_none() && self.tls != Tls::default() {
+            let message = "`--check-ca`, `--check-certificate`, `--check-certificate-key` and \
+                           `--check-domain` are for `--check-https PATH`: remove them";
+            return Err(message.into());
+        }
         let mut draft = Draft {
-            http: self.http.clone(),
+            http: self.https.clone().or(self.http.clone()),
+            is_encrypted: self.https.is_some(),
+            tls: self.tls.clone(),
             tcp: self.tcp,
             port: self.port,
             host: self.host.clone(),
@@ -374,15 +450,19 @@ impl CheckArgs {
         settings.interval = self.interval.unwrap_or(settings.interval);
         settings.timeout = self.timeout.unwrap_or(settings.timeout);
         settings.validate().map_err(|error| format!("--check-{error}"))?;
+        if draft.is_encrypted {
+            draft.tls.validate()?;
+            draft.tls.read_files(Path::new(""))?;
+        }
         let Some(check) = draft.finish() else {
             return match *self == Self::default() {
                 true => Ok(None),
-                false => Err("`--check-…` needs something to ask: give `--check-http PATH` or \
-                              `--check-tcp`"
+                false => Err("`--check-…` needs something to ask: give `--check-http PATH`, \
+                              `--check-https PATH` or `--check-tcp`"
                     .into()),
             };
         };
-        check.checker(&[]).map_err(|error| error.to_string())?;
+        check.checker(&[])?;
         Ok(Some(check))
     }
 }

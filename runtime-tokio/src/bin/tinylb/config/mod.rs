@@ -10,6 +10,7 @@ mod source;
 mod syntax;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod values;
 
 use std::{
@@ -29,6 +30,7 @@ pub(crate) use etcd::Etcd;
 pub(crate) use etcd::WITHOUT_ETCD;
 pub(crate) use problem::Problem;
 pub(crate) use source::{Backends, Followed, Place};
+pub(crate) use tls::Tls;
 pub(crate) use values::duration;
 
 /// The largest file that is read, in bytes: room for ten million backends. It keeps a device or
@@ -123,6 +125,8 @@ pub(crate) enum LoadError {
     Io { path: PathBuf, source: io::Error },
     /// The file of a password could not be read.
     Password { path: PathBuf, source: io::Error },
+    /// A file of the check of this service can't be read or used.
+    Check { service: String, cause: String },
     /// It was read, and this is wrong with it: at least one, in order of position.
     Problems { path: PathBuf, problems: Vec<Problem> },
 }
@@ -142,6 +146,7 @@ impl fmt::Display for LoadError {
                 let path = path.display();
                 write!(f, "can't read the etcd user's password in {path}: {source}: check the path")
             }
+            Self::Check { service, cause } => write!(f, "the check of {service}: {cause}"),
             Self::Problems { path, problems } => {
                 let lines: Vec<_> = problems.iter().map(|problem| problem.one_line(path)).collect();
                 f.write_str(&lines.join("\n"))
@@ -154,7 +159,7 @@ impl std::error::Error for LoadError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io { source, .. } | Self::Password { source, .. } => Some(source),
-            Self::Problems { .. } => None,
+            Self::Check { .. } | Self::Problems { .. } => None,
         }
     }
 }
@@ -165,9 +170,14 @@ pub(crate) fn load(path: &Path) -> Result<Config, LoadError> {
         .map_err(|source| LoadError::Io { path: path.to_path_buf(), source })?;
     let mut config = parse_bytes(&bytes)
         .map_err(|problems| LoadError::Problems { path: path.to_path_buf(), problems })?;
-    for service in config.services.values_mut() {
+    let directory = path.parent().unwrap_or(Path::new(""));
+    for (name, service) in &mut config.services {
+        if let Some(check) = &mut service.check {
+            check
+                .read_files(directory)
+                .map_err(|cause| LoadError::Check { service: name.clone(), cause })?;
+        }
         if let Backends::Followed(followed) = &mut service.backends {
-            let directory = path.parent().unwrap_or(Path::new(""));
             followed
                 .resolve_paths(directory)
                 .map_err(|(path, source)| LoadError::Password { path, source })?;

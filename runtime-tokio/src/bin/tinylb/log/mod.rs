@@ -30,6 +30,8 @@ use crate::{
     flapping::{self, Flapping},
 };
 
+#[cfg(feature = "etcd")]
+pub(crate) use self::checks::OwnFaults;
 pub(crate) use self::{checks::Verdicts, ejections::Ejections, format::json_line, writer::Guard};
 
 /// The target of lines that are logged at any level, because they say how the program has started.
@@ -220,6 +222,17 @@ impl EventLog {
         change: &VerdictChange<Address>,
     ) {
         self.verdicts.changed(&self.service, set, change);
+    }
+
+    /// Logs that a backend couldn't be checked through our own fault. `set`: all backends that are
+    /// checked.
+    pub(crate) fn unasked(
+        &self,
+        set: Option<&BackendSet<Address>>,
+        target: &Address,
+        reason: &str,
+    ) {
+        self.verdicts.unasked(&self.service, set, target, reason);
     }
 
     /// Logs that one of several addresses of a backend's name has failed.

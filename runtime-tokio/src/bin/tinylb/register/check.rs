@@ -1,4 +1,8 @@
-use std::{future::ready, sync::Arc, time::Duration};
+use std::{
+    future::ready,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use futures::{
     StreamExt,
@@ -6,8 +10,13 @@ use futures::{
 };
 use tinylb_core::{BackendSet, CheckSettings, Update};
 use tinylb_tokio::{Address, Checked, Checker, HttpCheck, TcpCheck, VerdictBoard};
+use tracing::warn;
 
-use crate::args::{CheckHow, Question, Register};
+use crate::{
+    args::{CheckHow, Question, Register},
+    config::Tls,
+    log::OwnFaults,
+};
 
 /// Whether a backend passes its check.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,14 +37,17 @@ const UNANSWERED_MAX: u32 = 5;
 /// What is wrong with the check.
 pub(super) fn verdicts(args: &Register) -> Result<BoxStream<'static, Verdict>, String> {
     let Some(how) = args.check else {
-        let Question { path, port, host, rise, fall } = &args.question;
+        let Question { path, port, host, tls, rise, fall } = &args.question;
         let is_plain = path.is_none() && port.is_none() && host.is_none();
-        return match is_plain && (*rise, *fall) == (1, 1) {
+        return match is_plain && *tls == Tls::default() && (*rise, *fall) == (1, 1) {
             true => Ok(stream::iter([Verdict::Passes]).chain(stream::pending()).boxed()),
             false => Err("there is no check to have these settings: give `--check`".into()),
         };
     };
     let question = &args.question;
+    if !matches!(how, CheckHow::Https) && question.tls != Tls::default() {
+        return Err("only `--check https` has a CA, a certificate and a domain: give that".into());
+    }
     Ok(match how {
         CheckHow::Tcp if question.path.is_some() || question.host.is_some() => {
             return Err("`--check tcp` has no path and no host: give `--check http`".into());
@@ -47,7 +59,7 @@ pub(super) fn verdicts(args: &Register) -> Result<BoxStream<'static, Verdict>, S
             }
             checked(check, args)?
         }
-        CheckHow::Http => {
+        CheckHow::Http | CheckHow::Https => {
             let path = question.path.as_deref().unwrap_or("/");
             let mut check =
                 HttpCheck::new(path).map_err(|error| error.to_string())?.with_refusal_as_no();
@@ -56,6 +68,9 @@ pub(super) fn verdicts(args: &Register) -> Result<BoxStream<'static, Verdict>, S
             }
             if let Some(host) = &question.host {
                 check = check.with_host(host).map_err(|error| error.to_string())?;
+            }
+            if let CheckHow::Https = how {
+                check = question.tls.clone().encrypt(check)?;
             }
             checked(check, args)?
         }
@@ -71,6 +86,14 @@ fn checked(checker: impl Checker, args: &Register) -> Result<BoxStream<'static, 
     let checked = Checked::new(checker, settings).map_err(|error| error.to_string())?;
     let set = BackendSet::new([(args.key.as_str(), args.address.clone())]);
     let set = set.map_err(|error| error.to_string())?;
+    let own_faults = Mutex::new(OwnFaults::default());
+    let checked = checked.on_own_fault(move |target, reason| {
+        let mut own_faults = own_faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(spared) = own_faults.line(Instant::now(), reason) {
+            let address = target.to_string();
+            warn!(address, spared, "the backend can't be checked, nothing changes: {reason}");
+        }
+    });
     let source = stream::iter([Update::Set(set)]).chain(stream::pending());
     let board = checked.board();
     Ok(checked.updates(source).filter_map(move |update| ready(verdict(update, &board))).boxed())

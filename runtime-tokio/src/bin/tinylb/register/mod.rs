@@ -165,7 +165,9 @@ impl<'a> Keeper<'a> {
         if let Verdict::Fails(reason) = verdict {
             let address = self.args.address.to_string();
             match self.args.check {
-                Some(CheckHow::Http) => warn!(address, "the backend fails its check: {reason}"),
+                Some(CheckHow::Http | CheckHow::Https) => {
+                    warn!(address, "the backend fails its check: {reason}")
+                }
                 _ => warn!(address, "the backend accepts no connections: {reason}"),
             }
         }

@@ -5,22 +5,21 @@ use std::{
     future::poll_fn,
     io,
     pin::{Pin, pin},
-    task::{Context, Poll, ready},
+    task::Poll,
     time::Duration,
 };
 
-use futures::{AsyncRead, AsyncWrite, FutureExt};
+use futures::FutureExt;
 use http_body_util::{BodyExt, Empty};
 use hyper::{
     Request, StatusCode,
     body::{Bytes, Incoming},
     client::conn::http1,
-    rt::{Read, ReadBufCursor, Write},
 };
-use tinylb_core::Conn;
 use tokio::time::timeout;
 
-use crate::{AddressConn, source::check::words::words};
+use super::stream::Stream;
+use crate::source::check::words::words;
 
 pub(super) type Question = Request<Empty<Bytes>>;
 
@@ -29,8 +28,8 @@ pub(super) type Question = Request<Empty<Bytes>>;
 ///
 /// It is reset if it is dropped before its answer has ended, and ends in order otherwise.
 pub(super) struct Connection {
-    /// The connection between two questions, which has no buffers.
-    idle: Option<AddressConn>,
+    /// The connection between two questions. In plain text, it has no buffers.
+    idle: Option<Stream>,
     /// The connection from a question to the end of its answer.
     busy: Option<Busy>,
 }
@@ -42,7 +41,7 @@ struct Busy {
     rest: Option<Rest>,
 }
 
-type Driver = http1::Connection<Io, Empty<Bytes>>;
+type Driver = http1::Connection<Stream, Empty<Bytes>>;
 
 /// What hasn't been read of an answer.
 struct Rest {
@@ -62,8 +61,8 @@ const BODY_BYTES_MAX: usize = 64 << 10;
 const REST_TIME_MAX: Duration = Duration::from_millis(100);
 
 impl Connection {
-    pub(super) fn new(conn: AddressConn) -> Self {
-        Self { idle: Some(conn), busy: None }
+    pub(super) fn new(stream: Stream) -> Self {
+        Self { idle: Some(stream), busy: None }
     }
 
     /// Asks, and returns the status of the answer. Informational responses (1xx) are skipped.
@@ -74,10 +73,10 @@ impl Connection {
     /// # Panics
     /// The rest of another answer hasn't been read ([`Self::is_ready`]).
     pub(super) async fn ask(&mut self, question: Question) -> hyper::Result<StatusCode> {
-        let conn = self.idle.take().expect("the last answer has been read");
+        let stream = self.idle.take().expect("the last answer has been read");
         let mut builder = http1::Builder::new();
         builder.max_buf_size(HEAD_BYTES_MAX);
-        let (sender, driver) = builder.handshake(Io(conn)).await?;
+        let (sender, driver) = builder.handshake(stream).await?;
         let busy = self.busy.insert(Busy { sender, driver: Some(driver), rest: None });
         let answer = busy.sender.send_request(question);
         let answer = drive(&mut busy.driver, answer).await?;
@@ -117,15 +116,15 @@ impl Connection {
         let driver = self.busy.take().and_then(|busy| busy.driver);
         let parts = driver.map(Driver::into_parts);
         // Whatever has come after the answer belongs to no question.
-        self.idle = parts.filter(|parts| parts.read_buf.is_empty()).map(|parts| parts.io.0);
+        self.idle = parts.filter(|parts| parts.read_buf.is_empty()).map(|parts| parts.io);
         self.idle.is_some()
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some(conn) = &mut self.idle {
-            conn.finish();
+        if let Some(stream) = &mut self.idle {
+            stream.finish();
         }
     }
 }
@@ -160,6 +159,11 @@ pub(super) fn failure(error: &hyper::Error) -> String {
         cause = source;
     }
     if let Some(error) = cause.downcast_ref::<io::Error>() {
+        // A server that looks at our certificate may refuse it when the question has been sent.
+        #[cfg(feature = "tls")]
+        if let Some(failure) = super::tls::failure(error, "another name") {
+            return failure;
+        }
         return words(error);
     }
     match cause.downcast_ref::<hyper::Error>() {
@@ -167,45 +171,5 @@ pub(super) fn failure(error: &hyper::Error) -> String {
             "the connection was closed before an answer".into()
         }
         _ => format!("no HTTP: {cause}"),
-    }
-}
-
-/// A connection as hyper wants it.
-struct Io(AddressConn);
-
-/// Bytes that are read at once: an answer to a check is short.
-const READ_BYTES: usize = 2 << 10;
-
-impl Read for Io {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        mut buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut bytes = [0; READ_BYTES];
-        let room = buffer.remaining().min(READ_BYTES);
-        let length = ready!(Pin::new(&mut self.0).poll_read(cx, &mut bytes[..room]))?;
-        buffer.put_slice(&bytes[..length]);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Write for Io {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    /// Comes after a whole answer, so that the drop that follows is no cut.
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.finish();
-        Pin::new(&mut self.0).poll_close(cx)
     }
 }

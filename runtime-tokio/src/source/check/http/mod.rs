@@ -1,4 +1,7 @@
 mod connection;
+mod stream;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::{
     collections::BTreeMap,
@@ -19,11 +22,16 @@ use thiserror::Error as ThisError;
 use tinylb_core::{Answer, BackendSet, Dialer};
 use tokio::time::Instant;
 
-use self::connection::{Connection, Question, failure};
+#[cfg(feature = "tls")]
+pub use self::tls::{CheckTls, CheckTlsError};
+use self::{
+    connection::{Connection, Question, failure},
+    stream::{Plain, Stream},
+};
 use super::{Checker, at_port, tcp::dialer, undialled};
-use crate::{Address, AddressDialer, Host, TcpTarget};
+use crate::{Address, AddressConn, AddressDialer, Host, TcpTarget};
 
-/// Asks a backend over HTTP/1.1 in plain text: `GET` of a path. A status that is accepted, 200 by
+/// Asks a backend over HTTP/1.1, in plain text unless `with_tls` is called: `GET` of a path. A status that is accepted, 200 by
 /// default, passes; any other means no. Redirects aren't followed.
 ///
 /// Each backend has one connection that is kept from one check to the next, if the server allows that.
@@ -44,6 +52,8 @@ pub struct HttpCheck {
     /// A place for each backend whose connection may be kept, and the connection while it is idle.
     idle: Mutex<BTreeMap<Address, Option<Connection>>>,
     is_refusal_no: bool,
+    #[cfg(feature = "tls")]
+    encryption: Option<tls::Encryption>,
 }
 
 /// Why something can't be part of a check over HTTP.
@@ -91,6 +101,8 @@ impl HttpCheck {
             connections_max: usize::MAX,
             idle: Mutex::default(),
             is_refusal_no: false,
+            #[cfg(feature = "tls")]
+            encryption: None,
         })
     }
 
@@ -153,6 +165,30 @@ impl HttpCheck {
         self
     }
 
+    /// Asks over HTTPS. A server whose certificate isn't trusted, and one that speaks no TLS, has given
+    /// no answer.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_tls(mut self, tls: CheckTls) -> Self {
+        self.encryption = Some(tls.encryption());
+        self
+    }
+
+    /// What the question is asked on.
+    ///
+    /// # Errors
+    /// It can't be encrypted, for this reason.
+    async fn stream(&self, conn: AddressConn, address: &Address) -> Result<Stream, String> {
+        #[cfg(feature = "tls")]
+        if let Some(encryption) = &self.encryption {
+            let encrypted = encryption.begin(conn, address).await?;
+            return Ok(Stream::Encrypted(Box::new(encrypted)));
+        }
+        #[cfg(not(feature = "tls"))]
+        let _ = address;
+        Ok(Stream::Plain(Plain::new(conn)))
+    }
+
     fn question(&self, address: &Address) -> Question {
         let host = self.host.clone().or_else(|| match address {
             Address::Tcp(target) => HeaderValue::from_str(&target.to_string()).ok(),
@@ -210,8 +246,8 @@ impl HttpCheck {
 
 #[async_trait]
 impl Checker for HttpCheck {
-    /// [`Answer::Fail`] for a status that isn't accepted. Everything else that isn't HTTP is
-    /// [`Answer::None`].
+    /// [`Answer::Fail`] for a status that isn't accepted. [`Answer::Ours`] if the backend can't be
+    /// dialled through our own fault. Everything else that isn't HTTP is [`Answer::None`].
     async fn check(&self, target: &Address, within: Duration) -> Answer {
         let began = Instant::now();
         let address = match at_port(target, self.port) {
@@ -232,8 +268,12 @@ impl Checker for HttpCheck {
             Ok(conn) => conn,
             Err(error) => return undialled(&error, self.is_refusal_no),
         };
+        let stream = match self.stream(conn, &address).await {
+            Ok(stream) => stream,
+            Err(reason) => return Answer::None(reason.into()),
+        };
         let asked = async {
-            let mut connection = Connection::new(conn);
+            let mut connection = Connection::new(stream);
             let status = connection.ask(self.question(&address)).await?;
             Ok((connection, status))
         };

@@ -36,6 +36,7 @@ fn every_key_of_a_check_reaches_its_setting() {
         path: "/ready?full=1".into(),
         host: Some("db".into()),
         statuses: vec![200..=200, 204..=206],
+        tls: None,
     };
     assert_eq!((full.question, full.port), (expected, NonZeroU16::new(8008)));
     let CheckSettings { interval, timeout, rise, fall, fall_unanswered, when_none, .. } =
@@ -50,8 +51,12 @@ fn every_key_of_a_check_reaches_its_setting() {
 #[test]
 fn a_role_fails_closed_and_liveness_fails_open_unless_that_is_configured() {
     let http = check(r#"{ http = "/primary" }"#);
-    let question =
-        Question::Http { path: "/primary".into(), host: None, statuses: vec![200..=200] };
+    let question = Question::Http {
+        path: "/primary".into(),
+        host: None,
+        statuses: vec![200..=200],
+        tls: None,
+    };
     let (settings, connections_max) = (CheckSettings::default(), 0);
     assert_eq!(http, CheckConfig { question, port: None, settings, connections_max });
     assert_eq!(http.settings.when_none, WhenNone::Empty);
@@ -73,12 +78,18 @@ fn a_check_that_is_no_good_is_refused_with_cause_and_remedy() {
     for (check, expected) in [
         ("5", format!("1: `check` must be a table; this is an integer: {REMEDY}")),
         ("\"/\"", format!("1: `check` must be a table; this is a string: {REMEDY}")),
-        ("{}", format!("1: `check` has neither `http` nor `tcp`: {REMEDY}")),
-        ("{ port = 1 }", format!("1: `check` has neither `http` nor `tcp`: {REMEDY}")),
+        ("{}", format!("1: `check` has none of `http`, `https` and `tcp`: {REMEDY}")),
+        ("{ port = 1 }", format!("1: `check` has none of `http`, `https` and `tcp`: {REMEDY}")),
         (
             "{ http = \"/\", tcp = true }",
             "1: `check` has both `http` and `tcp`: keep one of them".into(),
         ),
+        (
+            "{ http = \"/\", https = \"/\" }",
+            "1: `check` has both `http` and `https`: keep one of them".into(),
+        ),
+        ("{ http = \"/\", ca = \"f\" }", "15: `ca` is for `https`: remove it".into()),
+        ("{ tcp = true, domain = \"a\" }", "15: `domain` is for `https`: remove it".into()),
         ("{ htp = \"/\" }", "3: unknown key `htp`: did you mean `http`?".into()),
         (
             "{ tcp = false }",
@@ -93,8 +104,11 @@ fn a_check_that_is_no_good_is_refused_with_cause_and_remedy() {
         ("{ http = 5 }", "10: `http` must be a string; this is an integer".into()),
         ("{ tcp = true, port = 0 }", "22: `port` is 0; it must be 1 to 65535".into()),
         ("{ tcp = true, port = 65536 }", "22: `port` is 65536; it must be 1 to 65535".into()),
-        ("{ tcp = true, host = \"a\" }", "15: `host` is for `http`: remove it".into()),
-        ("{ tcp = true, status = 200 }", "15: `status` is for `http`: remove it".into()),
+        ("{ tcp = true, host = \"a\" }", "15: `host` is for `http` and `https`: remove it".into()),
+        (
+            "{ tcp = true, status = 200 }",
+            "15: `status` is for `http` and `https`: remove it".into(),
+        ),
         (
             "{ http = \"/\", host = \"a b\" }",
             "22: `a b` can't be a Host header: write a host name, with a port if need be".into(),
@@ -216,4 +230,58 @@ fn arguments_make_the_same_check_as_a_file() {
         let error = read(line).unwrap_err();
         assert!(error.contains(cause), "{line}: {error}");
     }
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_check_over_https_names_whom_it_trusts_and_asks_like_http() {
+    let https = check(
+        "{ https = \"/primary\", ca = \"ca.pem\", certificate = \"lb.pem\", \
+         certificate_key = \"lb.key\", domain = \"db.test\", host = \"db\" }",
+    );
+    assert_eq!(https.settings.when_none, WhenNone::Empty);
+    assert!(https.keeps_connections());
+    let tls = Tls {
+        ca: Some("ca.pem".into()),
+        certificate: Some("lb.pem".into()),
+        certificate_key: Some("lb.key".into()),
+        domain: Some("db.test".into()),
+        ..Tls::default()
+    };
+    let http = check("{ http = \"/primary\", host = \"db\" }");
+    let Question::Http { path, host, statuses, .. } = http.question else { unreachable!() };
+    assert_eq!(https.question, Question::Http { path, host, statuses, tls: Some(tls) });
+    let needs_ca = "1: a check over HTTPS needs `ca`: give the file of the CA that signs the \
+                    servers' certificates";
+    assert_eq!(problems("{ https = \"/\" }"), [needs_ca]);
+    let half =
+        "1: `certificate` and `certificate_key` of a check go together: give both or neither";
+    assert_eq!(problems("{ https = \"/\", ca = \"f\", certificate = \"f\" }"), [half]);
+    assert_eq!(problems("{ https = \"/\", ca = \"f\", certificate_key = \"f\" }"), [half]);
+}
+
+#[cfg(not(feature = "tls"))]
+#[test]
+fn without_tls_a_check_over_https_is_refused_with_a_remedy() {
+    let cause = "1: a check over HTTPS needs TLS, and this tinylb was built without TLS: build it \
+                 with `--features tls`";
+    assert_eq!(problems("{ https = \"/\", ca = \"f\" }"), [cause]);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn files_that_were_renewed_make_another_check_and_are_never_printed() {
+    let read = |content: &str| {
+        let directory = std::env::temp_dir();
+        let name = format!("tinylb-check-{}.pem", std::process::id());
+        std::fs::write(directory.join(&name), content).unwrap();
+        let mut tls = Tls { ca: Some(name.clone().into()), ..Tls::default() };
+        let error = tls.read_files(&directory).unwrap_err();
+        std::fs::remove_file(directory.join(&name)).unwrap();
+        assert!(error.contains(&name) && error.contains("the CA can't be used"), "{error}");
+        tls
+    };
+    assert_eq!(read("one"), read("one"));
+    assert_ne!(read("one"), read("two"));
+    assert!(!format!("{:?}", read("secret")).contains("secret"));
 }
