@@ -89,9 +89,9 @@ impl Poller {
     ) -> Option<Promotion> {
         let writable = self.first_writable(place, after)?;
         let sights = self.sights.lock().unwrap();
-        let own = sights.iter().filter(|sight| sight.place == place && sight.at < writable);
-        // The answer to the last question that wasn't 200. Since then it may have been.
-        let other = own.filter(|sight| sight.status != Some(200)).last();
+        let mut own = sights.iter().filter(|sight| sight.place == place && sight.at < writable);
+        // The last answer that wasn't 200. Since it was asked for, the node may have been named.
+        let other = own.rfind(|sight| sight.status != Some(200));
         let named = other.map_or(after, |sight| sight.asked.max(after));
         Some(Promotion { host: cluster.nodes[place].host, named, writable })
     }
