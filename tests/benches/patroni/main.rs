@@ -3,7 +3,9 @@
 //!
 //!     cargo bench -p tinylb-tests --bench patroni -- --help
 //!
-//! Both stand in front of one cluster, so that each switchover happens to both.
+//! Both stand in front of one cluster, so that each switchover happens to both. PostgreSQL itself ends the
+//! connections of writers as it shuts down. It keeps those of readers when it is promoted, so only a
+//! balancer ends them.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod haproxy;
@@ -65,17 +67,18 @@ async fn bench(cli: &Cli) -> ExitCode {
     let is_wanted = |name: &str| {
         cli.proxy.is_empty() || cli.proxy.iter().any(|wanted| name.starts_with(wanted))
     };
-    let tinylb = is_wanted("tinylb").then(|| Balancer::primary(&cluster));
+    let tinylb =
+        is_wanted("tinylb").then(|| [Balancer::primary(&cluster), Balancer::replicas(&cluster)]);
     let haproxy = is_wanted("haproxy").then(|| Haproxy::start(&cluster)).transpose();
     let haproxy = haproxy.unwrap_or_else(|_| {
         eprintln!("haproxy is left out: it isn't installed");
         None
     });
-    let tinylb_address = tinylb.as_ref().map(|tinylb| ("tinylb", tinylb.address()));
-    let haproxy_address = haproxy.as_ref().map(|haproxy| ("haproxy", haproxy.address));
+    let tinylb = tinylb.iter().map(|tinylb| ("tinylb", tinylb.each_ref().map(Balancer::address)));
+    let haproxy = haproxy.iter().map(|haproxy| ("haproxy", [haproxy.primary, haproxy.replicas]));
     let mut sides = Vec::new();
-    for (name, address) in tinylb_address.into_iter().chain(haproxy_address) {
-        sides.push(Side::start(name, &cluster, address, cli.clients).await);
+    for (name, addresses) in tinylb.chain(haproxy) {
+        sides.push(Side::start(name, &cluster, addresses, cli.clients).await);
     }
     for number in 1..=cli.switchovers {
         eprint!("\rswitchover {number} of {}\x1b[K", cli.switchovers);

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::harness::{Balancer, Cluster, Judge, Writers, say};
+use super::harness::{Balancer, Cluster, Judge, Poller, Writers, say};
 use crate::tinylb::harness::binary;
 
 /// Set for the test that runs in a namespace of its own.
@@ -60,8 +60,9 @@ async fn the_configuration_on_the_page_is_one_that_works() {
     let configuration = page.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;
     let hosts = [1, 2, 3].map(|last| Ipv4Addr::new(10, 0, 0, last));
     let Some(cluster) = Cluster::start_at(hosts).await else { return };
-    let tinylb = Balancer::start(configuration);
+    let tinylb = Balancer::start(&cluster, configuration);
     let [primary, reads] = [5432, 5433].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let poller = Poller::start(&cluster);
     let writers = Writers::start(&cluster, primary, 5).await;
     let old = cluster.settle().await;
     let began = Instant::now();
@@ -71,6 +72,11 @@ async fn the_configuration_on_the_page_is_one_that_works() {
     let judge = Judge(writers.stop().await);
     judge.assert_one_primary();
     judge.assert_no_row_lost(&cluster, new).await;
+    let promotion = poller.promotion(&cluster, new, began).unwrap();
+    let old = &cluster.nodes[old];
+    let known = tinylb.logged(&["no longer passes", &old.name, "503 from /primary"], began);
+    let known = known.expect("a line that says why the primary is no longer used");
+    judge.assert_only_resets(known, old.host, &promotion);
     let parameters = format!("host={} port={} user=postgres", reads.ip(), reads.port());
     let (reader, connection) =
         tokio_postgres::connect(&parameters, tokio_postgres::NoTls).await.unwrap();

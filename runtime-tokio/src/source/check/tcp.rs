@@ -15,9 +15,10 @@ use crate::{Address, AddressDialer, TcpOptions};
 /// - **Connecting in full and closing** looks like a client that failed to log in. MySQL blocks a host
 ///   that fails `max_connect_errors` times in a row, 100 by default
 ///   ([manual](https://docs.oracle.com/cd/E17952_01/mysql-5.7-en/blocked-host.html)), and so did
-///   [MariaDB](https://github.com/MariaDB/server/pull/2413) for such checks. MariaDB 10.11 still counts
-///   each as one of `Aborted_connects` and logs a warning: 150 for 150 checks, and none for 150 checks
-///   of this kind.
+///   [MariaDB](https://github.com/MariaDB/server/pull/2413) for such checks. MariaDB 10.11 doesn't, but
+///   counts each as one of `Aborted_connects` and logs a warning: 150 for 150 checks. 150 checks of this
+///   kind add none, and leave no entry in `host_cache`. HAProxy's add none either. (Its `option
+///   mysql-check` logs in instead, which takes a user without a password.)
 /// - **Connecting in full and resetting** counts as well, and servers log it as an error of the network
 ///   ([complaint](https://github.com/haproxy/haproxy/issues/560)).
 /// - Both fill the backlog of a process that accepts nothing for a while. It finds hundreds of dead

@@ -13,9 +13,13 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// PostgreSQL takes writes. (While a replica is promoted, Patroni answers 200 before that.)
+    /// PostgreSQL takes writes. Patroni answers 200 whenever its node has the leader key: before a
+    /// replica is promoted, and while PostgreSQL doesn't run. Its state is "running" only if it has
+    /// just answered, and then the role is its own.
     pub(crate) fn is_primary(&self) -> bool {
-        self.status == 200 && self.body.contains("\"role\": \"master\"")
+        let Ok(node) = serde_json::from_str::<serde_json::Value>(&self.body) else { return false };
+        let is_primary = ["master", "primary"].iter().any(|role| node["role"] == *role);
+        self.status == 200 && node["state"] == "running" && is_primary
     }
 }
 

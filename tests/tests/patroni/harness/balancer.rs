@@ -3,20 +3,17 @@ use std::{net::SocketAddr, time::SystemTime};
 use tokio::time::Instant;
 
 use super::Cluster;
-use crate::tinylb::harness::{ConfigFile, Tinylb};
+use crate::tinylb::harness::Tinylb;
 
 /// The program, between the clients and the cluster.
-pub(crate) struct Balancer {
-    program: Tinylb,
-    _file: ConfigFile,
-}
+pub(crate) struct Balancer(Tinylb);
 
-/// The check of a service that leads to the primary.
-pub(crate) const CHECK: &str =
-    r#"{ http = "/primary", port = 8008, interval = "1s", timeout = "1s" }"#;
+/// The check of a service that leads to the primary, as the page on databases has it.
+const CHECK: &str =
+    r#"{ http = "/primary", port = 8008, interval = "500ms", timeout = "1s", rise = 2 }"#;
 
 /// A service in front of all nodes, at a port of its own.
-pub(crate) fn service(cluster: &Cluster, name: &str, check: &str) -> String {
+fn service(cluster: &Cluster, name: &str, check: &str) -> String {
     let backends: Vec<_> = cluster
         .nodes
         .iter()
@@ -30,26 +27,31 @@ pub(crate) fn service(cluster: &Cluster, name: &str, check: &str) -> String {
 }
 
 impl Balancer {
-    /// The program with this configuration.
-    pub(crate) fn start(configuration: &str) -> Self {
-        let file = ConfigFile::new(configuration);
-        Self { program: file.run(), _file: file }
+    /// The program with this configuration. Its file is the cluster's, so that both leave nothing behind.
+    pub(crate) fn start(cluster: &Cluster, configuration: &str) -> Self {
+        let file = cluster.file(configuration);
+        Self(Tinylb::run(&["--config", file.to_str().unwrap()]))
     }
 
     /// The program in front of the primary.
     pub(crate) fn primary(cluster: &Cluster) -> Self {
-        Self::start(&service(cluster, "db", CHECK))
+        Self::start(cluster, &service(cluster, "db", CHECK))
+    }
+
+    /// The program in front of the replicas.
+    pub(crate) fn replicas(cluster: &Cluster) -> Self {
+        Self::start(cluster, &service(cluster, "reads", &CHECK.replace("/primary", "/replica")))
     }
 
     /// Where clients connect, if it has one service.
     pub(crate) fn address(&self) -> SocketAddr {
-        self.program.address().parse().unwrap()
+        self.0.address().parse().unwrap()
     }
 
     /// When it first logged a line with all of these texts, after a moment.
     pub(crate) fn logged(&self, texts: &[&str], after: Instant) -> Option<Instant> {
         let (now, wall) = (Instant::now(), SystemTime::now());
-        let lines = self.program.log().into_iter();
+        let lines = self.0.log().into_iter();
         let found = lines.filter(|line| texts.iter().all(|text| line.says(text)));
         let times = found.map(|line| {
             let time = humantime::parse_rfc3339(line.field("timestamp")).unwrap();
@@ -60,6 +62,6 @@ impl Balancer {
 
     /// Ends it, which must go well.
     pub(crate) fn stop(self) {
-        self.program.stop();
+        self.0.stop();
     }
 }

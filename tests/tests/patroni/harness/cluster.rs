@@ -1,11 +1,12 @@
 use std::{
+    fs,
     net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
     process::{Child, Stdio},
     sync::atomic::{AtomicU8, Ordering},
     thread,
 };
 
-use tempfile::TempDir;
 use tokio::{
     net::TcpStream,
     sync::{Mutex, MutexGuard},
@@ -14,6 +15,7 @@ use tokio_postgres::NoTls;
 
 use super::{
     Node, api,
+    estate::Estate,
     programs::{Programs, say},
     wait::eventually,
 };
@@ -23,7 +25,7 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     etcd: Child,
     programs: Programs,
-    _directory: TempDir,
+    estate: Estate,
     /// Another test's cluster would take the time away that this one is judged by.
     _turn: MutexGuard<'static, ()>,
 }
@@ -40,21 +42,26 @@ impl Cluster {
         static TURN: Mutex<()> = Mutex::const_new(());
         let turn = TURN.lock().await;
         let programs = Programs::find()?;
-        let directory = tempfile::Builder::new().prefix("tinylb-patroni-").tempdir_in("/dev/shm");
-        let directory = directory.unwrap();
-        programs.give(directory.path());
+        let estate = Estate::new(&programs);
         let client = SocketAddr::new(hosts[0].into(), 2379);
-        let etcd = start_etcd(&programs, hosts[0], &directory);
-        let mut cluster =
-            Self { nodes: Vec::new(), etcd, programs, _directory: directory, _turn: turn };
+        let etcd = start_etcd(&programs, hosts[0], estate.path());
+        let mut cluster = Self { nodes: Vec::new(), etcd, programs, estate, _turn: turn };
         eventually("etcd", async || TcpStream::connect(client).await.ok()).await;
         for (place, host) in hosts.into_iter().enumerate() {
-            let directory = cluster._directory.path();
+            let directory = cluster.estate.path();
             let node = Node::start(&cluster.programs, place, host, client, directory);
             cluster.nodes.push(node);
         }
         cluster.settle().await;
         Some(cluster)
+    }
+
+    /// Writes a file, which is gone when the cluster is. A program that names it in its command line
+    /// ends with the cluster.
+    pub(crate) fn file(&self, text: &str) -> PathBuf {
+        let file = tempfile::Builder::new().tempfile_in(self.estate.path()).unwrap();
+        fs::write(&file, text).unwrap();
+        file.into_temp_path().keep().unwrap()
     }
 
     /// Waits until there is a primary and all others replicate, one of them synchronously. Returns the
@@ -128,16 +135,16 @@ impl Drop for Cluster {
         if thread::panicking() {
             self.nodes.iter().for_each(|node| say(&node.log()));
         }
-        self.nodes.clear();
-        let _ = self.etcd.kill();
+        self.estate.end();
+        self.nodes.iter_mut().for_each(Node::reap);
         let _ = self.etcd.wait();
     }
 }
 
-fn start_etcd(programs: &Programs, host: Ipv4Addr, directory: &TempDir) -> Child {
+fn start_etcd(programs: &Programs, host: Ipv4Addr, directory: &Path) -> Child {
     let (client, peer) = (format!("http://{host}:2379"), format!("http://{host}:2380"));
     let mut command = programs.command("etcd");
-    command.arg("--data-dir").arg(directory.path().join("etcd"));
+    command.arg("--data-dir").arg(directory.join("etcd"));
     command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", &format!("default={peer}")]);

@@ -9,7 +9,37 @@ use tokio::time::Instant;
 use super::{Cluster, Entry, What};
 
 /// From a node's first 503 until the last connection to it is cut: the check's interval and timeout.
-pub(crate) const BOUND: Duration = Duration::from_secs(2);
+pub(crate) const BOUND: Duration = Duration::from_millis(1500);
+
+/// A promotion that takes less is over before a node has passed two checks, which begin half a second
+/// apart. (The rest is for the time that the answers take.)
+const PROMOTION_MAX: Duration = Duration::from_millis(350);
+
+/// How a node became the primary. Patroni says so when the node gets the leader key, and promotes
+/// PostgreSQL after that.
+pub(crate) struct Promotion {
+    pub(crate) host: Ipv4Addr,
+    /// Until now, Patroni didn't say so.
+    pub(crate) named: Instant,
+    /// When PostgreSQL took writes.
+    pub(crate) writable: Instant,
+}
+
+impl Promotion {
+    /// How long the node was named before it was the primary.
+    pub(crate) fn time(&self) -> Duration {
+        self.writable.saturating_duration_since(self.named)
+    }
+
+    /// Whether it is no fault of the balancer's that this row was refused: the node was named, wasn't
+    /// the primary yet, and that took so long that it may have passed its checks.
+    fn excuses(&self, entry: &Entry) -> bool {
+        let is_between = entry.opened >= self.named && entry.began <= self.writable;
+        let is_read_only = matches!(&entry.what, What::Refused(why) if why.contains("read-only"));
+        let is_early = entry.node == Some(self.host) && is_between && is_read_only;
+        is_early && self.time() > PROMOTION_MAX
+    }
+}
 
 /// Judges what the clients noticed.
 pub(crate) struct Judge(pub(crate) Vec<Entry>);
@@ -34,28 +64,30 @@ impl Judge {
         rows.next().map(|entry| entry.at)
     }
 
-    /// What clients noticed, other than rows acknowledged, of connections that they began to open
-    /// after a moment.
+    /// Once it was known that a node is no longer the primary, clients noticed nothing but the resets
+    /// of their connections to it. A row that was refused early doesn't count, see [`Promotion`].
+    /// Returns how many of those there were.
+    pub(crate) fn assert_only_resets(
+        &self,
+        known: Instant,
+        old: Ipv4Addr,
+        promotion: &Promotion,
+    ) -> usize {
+        let is_reset = |entry: &Entry| {
+            let is_old = entry.node == Some(old) && entry.opened < known;
+            is_old && matches!(entry.what, What::Ended(_))
+        };
+        let errors = self.errors(known).into_iter().filter(|entry| !is_reset(entry));
+        let (early, errors): (Vec<_>, Vec<_>) = errors.partition(|entry| promotion.excuses(entry));
+        assert!(errors.is_empty(), "once the verdict was known, clients saw errors: {errors:#?}");
+        early.len()
+    }
+
+    /// What clients noticed, other than rows acknowledged, of what they began after a moment.
     pub(crate) fn errors(&self, after: Instant) -> Vec<&Entry> {
         let is_error =
             |entry: &&Entry| !matches!(entry.what, What::Connected | What::Acknowledged { .. });
-        self.0.iter().filter(|entry| entry.opened >= after).filter(is_error).collect()
-    }
-
-    /// The same, without rows that the new primary refused because it didn't take writes yet. (While
-    /// it is promoted, Patroni answers that it is the primary before PostgreSQL is.) Also returns how
-    /// many of those there were.
-    pub(crate) fn errors_but_early(
-        &self,
-        after: Instant,
-        new: Ipv4Addr,
-        writable: Instant,
-    ) -> (Vec<&Entry>, usize) {
-        let (early, errors): (Vec<_>, Vec<_>) = self.errors(after).into_iter().partition(|entry| {
-            let is_early = entry.node == Some(new) && entry.began <= writable;
-            is_early && matches!(&entry.what, What::Refused(why) if why.contains("read-only"))
-        });
-        (errors, early.len())
+        self.0.iter().filter(|entry| entry.began >= after).filter(is_error).collect()
     }
 
     /// Connections that were opened to a node after a moment.

@@ -3,21 +3,24 @@
 mod api;
 mod balancer;
 mod cluster;
+mod estate;
 mod judge;
 mod node;
 mod poller;
 mod programs;
+mod readers;
 mod record;
 mod wait;
 mod writers;
 
 pub(crate) use self::{
-    balancer::{Balancer, CHECK, service},
+    balancer::Balancer,
     cluster::Cluster,
-    judge::{BOUND, Judge},
+    judge::{BOUND, Judge, Promotion},
     node::Node,
-    poller::Poller,
+    poller::{PAUSE_MAX, Poller},
     programs::say,
+    readers::{Reader, Visitors},
     record::{Entry, Record, What},
     wait::eventually,
     writers::Writers,

@@ -3,8 +3,6 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -102,6 +100,11 @@ impl Node {
         format!("{}:\n{}", self.name, lines[lines.len().saturating_sub(25)..].join("\n"))
     }
 
+    /// Takes note of the end of Patroni, which has ended.
+    pub(crate) fn reap(&mut self) {
+        let _ = self.patroni.wait();
+    }
+
     fn postmaster(&self) -> Option<Pid> {
         let file = fs::read_to_string(self.directory.join("data/postmaster.pid")).ok()?;
         Pid::from_raw(file.lines().next()?.parse().ok()?).filter(|process| self.is_own(*process))
@@ -129,29 +132,6 @@ impl Node {
         let line = fs::read(format!("/proc/{}/cmdline", process.as_raw_nonzero()));
         let directory = format!("{}/", self.directory.display());
         line.is_ok_and(|line| String::from_utf8_lossy(&line).contains(&directory))
-    }
-}
-
-/// Ends all of it. A postmaster that is killed leaves shared memory behind, so it ends itself.
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.patroni.kill();
-        let _ = self.patroni.wait();
-        self.go_on();
-        if let Some(postmaster) = self.postmaster() {
-            send(postmaster, Signal::QUIT);
-        }
-        let began = Instant::now();
-        loop {
-            let left = self.processes();
-            if left.is_empty() {
-                return;
-            }
-            if began.elapsed() > Duration::from_secs(10) {
-                left.into_iter().for_each(|process| send(process, Signal::KILL));
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
     }
 }
 

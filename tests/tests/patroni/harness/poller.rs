@@ -8,9 +8,9 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Cluster, api};
+use super::{Cluster, Promotion, api};
 
-/// Asks every node all the time whether it is the primary, apart from any balancer.
+/// Asks every node all the time for its role, apart from any balancer.
 pub(crate) struct Poller {
     sights: Arc<Mutex<Vec<Sight>>>,
     _tasks: JoinSet<()>,
@@ -30,8 +30,17 @@ pub(crate) struct Sight {
 
 const PERIOD: Duration = Duration::from_millis(25);
 
+/// A machine that pauses for longer says nothing about the program.
+pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(300);
+
 impl Poller {
+    /// Asks whether it is the primary.
     pub(crate) fn start(cluster: &Cluster) -> Self {
+        Self::ask(cluster, "/primary")
+    }
+
+    /// Gets this path.
+    pub(crate) fn ask(cluster: &Cluster, path: &'static str) -> Self {
         let sights = Arc::<Mutex<Vec<Sight>>>::default();
         let mut tasks = JoinSet::new();
         for (place, node) in cluster.nodes.iter().enumerate() {
@@ -39,7 +48,7 @@ impl Poller {
             tasks.spawn(async move {
                 loop {
                     let asked = Instant::now();
-                    let answer = api::get(address, "/primary").await.ok();
+                    let answer = api::get(address, path).await.ok();
                     let status = answer.as_ref().map(|answer| answer.status);
                     let is_writable = answer.is_some_and(|answer| answer.is_primary());
                     let at = Instant::now();
@@ -59,6 +68,32 @@ impl Poller {
     /// When a node first was a primary that takes writes, after a moment.
     pub(crate) fn first_writable(&self, place: usize, after: Instant) -> Option<Instant> {
         self.find(after, |sight| sight.place == place && sight.is_writable)
+    }
+
+    /// When a node first was none, after a moment.
+    pub(crate) fn first_unwritable(&self, place: usize, after: Instant) -> Option<Instant> {
+        self.find(after, |sight| sight.place == place && !sight.is_writable)
+    }
+
+    /// When Patroni first named another node than this one the primary, after a moment.
+    pub(crate) fn first_successor(&self, old: usize, after: Instant) -> Option<Instant> {
+        self.find(after, |sight| sight.place != old && sight.status == Some(200))
+    }
+
+    /// How a node became the primary after a moment. `None`: it didn't yet.
+    pub(crate) fn promotion(
+        &self,
+        cluster: &Cluster,
+        place: usize,
+        after: Instant,
+    ) -> Option<Promotion> {
+        let writable = self.first_writable(place, after)?;
+        let sights = self.sights.lock().unwrap();
+        let mut own = sights.iter().filter(|sight| sight.place == place && sight.at < writable);
+        // The last answer that wasn't 200. Since it was asked for, the node may have been named.
+        let other = own.rfind(|sight| sight.status != Some(200));
+        let named = other.map_or(after, |sight| sight.asked.max(after));
+        Some(Promotion { host: cluster.nodes[place].host, named, writable })
     }
 
     /// The longest time for which some node wasn't asked although it should have been: how long this

@@ -154,15 +154,22 @@ impl Load {
         let (ended, rest) =
             std::mem::take(&mut self.clients).into_iter().partition(|c| c.backend == backend);
         self.clients = rest;
-        let ended: Vec<Talker> = ended;
-        ended.into_iter().map(|client| client.thread.join().unwrap()).collect()
+        join(ended, backend)
     }
 
     /// Has the clients end. Returns how that went.
     pub(crate) fn finish(self) -> Vec<End> {
         self.is_over.store(true, SeqCst);
-        self.clients.into_iter().map(|client| client.thread.join().unwrap()).collect()
+        join(self.clients, "any backend")
     }
+}
+
+/// Waits for the end of each. Returns how it came.
+fn join(clients: Vec<Talker>, whose: &str) -> Vec<End> {
+    until(&format!("the end of the clients of {whose}"), || {
+        clients.iter().all(|client| client.thread.is_finished())
+    });
+    clients.into_iter().map(|client| client.thread.join().unwrap()).collect()
 }
 
 fn talk(mut client: Client, is_over: &AtomicBool, rounds: &AtomicU64) -> End {
