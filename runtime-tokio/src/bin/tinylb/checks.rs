@@ -153,10 +153,10 @@ impl CheckedTable {
         handle: &Handle<Address>,
     ) -> Result<Option<Replacement<Address>>, SetError> {
         handle.validate(&set)?;
-        let next = handle.set().map(|in_force| self.that_stay(&in_force, &set));
-        // A set of the table before may be on its way. The server drops it together with its follower,
-        // and what the checks still say of that table is passed over.
+        // From here on no set of the table before takes effect, and what the checks still say of that
+        // table is passed over.
         self.stop();
+        let next = handle.set().map(|in_force| self.that_stay(&in_force, &set));
         *lock(&self.given) = set.clone();
         let turn = self.next_turn();
         self.publisher.publish(set);

@@ -13,8 +13,9 @@ use futures::future::BoxFuture;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Notify,
     task::JoinHandle,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::*;
@@ -461,6 +462,35 @@ async fn a_kept_connection_on_which_nothing_comes_is_not_used_again() {
     for _ in 0..2 {
         assert_eq!(ask(&check, &server.target()).await, Answer::Pass);
     }
+    assert_eq!(server.accepted(), 2);
+}
+
+#[tokio::test]
+async fn an_answer_to_no_question_is_not_taken_for_the_next_one() {
+    let [asked, said] = [(); 2].map(|()| Arc::new(Notify::new()));
+    let server = {
+        let [asked, said] = [&asked, &said].map(Arc::clone);
+        Server::start(move |mut stream, number| {
+            let [asked, said] = [&asked, &said].map(Arc::clone);
+            async move {
+                answer_one(&mut stream, if number == 0 { 200 } else { 503 }).await?;
+                if number == 0 {
+                    asked.notified().await;
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await?;
+                    said.notify_one();
+                }
+                answer_one(&mut stream, 503).await
+            }
+        })
+        .await
+    };
+    let check = http();
+    assert_eq!(ask(&check, &server.target()).await, Answer::Pass);
+    asked.notify_one();
+    said.notified().await;
+    // The reactor has its turn.
+    sleep(Duration::from_millis(20)).await;
+    assert_eq!(ask(&check, &server.target()).await, fail("503 from /primary"));
     assert_eq!(server.accepted(), 2);
 }
 
