@@ -46,6 +46,11 @@ impl Scenario {
         if draft.entropy.chance(6) {
             draft.shutdown_while_draining();
         }
+        let Draft { config, rules, steps, .. } = draft;
+        // From a source of their own, so that whatever else is drawn is the same with them as without.
+        let mut entropy = Seeded::for_purpose(seed, 3);
+        let mut draft = Draft { config, entropy: &mut entropy, set: Vec::new(), rules, steps };
+        draft.add_checks();
         draft.steps.sort_by_key(|step| step.at);
         Self { seed, config: draft.config, rules: draft.rules, steps: draft.steps }
     }
@@ -291,7 +296,7 @@ impl<'a, E: Entropy> Draft<'a, E> {
     }
 
     /// The set that the steps so far order last by this time.
-    fn set_at(&self, at: u32) -> Option<Backends> {
+    pub(super) fn set_at(&self, at: u32) -> Option<Backends> {
         let ordered = self.steps.iter().filter_map(|step| match &step.operation {
             Operation::Replace(set) if step.at <= at => Some((step.at, set)),
             _ => None,
@@ -394,6 +399,11 @@ mod tests {
             "again\n",
             "lose-source",
             "keep-absent",
+            "check 1\n",
+            "check-all 1",
+            "checks-linger 1",
+            "on check-started",
+            "nothing after",
             "spoil",
             "connect",
             "leave close",
