@@ -332,3 +332,142 @@ impl Checks {
         Some(format!("{key}={place} may be used, and isn't in force"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tinylb_core::{BackendSet, BadEntries, Verdicts};
+
+    use super::*;
+    use crate::scenario::set_of;
+
+    const SCENARIO: &str = "source 1\ncheck 1\ncheck-interval 100\ncheck-timeout 100";
+
+    fn set(numbers: &[u8]) -> Backends {
+        numbers.iter().map(|number| (Key(*number), Place(*number))).collect()
+    }
+
+    struct Run {
+        case: Case,
+        checks: Checks,
+        /// Gives each check a number of its own.
+        numbers: Verdicts<u8>,
+    }
+
+    impl Run {
+        fn new() -> Self {
+            let case = Case::of(SCENARIO);
+            let checks = Checks::new(&case);
+            let mut settings = CheckSettings::default();
+            settings.checks_max = 60_000;
+            Self { case, checks, numbers: Verdicts::new(settings, BadEntries::Reject) }
+        }
+
+        fn say(&mut self, at: u64, numbers: &[u8]) {
+            self.case.set_now(at);
+            self.checks.said(&mut self.case, &Update::Set(set_of(&set(numbers))));
+            self.checks.asked(&mut self.case);
+        }
+
+        fn start(&mut self, at: u64, number: u8) -> CheckId {
+            self.case.set_now(at);
+            // A backend more is a check more.
+            let count = self.numbers.verdicts().count() as u8;
+            let backends = (0..=count).map(|target| (target.to_string(), target));
+            let set = BackendSet::new(backends).unwrap();
+            self.numbers.update(Duration::ZERO, Update::Set(set));
+            let id = self.numbers.start(Duration::ZERO).unwrap().id;
+            self.checks.started(&mut self.case, id, Place(number));
+            id
+        }
+
+        fn answer(&mut self, at: u64, id: CheckId, number: u8, reply: Reply) {
+            self.case.set_now(at);
+            self.checks.answered(&mut self.case, id, Place(number), reply);
+            self.checks.asked(&mut self.case);
+        }
+
+        /// A set takes effect. Returns the laws that are broken by then.
+        fn replace(&mut self, numbers: &[u8]) -> Vec<Law> {
+            self.checks.replaces(&mut self.case, &set(numbers), 0);
+            self.case.laws()
+        }
+
+        fn is_late(&mut self, at: u64, numbers: &[u8]) -> bool {
+            self.case.set_time(at);
+            self.checks.is_late(&self.case, None, &set(numbers)).is_some()
+        }
+    }
+
+    #[test]
+    fn a_backend_is_used_once_it_has_passed_and_as_long_as_it_is_named() {
+        let mut run = Run::new();
+        run.say(0, &[0, 1]);
+        let ids = [run.start(0, 0), run.start(0, 1)];
+        run.answer(5, ids[0], 0, Reply::Pass);
+        assert_eq!(run.replace(&[0]), []);
+        assert_eq!(run.replace(&[0, 1]), [Law::Checked], "b1 hasn't passed");
+        let mut run = Run::new();
+        run.say(0, &[0]);
+        let id = run.start(0, 0);
+        run.answer(5, id, 0, Reply::Pass);
+        run.say(10, &[1]);
+        assert_eq!(run.replace(&[0]), [Law::Checked, Law::Checked], "b0 is no longer named");
+    }
+
+    #[test]
+    fn a_backend_that_comes_back_has_to_pass_again_and_its_old_check_does_not_count() {
+        let mut run = Run::new();
+        run.say(0, &[0]);
+        let id = run.start(0, 0);
+        run.answer(5, id, 0, Reply::Pass);
+        let old = run.start(100, 0);
+        run.say(110, &[]);
+        run.say(120, &[0]);
+        run.answer(130, old, 0, Reply::Pass);
+        assert_eq!(run.replace(&[]), []);
+        run.case.set_time(120 + PAUSE + 30_000);
+        run.checks.dials(&mut run.case, Place(0));
+        assert_eq!(run.case.laws(), [], "the set before may not be replaced yet");
+        run.case.set_time(121 + PAUSE + 30_000);
+        run.checks.dials(&mut run.case, Place(0));
+        assert_eq!(run.case.laws(), [Law::Checked]);
+    }
+
+    #[test]
+    fn what_the_checks_say_is_in_force_in_time() {
+        let mut run = Run::new();
+        run.say(0, &[0, 1]);
+        let ids = [run.start(0, 0), run.start(0, 1)];
+        run.answer(0, ids[0], 0, Reply::Pass);
+        run.answer(0, ids[1], 1, Reply::Pass);
+        let at = 100_000;
+        let id = run.start(at, 1);
+        run.answer(at, id, 1, Reply::No);
+        assert!(!run.is_late(at + PAUSE + 30_000, &[0, 1]));
+        assert!(run.is_late(at + PAUSE + 30_001, &[0, 1]));
+        assert!(!run.is_late(at + PAUSE + 30_001, &[0]));
+        let id = run.start(at * 2, 1);
+        run.answer(at * 2, id, 1, Reply::Pass);
+        assert!(!run.is_late(at * 2 + 2 * PAUSE + 30_000, &[0]));
+        assert!(run.is_late(at * 2 + 2 * PAUSE + 30_001, &[0]));
+    }
+
+    #[test]
+    fn a_backend_is_checked_in_time_and_by_one_check_at_a_time() {
+        let mut run = Run::new();
+        run.say(0, &[0]);
+        run.case.set_time(30_000);
+        run.checks.check_times(&mut run.case);
+        assert_eq!(run.case.laws(), []);
+        run.case.set_time(30_001);
+        run.checks.check_times(&mut run.case);
+        assert_eq!(run.case.laws(), [Law::Verdict]);
+        let mut run = Run::new();
+        run.say(0, &[0]);
+        run.start(0, 0);
+        run.start(1, 0);
+        assert_eq!(run.case.laws(), [Law::Verdict]);
+    }
+}

@@ -289,6 +289,26 @@ mod tests {
     }
 
     #[test]
+    fn a_set_may_be_narrowed_while_the_source_is_lost_until_it_is_given_up() {
+        let (both, one) = (&set(&[0, 1]), &set(&[0]));
+        let mut heard = Heard::new(0, PATIENCE);
+        heard.hear(0, both, &Vec::new());
+        assert_eq!(law(heard.replaced(0, &Vec::new(), both)), Ok(0));
+        heard.hear_loss(100);
+        assert!(heard.report_loss(100));
+        assert_eq!(law(heard.replaced(150, both, both)), Err(Law::Source));
+        heard.narrow(200, one, both);
+        assert_eq!(heard.removes(200), (1, 1));
+        assert_eq!(law(heard.replaced(200, both, one)), Ok(0));
+        assert!(heard.report_loss(300), "it is lost all the same");
+        heard.give_up();
+        heard.narrow(400, both, &Vec::new());
+        assert_eq!(law(heard.replaced(400, &Vec::new(), both)), Err(Law::Source));
+        heard.hear(500, both, &Vec::new());
+        assert_eq!(law(heard.replaced(500, &Vec::new(), both)), Ok(0));
+    }
+
+    #[test]
     fn only_what_was_in_force_is_kept_and_whole() {
         let shared = &vec![(Key(0), Place(0)), (Key(1), Place(1)), (Key(9), Place(1))];
         let one = &set(&[0]);

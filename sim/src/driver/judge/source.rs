@@ -125,6 +125,10 @@ impl Source {
             }
             return self.heard.give_up();
         }
+        let is_stale = |at| case.at() > at + case.patience();
+        if self.heard.narrows() && self.stale_at(case).is_some_and(is_stale) {
+            case.fail(Law::Source, "a set is narrowed that was given up".into());
+        }
         match self.heard.replaced(case.now(), &case.in_force(), set) {
             Ok(kept) => {
                 case.count_times(Sometimes::AbsentGone, kept.gone);
