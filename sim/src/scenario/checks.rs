@@ -6,9 +6,9 @@ use super::{
 };
 use crate::Entropy;
 
-/// What backends make of their checks, which a scenario may have or lack.
+/// A kind of trouble with checks, which a scenario may have or lack.
 #[derive(Clone, Copy)]
-enum Turn {
+enum Trouble {
     /// One answers otherwise from now on.
     One,
     /// One changes its mind from check to check.
@@ -23,13 +23,13 @@ enum Turn {
     Loss,
 }
 
-const TURNS: &[(Turn, u32)] = &[
-    (Turn::One, 8),
-    (Turn::Flapping, 3),
-    (Turn::Primary, 3),
-    (Turn::Silence, 2),
-    (Turn::Return, 4),
-    (Turn::Loss, 4),
+const TROUBLES: &[(Trouble, u32)] = &[
+    (Trouble::One, 8),
+    (Trouble::Flapping, 3),
+    (Trouble::Primary, 3),
+    (Trouble::Silence, 2),
+    (Trouble::Return, 4),
+    (Trouble::Loss, 4),
 ];
 
 const REPLIES: &[(Reply, u32)] = &[(Reply::Pass, 5), (Reply::No, 5), (Reply::Nothing, 3)];
@@ -47,22 +47,22 @@ impl<E: Entropy> Draft<'_, E> {
                 self.check(0, place);
             }
         }
-        let kinds: Vec<_> = TURNS.iter().copied().filter(|_| !self.entropy.chance(30)).collect();
+        let kinds: Vec<_> = TROUBLES.iter().copied().filter(|_| !self.entropy.chance(30)).collect();
         for _ in 0..self.entropy.between(2, 9) {
             let at = self.entropy.below(u64::from(self.config.duration)) as u32;
             let place = self.place();
             match weighted(&kinds, self.entropy) {
-                Some(Turn::One) => self.check(at, place),
-                Some(Turn::Flapping) => self.changes_its_mind(at, place),
-                Some(Turn::Primary) => {
+                Some(Trouble::One) => self.check(at, place),
+                Some(Trouble::Flapping) => self.changes_its_mind(at, place),
+                Some(Trouble::Primary) => {
                     for other in self.places() {
                         let reply = if other == place { Reply::Pass } else { Reply::No };
                         self.step(at, Operation::Check(other, reply, 0));
                     }
                 }
-                Some(Turn::Silence) => self.silence(at),
-                Some(Turn::Return) => self.leaves_and_returns(at),
-                Some(Turn::Loss) => self.answers_while_lost(at),
+                Some(Trouble::Silence) => self.silence(at),
+                Some(Trouble::Return) => self.leaves_and_returns(at),
+                Some(Trouble::Loss) => self.answers_while_lost(at),
                 None => {}
             }
         }
