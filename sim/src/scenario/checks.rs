@@ -15,8 +15,8 @@ enum Trouble {
     Flapping,
     /// One passes, and the others say no.
     Primary,
-    /// Nobody answers for a while, and then everybody does.
-    Silence,
+    /// Nobody passes for a while, and then everybody does.
+    Nobody,
     /// One is slow to answer, and leaves and returns meanwhile.
     Return,
     /// Answers change while the source is lost.
@@ -27,7 +27,7 @@ const TROUBLES: &[(Trouble, u32)] = &[
     (Trouble::One, 8),
     (Trouble::Flapping, 3),
     (Trouble::Primary, 3),
-    (Trouble::Silence, 2),
+    (Trouble::Nobody, 3),
     (Trouble::Return, 4),
     (Trouble::Loss, 4),
 ];
@@ -60,7 +60,7 @@ impl<E: Entropy> Draft<'_, E> {
                         self.step(at, Operation::Check(other, reply, 0));
                     }
                 }
-                Some(Trouble::Silence) => self.silence(at),
+                Some(Trouble::Nobody) => self.nobody_passes(at),
                 Some(Trouble::Return) => self.leaves_and_returns(at),
                 Some(Trouble::Loss) => self.answers_while_lost(at),
                 None => {}
@@ -79,8 +79,8 @@ impl<E: Entropy> Draft<'_, E> {
     fn check(&mut self, at: u32, place: Place) {
         let timeout = self.config.check_timeout;
         let after = match self.entropy.below(10) {
-            0..=5 => self.entropy.between(0, 5),
-            6 | 7 => self.entropy.between(timeout / 2, timeout),
+            0..=4 => self.entropy.between(0, 5),
+            5..=7 => self.entropy.between(timeout / 2, timeout),
             8 => timeout + self.entropy.between(0, 2),
             _ => 60_000,
         };
@@ -97,10 +97,17 @@ impl<E: Entropy> Draft<'_, E> {
         self.step(at, Operation::Check(place, Reply::Pass, 0));
     }
 
-    fn silence(&mut self, at: u32) {
+    fn nobody_passes(&mut self, at: u32) {
         let time = self.entropy.between(100, 1_500);
+        let (reply, after) = match self.entropy.chance(50) {
+            true => (Reply::No, 0),
+            false => (Reply::Nothing, 60_000),
+        };
         for place in self.places() {
-            self.step(at, Operation::Check(place, Reply::Nothing, 60_000));
+            self.step(at, Operation::Check(place, reply, after));
+        }
+        if self.entropy.chance(50) {
+            self.step((at + time).min(self.config.duration), Operation::Spoil);
         }
         for place in self.places() {
             let back_at = at + time + self.entropy.between(0, 200);
@@ -128,13 +135,20 @@ impl<E: Entropy> Draft<'_, E> {
 
     fn answers_while_lost(&mut self, at: u32) {
         self.step(at, Operation::LoseSource);
-        let mut at = at;
+        let Config { stale, duration, .. } = self.config;
+        let is_long = stale > 0 && self.entropy.chance(60);
+        let lost_at = at;
+        let mut at = if is_long { (at + stale).min(duration) } else { at };
         for _ in 0..self.entropy.between(1, 4) {
             at = self.check_later(at);
             let place = self.place();
             self.check(at, place);
         }
         let back_at = self.check_later(at);
+        if is_long {
+            // Answers change when the last set has been given up: nothing may end the loss before.
+            self.keep_sets_from(lost_at, back_at);
+        }
         self.step(back_at, Operation::Again);
     }
 
@@ -171,7 +185,7 @@ fn vary(config: &mut Config, entropy: &mut impl Entropy) {
     config.check_timeout = entropy.between(20, 300);
     config.rise = entropy.between(1, 3);
     config.fall = entropy.between(1, 2);
-    config.fall_unanswered = entropy.between(1, 3);
+    config.fall_unanswered = entropy.between(1, 5);
     config.check_all = u32::from(config.floor > 0 || entropy.chance(35));
     if entropy.chance(25) {
         config.checks = entropy.between(1, 3);

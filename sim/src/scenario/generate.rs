@@ -295,6 +295,17 @@ impl<'a, E: Entropy> Draft<'a, E> {
         self.step(at, Operation::Shutdown(grace));
     }
 
+    /// Takes out the steps that say a set between these times.
+    pub(super) fn keep_sets_from(&mut self, from: u32, until: u32) {
+        self.steps.retain(|step| {
+            let says = matches!(
+                step.operation,
+                Operation::Replace(_) | Operation::Flap(_) | Operation::Again | Operation::Spoil
+            );
+            !says || step.at <= from || step.at > until
+        });
+    }
+
     /// The set that the steps so far order last by this time.
     pub(super) fn set_at(&self, at: u32) -> Option<Backends> {
         let ordered = self.steps.iter().filter_map(|step| match &step.operation {

@@ -103,9 +103,13 @@ impl Checks {
                 *counts = false;
             }
         }
-        for (place, _) in self.verdicts.extract_if(.., |place, _| !stay.contains(place)) {
-            self.left.insert(place, now);
-        }
+        self.verdicts.retain(|place, _| {
+            let stays = stay.contains(place);
+            if !stays {
+                self.left.insert(*place, now);
+            }
+            stays
+        });
         for place in stay {
             self.verdicts.entry(place).or_insert_with(|| Verdict::new(now));
         }
