@@ -285,6 +285,13 @@ impl Checks {
         }
     }
 
+    /// The balancer says that the source is lost.
+    pub(super) fn source_lost(&self, case: &mut Case) {
+        if !self.is_lost && self.are_made() {
+            case.fail(Law::Verdict, "what the checks leave of a set counts as a loss".into());
+        }
+    }
+
     /// The balancer says that the source is back.
     pub(super) fn source_back(&self, case: &mut Case) {
         if self.is_lost && self.are_made() {

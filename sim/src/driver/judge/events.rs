@@ -56,7 +56,10 @@ impl Judge {
                 self.ended(id.serial(), *reason, (*bytes_to_backend, *bytes_to_client));
             }
             Event::SetReplaced(report) => self.replaced(report, &set.unwrap_or_default()),
-            Event::SourceLost { reason, .. } => self.source.lost(&mut self.case, reason),
+            Event::SourceLost { reason, .. } => {
+                self.source.lost(&mut self.case, reason);
+                self.checks.source_lost(&mut self.case);
+            }
             Event::SetHeld(held) => self.source.held(&mut self.case, held),
             Event::SourceStale { .. } => self.source.stale(&mut self.case),
             Event::EntriesLeftOut(entries) => self.source.left_out(&mut self.case, entries.len()),
