@@ -132,6 +132,22 @@ sometimes! {
     AbsentBack "a backend that was absent came back",
     /// An entry that is no backend was left out.
     EntryLeftOut "an entry that is no backend was left out",
+    /// A backend no longer passed, or passed, while the source of its set was lost.
+    VerdictWhileLost "a verdict turned while the source was lost",
+    /// No backend passed any more.
+    NonePasses "the last backend that passed its check failed",
+    /// Backends were used though none passed.
+    AllUsed "all backends were used since none passed its check",
+    /// A backend failed since it gave no answer.
+    SilentFails "a backend failed since it gave no answer",
+    /// A backend that failed lost its sessions.
+    FailedCut "a backend that failed its check lost its sessions",
+    /// A backend was removed while it was checked.
+    LeftWhileChecked "a backend was removed while it was checked",
+    /// A check from before a backend's removal ended after its return.
+    LateAnswer "a check ended whose backend had left and come back",
+    /// As many checks were under way as may be.
+    ChecksFull "as many checks were under way as may be",
     /// A rule answered to what happened.
     RuleFired "a rule answered to what happened",
 }

@@ -73,6 +73,7 @@ impl<P: Policy> Run<'_, P> {
             // There is nothing of the kind here.
             Operation::LoseSource
             | Operation::Spoil
+            | Operation::Check(..)
             | Operation::FailAccept(..)
             | Operation::Latency(Link::Clients, _) => {}
         }

@@ -16,6 +16,7 @@ use tinylb_core::{BackendSet, BadEntry, Event, Handle, Runtime, Server, Update};
 
 use super::{
     Fabric, Spot, World,
+    checked::Checked,
     orders::{LOST, Order},
     tap::TapListener,
     tap_dialer::TapDialer,
@@ -68,6 +69,14 @@ pub async fn balance<F: Fabric>(world: World, fabric: F) {
     let source = (config.source == 1).then(|| {
         let (source, updates) = unbounded();
         let world = world.clone();
+        let updates = match config.check_settings() {
+            None => updates.left_stream(),
+            Some(settings) => {
+                let checks = (&config, settings);
+                Checked::new(updates, checks, world.clone(), runtime.clone(), clock.clone())
+                    .right_stream()
+            }
+        };
         let updates = updates.inspect({
             let (world, clock) = (world.clone(), clock.clone());
             move |update| {

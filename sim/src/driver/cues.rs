@@ -11,7 +11,7 @@ use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use super::orders::{ClientOrder, Order, Visit};
 use crate::{
     oracle::PLACES,
-    scenario::{DialError, Place},
+    scenario::{DialError, Place, Reply},
 };
 
 /// Orders for the balancer, visits and orders for the clients, failures for the adapter.
@@ -24,6 +24,8 @@ pub(super) struct Cues {
     panics: BTreeSet<Place>,
     /// How many dials of these places are to fail, and how.
     failing: BTreeMap<Place, (u32, DialError)>,
+    /// What checks of these places find, and after how many milliseconds.
+    replies: BTreeMap<Place, (Reply, u32)>,
     boots: [u32; PLACES],
     /// By attempt.
     clients: Vec<Client>,
@@ -46,6 +48,7 @@ impl Cues {
             acceptor: None,
             panics: BTreeSet::new(),
             failing: BTreeMap::new(),
+            replies: BTreeMap::new(),
             boots: [0; PLACES],
             clients: Vec::new(),
         }
@@ -112,6 +115,21 @@ impl Cues {
     pub(super) fn let_dials_be(&mut self) {
         self.panics.clear();
         self.failing.clear();
+    }
+
+    /// Checks of this place that begin from now on find this, after this many milliseconds.
+    pub(super) fn let_checks_find(&mut self, place: Place, reply: Reply, after: u32) {
+        self.replies.insert(place, (reply, after));
+    }
+
+    /// What a check of this place that begins now finds, and after how many milliseconds.
+    pub(super) fn reply(&self, place: Place) -> (Reply, u32) {
+        self.replies.get(&place).copied().unwrap_or((Reply::Pass, 0))
+    }
+
+    /// Every check passes at once.
+    pub(super) fn let_checks_pass(&mut self) {
+        self.replies.clear();
     }
 
     // The backends.

@@ -215,6 +215,9 @@ impl Director {
             Operation::FailDial(place, count, error) => {
                 judge.cues().fail_dials(*place, *count, *error);
             }
+            Operation::Check(place, reply, after) => {
+                judge.cues().let_checks_find(*place, *reply, *after);
+            }
             Operation::Ejection(is_on) => judge.cues().order(Order::Ejection(*is_on)),
             Operation::Drain(time) => judge.cues().order(Order::Drain(*time)),
             Operation::ResetCycle => judge.cues().order(Order::ResetCycle),
@@ -316,7 +319,8 @@ impl Director {
         if at < from || !judge.unfinished().is_empty() && at < until {
             return;
         }
-        if judge.has_ejected() && !judge.is_closing() && at < until {
+        let is_ready = !judge.has_ejected() && !judge.awaits_checks();
+        if !is_ready && !judge.is_closing() && at < until {
             return;
         }
         if judge.is_closing() {

@@ -6,6 +6,7 @@
 //! clients and backends are, and let a [`Director`] say when things happen.
 
 mod balancer;
+mod checked;
 mod clients;
 mod cues;
 mod director;

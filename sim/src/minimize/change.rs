@@ -50,7 +50,8 @@ pub(super) fn with_backends(scenario: &Scenario, backends: u32) -> Scenario {
         | Operation::PowerLoss(place)
         | Operation::Bounce(place)
         | Operation::PanicDial(place)
-        | Operation::FailDial(place, ..) => is_there(*place),
+        | Operation::FailDial(place, ..)
+        | Operation::Check(place, ..) => is_there(*place),
         Operation::Again
         | Operation::LoseSource
         | Operation::Spoil
@@ -88,7 +89,10 @@ pub(super) fn numbers(scenario: &mut Scenario) -> Vec<(&mut u32, u32)> {
             Operation::FailAccept(count, _) | Operation::FailDial(_, count, _) => {
                 numbers.push((count, 1));
             }
-            Operation::Latency(_, time) | Operation::Drain(time) | Operation::Shutdown(time) => {
+            Operation::Latency(_, time)
+            | Operation::Check(.., time)
+            | Operation::Drain(time)
+            | Operation::Shutdown(time) => {
                 numbers.push((time, 0));
             }
             _ => {}

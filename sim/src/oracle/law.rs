@@ -77,6 +77,12 @@ laws! {
     Source "source"
         "a set that removes too much is held, and no other; a backend that is absent is kept \
          for its time; the last set of a source that is lost stays for as long as it may",
+    Checked "checked"
+        "where backends are checked, one is used only while its source names it and if it has passed \
+         a check since it appeared there; if none passes, all may be used where the settings say so",
+    Verdict "verdict"
+        "what the checks say of a backend takes effect in time, and ends no loss of the source; a \
+         removal waits for no check",
     Shutdown "shutdown"
         "nothing is accepted after a shutdown, and it completes",
     Report "report"

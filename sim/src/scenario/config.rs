@@ -1,6 +1,8 @@
 use std::time::Duration;
 
-use tinylb_core::{BadEntries, EmptySet, Floor, Removal, Settings, SourceSettings};
+use tinylb_core::{
+    BadEntries, CheckSettings, EmptySet, Floor, Removal, Settings, SourceSettings, WhenNone,
+};
 
 use super::plan::Manner;
 
@@ -48,6 +50,25 @@ pub struct Config {
     pub keep_absent: u32,
     /// A source's [`SourceSettings::bad_entries`]: whether they are left out (1) or not (0).
     pub leave_out: u32,
+    /// Whether a source's backends are checked (1) or not (0). Where absent backends are kept, none
+    /// is.
+    pub check: u32,
+    /// [`CheckSettings::interval`].
+    pub check_interval: u32,
+    /// [`CheckSettings::timeout`].
+    pub check_timeout: u32,
+    /// [`CheckSettings::rise`].
+    pub rise: u32,
+    /// [`CheckSettings::fall`].
+    pub fall: u32,
+    /// [`CheckSettings::fall_unanswered`].
+    pub fall_unanswered: u32,
+    /// [`CheckSettings::when_none`]: all backends (1), or none (0). With a floor, all.
+    pub check_all: u32,
+    /// [`CheckSettings::checks_max`].
+    pub checks: u32,
+    /// Whether a check goes on when its backend leaves (1), or is given up (0).
+    pub checks_linger: u32,
     /// [`Settings::dial_timeout`].
     pub dial_timeout: u32,
     /// [`Settings::dial_patience`]; 0: none. One below 10 counts as 10.
@@ -108,6 +129,15 @@ impl Default for Config {
             stale: 0,
             keep_absent: 0,
             leave_out: 0,
+            check: 0,
+            check_interval: 150,
+            check_timeout: 100,
+            rise: 1,
+            fall: 1,
+            fall_unanswered: 3,
+            check_all: 0,
+            checks: 256,
+            checks_linger: 0,
             dial_timeout: 300,
             patience: 100,
             ejection: 1,
@@ -179,6 +209,22 @@ impl Config {
             (self.floor > 0).then(|| Floor { removed_percent_max, hold: ms(self.hold) });
         settings
     }
+
+    /// How a source's backends are checked, if they are.
+    pub fn check_settings(&self) -> Option<CheckSettings> {
+        let is_checked = self.source == 1 && self.check == 1 && self.keep_absent == 0;
+        let ms = |time: u32| Duration::from_millis(u64::from(time));
+        let mut settings = CheckSettings::default();
+        settings.interval = ms(self.check_interval);
+        settings.timeout = ms(self.check_timeout);
+        (settings.rise, settings.fall) = (self.rise, self.fall);
+        settings.fall_unanswered = self.fall_unanswered;
+        let opens = self.check_all == 1 || self.floor > 0;
+        settings.when_none = if opens { WhenNone::All } else { WhenNone::Empty };
+        settings.checks_max = self.checks as usize;
+        settings.seed = u64::from(self.start);
+        is_checked.then_some(settings)
+    }
 }
 
 /// What a time to drain stands for; 0: abort.
@@ -239,6 +285,15 @@ pub const CONFIG_FIELDS: &[ConfigField] = fields! {
     "stale" 0 600000 stale;
     "keep-absent" 0 600000 keep_absent;
     "leave-out" 0 1 leave_out;
+    "check" 0 1 check;
+    "check-interval" 100 60000 check_interval;
+    "check-timeout" 10 60000 check_timeout;
+    "rise" 1 100 rise;
+    "fall" 1 100 fall;
+    "fall-unanswered" 1 100 fall_unanswered;
+    "check-all" 0 1 check_all;
+    "checks" 1 1000 checks;
+    "checks-linger" 0 1 checks_linger;
     "dial-timeout" 1 60000 dial_timeout;
     "patience" 0 60000 patience;
     "ejection" 0 1 ejection;

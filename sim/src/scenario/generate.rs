@@ -46,6 +46,11 @@ impl Scenario {
         if draft.entropy.chance(6) {
             draft.shutdown_while_draining();
         }
+        let Draft { config, rules, steps, .. } = draft;
+        // From a source of their own, so that whatever else is drawn is the same with them as without.
+        let mut entropy = Seeded::for_purpose(seed, 3);
+        let mut draft = Draft { config, entropy: &mut entropy, set: Vec::new(), rules, steps };
+        draft.add_checks();
         draft.steps.sort_by_key(|step| step.at);
         Self { seed, config: draft.config, rules: draft.rules, steps: draft.steps }
     }
@@ -290,8 +295,19 @@ impl<'a, E: Entropy> Draft<'a, E> {
         self.step(at, Operation::Shutdown(grace));
     }
 
+    /// Takes out the steps that say a set between these times.
+    pub(super) fn keep_sets_from(&mut self, from: u32, until: u32) {
+        self.steps.retain(|step| {
+            let says = matches!(
+                step.operation,
+                Operation::Replace(_) | Operation::Flap(_) | Operation::Again | Operation::Spoil
+            );
+            !says || step.at <= from || step.at > until
+        });
+    }
+
     /// The set that the steps so far order last by this time.
-    fn set_at(&self, at: u32) -> Option<Backends> {
+    pub(super) fn set_at(&self, at: u32) -> Option<Backends> {
         let ordered = self.steps.iter().filter_map(|step| match &step.operation {
             Operation::Replace(set) if step.at <= at => Some((step.at, set)),
             _ => None,
@@ -394,6 +410,11 @@ mod tests {
             "again\n",
             "lose-source",
             "keep-absent",
+            "check 1\n",
+            "check-all 1",
+            "checks-linger 1",
+            "on check-started",
+            "nothing after",
             "spoil",
             "connect",
             "leave close",

@@ -1,6 +1,7 @@
 //! What is to happen in one run, as plain data.
 
 mod backends;
+mod checks;
 mod config;
 mod generate;
 mod outages;
@@ -98,6 +99,9 @@ pub enum Operation {
     PanicDial(Place),
     /// This many dials and probes of a backend fail.
     FailDial(Place, u32, DialError),
+    /// Checks of a backend that begin from now on find this, after this many milliseconds: nothing,
+    /// if that is too late.
+    Check(Place, Reply, u32),
     /// Targets that don't accept connections are ejected from now on (true), or no more.
     Ejection(bool),
     /// From now on, sessions of a removed target drain for this many milliseconds; 0: they are
@@ -152,6 +156,17 @@ impl DialError {
     }
 }
 
+/// What a check of a backend finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reply {
+    /// It may be used.
+    Pass,
+    /// It says that it may not.
+    No,
+    /// It doesn't answer.
+    Nothing,
+}
+
 /// Something that answers to what happens: a reactive nemesis. It hits races that operations at
 /// fixed times miss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,6 +206,8 @@ pub enum Trigger {
     Returned,
     /// A probe begins.
     ProbeStarted,
+    /// A check begins.
+    CheckStarted,
 }
 
 /// What a [`Rule`] does.

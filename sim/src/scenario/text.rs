@@ -6,7 +6,7 @@ use thiserror::Error as ThisError;
 
 use super::{
     AcceptError, Act, Backends, CONFIG_FIELDS, Config, DialError, Key, Leaving, Link, Manner,
-    Operation, Place, Plan, Rule, Scenario, Step, Trigger,
+    Operation, Place, Plan, Reply, Rule, Scenario, Step, Trigger,
 };
 
 /// Why a text is no scenario.
@@ -30,6 +30,7 @@ const TRIGGERS: &[(&str, Trigger)] = &[
     ("ejected", Trigger::Ejected),
     ("returned", Trigger::Returned),
     ("probe-started", Trigger::ProbeStarted),
+    ("check-started", Trigger::CheckStarted),
 ];
 
 const ACTS: &[(&str, Act)] = &[
@@ -71,6 +72,9 @@ const DIAL_ERRORS: &[(&str, DialError)] = &[
     ("reset", DialError::Reset),
     ("unreachable", DialError::Unreachable),
 ];
+
+const REPLIES: &[(&str, Reply)] =
+    &[("pass", Reply::Pass), ("no", Reply::No), ("nothing", Reply::Nothing)];
 
 const SWITCH: &[(&str, bool)] = &[("on", true), ("off", false)];
 
@@ -151,6 +155,9 @@ impl fmt::Display for Operation {
             Self::PanicDial(place) => write!(f, "panic-dial {place}"),
             Self::FailDial(place, count, error) => {
                 write!(f, "fail-dial {place} {count} {}", name_of(DIAL_ERRORS, error))
+            }
+            Self::Check(place, reply, after) => {
+                write!(f, "check {place} {} after {after}", name_of(REPLIES, reply))
             }
             Self::Ejection(is_on) => write!(f, "ejection {}", name_of(SWITCH, is_on)),
             Self::Drain(time) => write!(f, "drain {time}"),
@@ -332,6 +339,11 @@ impl<'a> Words<'a> {
                 let count = self.small("how many dials fail", 1, 1000)?;
                 Operation::FailDial(place, count, self.one_of("the error", DIAL_ERRORS)?)
             }
+            "check" => {
+                let place = self.place(config)?;
+                let reply = self.one_of("what a check finds", REPLIES)?;
+                Operation::Check(place, reply, self.named("after", 60_000)?)
+            }
             "ejection" => Operation::Ejection(self.one_of("ejection", SWITCH)?),
             "drain" => Operation::Drain(self.small("the time to drain", 0, most)?),
             "reset-cycle" => Operation::ResetCycle,
@@ -340,8 +352,8 @@ impl<'a> Words<'a> {
                 return Err(format!(
                     "{word} is no operation; it must be replace, flap, again, lose-source, \
                      spoil, connect, leave, partition, cut-to, cut-from, hold, release, latency, crash, \
-                     power-loss, bounce, fail-accept, panic-dial, fail-dial, ejection, drain, \
-                     reset-cycle or shutdown"
+                     power-loss, bounce, fail-accept, panic-dial, fail-dial, check, ejection, \
+                     drain, reset-cycle or shutdown"
                 ));
             }
         })
@@ -369,6 +381,7 @@ keep-absent 1500
 on dial-started chance 30 remove after 0 times 5
 on replaced chance 1 release after 20 times 1000
 on probe-started chance 50 remove after 3 times 2
+on check-started chance 20 remove-and-back after 0 times 3
 at 0 replace k0=b0 k1=b1 k7=b0
 at 0 replace
 at 5 flap k1=b2
@@ -389,6 +402,7 @@ at 17 bounce b0
 at 18 fail-accept 2 no-descriptors
 at 19 panic-dial b0
 at 19 fail-dial b1 3 unreachable
+at 19 check b1 no after 30
 at 19 ejection off
 at 20 drain 300
 at 21 reset-cycle
@@ -400,7 +414,7 @@ at 30 shutdown 100
         let scenario: Scenario = ALL.parse().unwrap();
         assert_eq!(scenario.to_string(), ALL);
         assert_eq!(scenario.config.manners[6], 9);
-        assert_eq!(scenario.steps.len(), 24);
+        assert_eq!(scenario.steps.len(), 25);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use crate::{
     Scenario,
-    scenario::{Act, Backends, Key, Link, Operation, Place},
+    scenario::{Act, Backends, Key, Link, Operation, Place, Reply},
     trace::{Note, Record},
 };
 
@@ -186,6 +186,37 @@ pub(super) fn ejections(records: &[Record], end: u64) -> Vec<Ejection> {
     done
 }
 
+/// A check of a backend, from when to when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CheckBand {
+    pub(super) place: Place,
+    pub(super) from: u64,
+    pub(super) to: u64,
+    /// What it found; `None`: it was given up, or isn't over.
+    pub(super) reply: Option<Reply>,
+}
+
+/// Which backend was checked when, in the order of the ends.
+pub(super) fn checks(records: &[Record], end: u64) -> Vec<CheckBand> {
+    let mut done: Vec<CheckBand> = Vec::new();
+    let mut open: Vec<CheckBand> = Vec::new();
+    for record in records {
+        let (place, reply) = match record.note {
+            Note::CheckStarted(place) => {
+                open.push(CheckBand { place, from: record.at, to: end, reply: None });
+                continue;
+            }
+            Note::Checked(place, reply) => (place, Some(reply)),
+            Note::CheckGivenUp(place) => (place, None),
+            _ => continue,
+        };
+        let ended = open.extract_if(.., |check| check.place == place);
+        done.extend(ended.map(|check| CheckBand { to: record.at, reply, ..check }));
+    }
+    done.extend(open);
+    done
+}
+
 fn keys_of(set: &Backends, place: Place) -> Vec<Key> {
     set.iter().filter(|(_, at)| *at == place).map(|(key, _)| *key).collect()
 }
@@ -196,6 +227,22 @@ mod tests {
 
     fn at(at: u64, note: Note) -> Record {
         Record { at, note }
+    }
+
+    #[test]
+    fn a_check_lasts_until_it_has_found_something_or_is_given_up() {
+        let (b0, b1) = (Place(0), Place(1));
+        let records = [
+            at(1, Note::CheckStarted(b0)),
+            at(2, Note::CheckStarted(b1)),
+            at(5, Note::Checked(b1, Reply::No)),
+            at(6, Note::CheckGivenUp(b0)),
+            at(7, Note::CheckStarted(b0)),
+        ];
+        let bands = checks(&records, 99);
+        let bands: Vec<_> =
+            bands.iter().map(|band| (band.place, band.from, band.to, band.reply)).collect();
+        assert_eq!(bands, [(b1, 2, 5, Some(Reply::No)), (b0, 1, 6, None), (b0, 7, 99, None)]);
     }
 
     #[test]

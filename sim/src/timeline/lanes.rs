@@ -3,13 +3,13 @@
 use std::fmt::{self, Write as _};
 
 use super::{
-    bands::{self, Ejection, FaultBand, Membership},
+    bands::{self, CheckBand, Ejection, FaultBand, Membership},
     lane::{Bar, Lane, Scale},
     lives::{Activity, Connection, Life, Lives, Span},
 };
 use crate::{
     PacketFate, RecordOf, Scenario,
-    scenario::{Link, Place},
+    scenario::{Link, Place, Reply},
     trace::{Host, Note, Record},
 };
 
@@ -19,6 +19,7 @@ pub(super) fn lanes(scenario: &Scenario, records: &[Record], scale: Scale, end: 
     let faults = bands::faults(scenario, records, end);
     let members = bands::memberships(records, end);
     let ejections = bands::ejections(records, end);
+    let checks = bands::checks(records, end);
     let mut lanes = vec![scenario_lane(scenario, records, scale)];
     let client_faults = faults.iter().filter(|band| band.link == Link::Clients);
     let mut clients = Lane::new("clients", "connections, as they see them");
@@ -41,6 +42,7 @@ pub(super) fn lanes(scenario: &Scenario, records: &[Record], scale: Scale, end: 
         let own = ejections.iter().filter(|ejection| ejection.place == place);
         let mut lane = backend_lane(place, &lives, &faults, &members, scale);
         lane.add_row(6, own.map(ejection_bar));
+        lane.add_row(6, checks.iter().filter(|check| check.place == place).map(check_bar));
         lane.add_row(6, stopped_packets(records, Host::Backend(place)));
         lanes.push(lane);
     }
@@ -170,6 +172,18 @@ fn ejection_bar(ejection: &Ejection) -> Bar {
         title: format!("{text}\n{}", Times(*from, *to)),
         text: String::new(),
     }
+}
+
+fn check_bar(check: &CheckBand) -> Bar {
+    let CheckBand { place, from, to, reply } = check;
+    let (class, found) = match reply {
+        Some(Reply::Pass) => ("passes", "it passes"),
+        Some(Reply::No) => ("fails", "it doesn't pass"),
+        Some(Reply::Nothing) => ("mute", "it doesn't answer"),
+        None => ("mute", "no end is seen"),
+    };
+    let title = format!("{place} is checked: {found}\n{}", Times(*from, *to));
+    Bar { from: *from, to: *to, class: format!("check {class}"), title, text: String::new() }
 }
 
 fn fault_bar(band: &FaultBand) -> Bar {

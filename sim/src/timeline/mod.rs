@@ -104,6 +104,13 @@ fn write_legend(page: &mut String, scenario: &Scenario) -> fmt::Result {
     }
     page.push_str("<span><i class=\"b0 member\"></i>in the set</span>");
     page.push_str("<span><i class=ejected></i>ejected</span>");
+    if scenario.config.check_settings().is_some() {
+        for (class, text) in
+            [("passes", "passes"), ("fails", "doesn't"), ("mute", "doesn't answer")]
+        {
+            write!(page, "<span><i class=\"check {class}\"></i>a check: {text}</span>")?;
+        }
+    }
     page.push_str("<span><i class=replaced></i>a set, until it is applied</span>");
     page.push_str("<span><i class=\"b0 backend\"></i>as the backend sees it</span>");
     page.push_str("<span><i class=\"mark dropped\"></i>a packet dropped</span>");

@@ -4,7 +4,7 @@ use tinylb_core::{EndReason, Fault, Side};
 
 use crate::{
     PacketFate, PacketKind,
-    scenario::{Backends, Key, Place},
+    scenario::{Backends, Key, Place, Reply},
 };
 
 /// One thing that happened.
@@ -98,6 +98,13 @@ pub enum Note {
     Packet(Host, u16, Host, u16, PacketKind, PacketFate),
     /// A law was broken.
     Violated(&'static str),
+
+    /// A check of a backend began.
+    CheckStarted(Place),
+    /// It has found this.
+    Checked(Place, Reply),
+    /// It was given up, since its backend has left.
+    CheckGivenUp(Place),
 }
 
 /// Why a dial came to nothing.

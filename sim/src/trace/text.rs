@@ -7,7 +7,7 @@ use tinylb_core::Fault;
 use super::record::{By, Failure, Host, Note, Record, Sight};
 use crate::{
     PacketFate, PacketKind, Scenario,
-    scenario::{Backends, Place},
+    scenario::{Backends, Place, Reply},
 };
 
 /// A record with what its step or rule says, which the record itself has only the number of.
@@ -104,6 +104,11 @@ impl fmt::Display for Note {
             Self::Packet(from, from_port, to, to_port, kind, fate) => {
                 write!(f, "{kind} {from}:{from_port} to {to}:{to_port} {fate}")
             }
+            Self::CheckStarted(place) => write!(f, "{place} is checked"),
+            Self::Checked(place, Reply::Pass) => write!(f, "{place} passes its check"),
+            Self::Checked(place, Reply::No) => write!(f, "{place} doesn't pass its check"),
+            Self::Checked(place, Reply::Nothing) => write!(f, "{place} doesn't answer its check"),
+            Self::CheckGivenUp(place) => write!(f, "the check of {place} is given up"),
             Self::Violated(law) => write!(f, "THE LAW {law} IS BROKEN"),
         }
     }

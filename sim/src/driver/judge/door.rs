@@ -19,6 +19,7 @@ impl Judge {
 
     /// A dial begins. Returns the session that it is for.
     pub(in crate::driver) fn dials(&mut self, place: Place) -> u64 {
+        self.checks.dials(&mut self.case, place);
         self.sessions.dials(&mut self.case, place)
     }
 
@@ -32,6 +33,7 @@ impl Judge {
     pub(in crate::driver) fn probes(&mut self, now: u64, place: Place) -> u32 {
         self.case.set_now(now);
         self.case.note(Note::ProbeStarted(place));
+        self.checks.dials(&mut self.case, place);
         let number = self.probes;
         self.probes += 1;
         self.case.ledger.probe_started(number, place);

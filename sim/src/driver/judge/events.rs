@@ -2,13 +2,13 @@
 
 use std::io;
 
-use tinylb_core::{DialFailure, EndReason, Event, Fault, Report, Side, Update};
+use tinylb_core::{CheckId, DialFailure, EndReason, Event, Fault, Report, Side, Update};
 
-use super::{Judge, streams::other};
+use super::{Judge, LinkFault, streams::other};
 use crate::{
     Law, Sometimes,
     driver::orders::Order,
-    scenario::{Backends, Key, Place, Trigger, key_number},
+    scenario::{Backends, Key, Place, Reply, Trigger, key_number},
     trace::{Failure, Note},
 };
 
@@ -56,11 +56,17 @@ impl Judge {
                 self.ended(id.serial(), *reason, (*bytes_to_backend, *bytes_to_client));
             }
             Event::SetReplaced(report) => self.replaced(report, &set.unwrap_or_default()),
-            Event::SourceLost { reason, .. } => self.source.lost(&mut self.case, reason),
+            Event::SourceLost { reason, .. } => {
+                self.source.lost(&mut self.case, reason);
+                self.checks.source_lost(&mut self.case);
+            }
             Event::SetHeld(held) => self.source.held(&mut self.case, held),
             Event::SourceStale { .. } => self.source.stale(&mut self.case),
             Event::EntriesLeftOut(entries) => self.source.left_out(&mut self.case, entries.len()),
-            Event::SourceBack { .. } => self.case.note(Note::SourceBack),
+            Event::SourceBack { .. } => {
+                self.case.note(Note::SourceBack);
+                self.checks.source_back(&mut self.case);
+            }
             Event::AcceptFailed { pause, .. } => {
                 self.case.count(Sometimes::AcceptFailed);
                 self.case.note(Note::AcceptFailed);
@@ -214,6 +220,48 @@ impl Judge {
         self.source.hears(&mut self.case, update);
     }
 
+    // Checks.
+
+    /// The source says something, before it is narrowed to the backends that pass.
+    pub(in crate::driver) fn said(&mut self, now: u64, update: &Update<Place>) {
+        self.case.set_now(now);
+        self.checks.said(&mut self.case, update);
+    }
+
+    /// What follows from the checks is asked for.
+    pub(in crate::driver) fn verdicts_asked(&mut self, now: u64) {
+        self.case.set_now(now);
+        self.checks.asked(&mut self.case);
+    }
+
+    pub(in crate::driver) fn check_started(&mut self, now: u64, id: CheckId, place: Place) {
+        self.case.set_now(now);
+        self.checks.started(&mut self.case, id, place);
+        self.trigger(Trigger::CheckStarted, place);
+    }
+
+    pub(in crate::driver) fn check_answered(
+        &mut self,
+        now: u64,
+        id: CheckId,
+        place: Place,
+        reply: Reply,
+    ) {
+        self.case.set_now(now);
+        self.checks.answered(&mut self.case, id, place, reply);
+    }
+
+    /// A check is given up, since its backend has left.
+    pub(in crate::driver) fn check_given_up(&mut self, now: u64, id: CheckId, place: Place) {
+        self.case.set_now(now);
+        self.checks.given_up(&mut self.case, id, place);
+    }
+
+    /// What keeps a backend from the answer to a check, if anything does.
+    pub(in crate::driver) fn met_by_check(&self, place: Place) -> Option<LinkFault> {
+        self.links.silences(place)
+    }
+
     fn replaced(&mut self, report: &Report, set: &Backends) {
         let generation = report.generation.number();
         let draining = report.sessions_draining;
@@ -222,6 +270,8 @@ impl Judge {
         self.case.note(note);
         if self.case.has_source() {
             self.source.replaces(&mut self.case, generation, set);
+            let sessions = report.sessions_cut + report.dials_revoked + draining;
+            self.checks.replaces(&mut self.case, set, sessions);
         } else {
             self.sets.check_order(&mut self.case, generation, set);
         }

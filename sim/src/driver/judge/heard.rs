@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// How long the balancer may leave a set untaken: of a burst, only the newest counts.
-const PAUSE: u64 = 10_000;
+pub(super) const PAUSE: u64 = 10_000;
 
 /// What the balancer has heard, in microseconds of its own clock.
 ///
@@ -21,6 +21,10 @@ pub(super) struct Heard {
     /// The set heard last.
     set: Option<Backends>,
     lost: Option<Lost>,
+    /// That set only narrows one that was heard before.
+    narrows: bool,
+    /// The last set of a lost source was given up.
+    is_given_up: bool,
     /// The places in force that the set heard last lacks.
     absent: BTreeMap<Place, Absence>,
 }
@@ -52,12 +56,22 @@ pub(super) struct Kept {
 
 impl Heard {
     pub(super) fn new(keep: u64, patience: u64) -> Self {
-        Self { keep, patience, set: None, lost: None, absent: BTreeMap::new() }
+        Self {
+            keep,
+            patience,
+            set: None,
+            lost: None,
+            narrows: false,
+            is_given_up: false,
+            absent: BTreeMap::new(),
+        }
     }
 
     /// The balancer hears a set. Returns how many absent places are mentioned again.
     pub(super) fn hear(&mut self, now: u64, set: &Backends, in_force: &Backends) -> usize {
-        if let Some(lost) = self.lost.take() {
+        if let Some(lost) = self.lost.take()
+            && self.keep > 0
+        {
             let at_least = now - lost.reported_at.unwrap_or(lost.heard_at);
             for absence in self.absent.values_mut() {
                 absence.earliest += at_least;
@@ -65,6 +79,20 @@ impl Heard {
                 absence.was_lost = true;
             }
         }
+        (self.narrows, self.is_given_up) = (false, false);
+        self.is_to_be(now, set, in_force)
+    }
+
+    /// The balancer hears which backends of the last set are to be used. That ends no loss.
+    pub(super) fn narrow(&mut self, now: u64, set: &Backends, in_force: &Backends) {
+        if !self.is_given_up {
+            self.narrows = true;
+            self.is_to_be(now, set, in_force);
+        }
+    }
+
+    /// This set is to take effect. Returns how many absent places it has again.
+    fn is_to_be(&mut self, now: u64, set: &Backends, in_force: &Backends) -> usize {
         let mentioned = places(set);
         let absent_before = self.absent.len();
         self.absent.retain(|place, _| !mentioned.contains(place));
@@ -90,8 +118,14 @@ impl Heard {
         true
     }
 
+    /// Whether the set heard last only narrows one that was heard before.
+    pub(super) fn narrows(&self) -> bool {
+        self.narrows
+    }
+
     /// The last set of a lost source has been given up.
     pub(super) fn give_up(&mut self) {
+        self.is_given_up = true;
         self.absent.clear();
     }
 
@@ -105,7 +139,8 @@ impl Heard {
         let Some(newest) = &self.set else {
             return Err((Law::Order, "the source has given no set yet".into()));
         };
-        if self.lost.as_ref().is_some_and(|lost| lost.reported_at.is_some()) {
+        let is_lost = self.lost.as_ref().is_some_and(|lost| lost.reported_at.is_some());
+        if is_lost && (self.is_given_up || !self.narrows) {
             return Err((Law::Source, "the source is lost".into()));
         }
         if let Some((key, place)) = newest.iter().find(|entry| !set.contains(entry)) {
@@ -251,6 +286,26 @@ mod tests {
         assert_eq!(law(heard.replaced(LATEST + 9 * KEEP, both, both)), Err(Law::Source));
         let gone = heard.replaced(KEEP + 9 * KEEP, both, one);
         assert_eq!(gone, Ok(Kept { gone: 1, gone_after_loss: 1 }));
+    }
+
+    #[test]
+    fn a_set_may_be_narrowed_while_the_source_is_lost_until_it_is_given_up() {
+        let (both, one) = (&set(&[0, 1]), &set(&[0]));
+        let mut heard = Heard::new(0, PATIENCE);
+        heard.hear(0, both, &Vec::new());
+        assert_eq!(law(heard.replaced(0, &Vec::new(), both)), Ok(0));
+        heard.hear_loss(100);
+        assert!(heard.report_loss(100));
+        assert_eq!(law(heard.replaced(150, both, both)), Err(Law::Source));
+        heard.narrow(200, one, both);
+        assert_eq!(heard.removes(200), (1, 1));
+        assert_eq!(law(heard.replaced(200, both, one)), Ok(0));
+        assert!(heard.report_loss(300), "it is lost all the same");
+        heard.give_up();
+        heard.narrow(400, both, &Vec::new());
+        assert_eq!(law(heard.replaced(400, &Vec::new(), both)), Err(Law::Source));
+        heard.hear(500, both, &Vec::new());
+        assert_eq!(law(heard.replaced(500, &Vec::new(), both)), Ok(0));
     }
 
     #[test]

@@ -138,6 +138,12 @@ impl Links {
         addresses.any(|address| self.lossy.contains(&address))
     }
 
+    /// What keeps a backend from an answer, if anything does: the link first, then the host.
+    pub(super) fn silences(&self, place: Place) -> Option<LinkFault> {
+        let faults = self.link(Host::Backend(place)).faults;
+        [LinkFault::Cut, LinkFault::Down].into_iter().find(|fault| faults[*fault as usize])
+    }
+
     fn link(&self, host: Host) -> LinkState {
         self.links.get(&host).copied().unwrap_or_default()
     }

@@ -8,7 +8,7 @@ use tinylb_core::{Side, Snapshot};
 use super::Judge;
 use crate::{
     Law, Sometimes,
-    scenario::{Place, backends_of},
+    scenario::{Place, all, backends_of},
 };
 
 impl Judge {
@@ -41,6 +41,7 @@ impl Judge {
             return;
         }
         self.source.check_times(&mut self.case);
+        self.checks.check_times(&mut self.case);
         self.sets.check_times(&mut self.case);
         self.check_newest();
         self.check_silences();
@@ -49,6 +50,9 @@ impl Judge {
 
     /// The set that was ordered last is in force in time, unless the source keeps it from that.
     fn check_newest(&mut self) {
+        if self.checks.are_made() {
+            return self.check_narrowed();
+        }
         if !self.sets.is_due(&self.case) || self.source.may_lag(&self.case) {
             return;
         }
@@ -60,6 +64,24 @@ impl Judge {
         if let Some(text) = wrong {
             self.case.fail(Law::AppliedInTime, text);
         }
+    }
+
+    /// What the checks leave of the source's newest set is in force in time.
+    fn check_narrowed(&mut self) {
+        if self.source.may_lag(&self.case) || self.source.may_be_stale(&self.case) {
+            return;
+        }
+        let newest = self.sets.is_due(&self.case).then(|| self.sets.newest().as_slice());
+        let in_force = self.case.in_force();
+        if let Some(text) = self.checks.is_late(&self.case, newest, &in_force) {
+            self.case.fail(Law::Verdict, text);
+        }
+    }
+
+    /// Whether backends are to pass their checks first before all is well.
+    pub(in crate::driver) fn awaits_checks(&self) -> bool {
+        let is_all = || self.case.in_force() == all(self.case.config());
+        self.checks.are_awaited() || self.checks.are_made() && !is_all()
     }
 
     /// No session is silent for too long. Once one side has failed, what it sent is delivered

@@ -10,6 +10,7 @@
 //! backends, and [`looks`] by whatever moves time.
 
 mod case;
+mod checks;
 mod deadlines;
 mod door;
 mod ends;
@@ -22,6 +23,7 @@ mod sessions;
 mod sets;
 mod source;
 mod streams;
+mod verdict;
 
 use std::{collections::VecDeque, mem, sync::Arc, task::Waker};
 
@@ -29,8 +31,8 @@ use tinylb_core::Side;
 
 pub(super) use self::links::LinkFault;
 use self::{
-    case::Case, deadlines::Deadlines, links::Links, pairs::Pairs, sessions::Sessions, sets::Sets,
-    source::Source, streams::Streams,
+    case::Case, checks::Checks, deadlines::Deadlines, links::Links, pairs::Pairs,
+    sessions::Sessions, sets::Sets, source::Source, streams::Streams,
 };
 use crate::{
     Entropy, Law, Outcome, Scenario, Seeded, Sometimes,
@@ -48,6 +50,7 @@ pub(super) struct Judge {
     // The checkers.
     sets: Sets,
     source: Source,
+    checks: Checks,
     sessions: Sessions,
     streams: Streams,
     deadlines: Deadlines,
@@ -76,6 +79,7 @@ impl Judge {
         Self {
             sets: Sets::new(&case),
             source: Source::new(&case),
+            checks: Checks::new(&case),
             sessions: Sessions::default(),
             streams: Streams::default(),
             deadlines: Deadlines::default(),
@@ -196,9 +200,11 @@ impl Judge {
         self.case.note(Note::Healed);
         self.is_healed = true;
         self.case.ledger.healed();
+        self.checks.healed(&self.case);
         self.nemesis.stop();
         self.wanted.clear();
         self.cues.let_dials_be();
+        self.cues.let_checks_pass();
         let close = |attempt: &u32| self.cues.order_client(*attempt, ClientOrder::Close);
         self.streams.live().iter().filter_map(close).collect()
     }

@@ -59,16 +59,16 @@ impl Source {
 
     /// The balancer hears what the source says.
     pub(super) fn hears(&mut self, case: &mut Case, update: &Update<Place>) {
-        let now = case.now();
-        let leaves_out = case.config().leave_out == 1;
-        let set = match update {
-            Update::Set(set) => set,
-            Update::Partial(set, _) if leaves_out && !set.is_empty() => set,
-            _ => return self.heard.hear_loss(now),
-        };
-        let back = self.heard.hear(now, &backends_of(set), &case.in_force());
-        if case.config().keep_absent > 0 {
-            case.count_times(Sometimes::AbsentBack, back);
+        let (now, in_force) = (case.now(), case.in_force());
+        if let Update::Narrowed(set) = update {
+            self.heard.narrow(now, &backends_of(set), &in_force);
+        } else if let Some(set) = set_said(case.config(), update) {
+            let back = self.heard.hear(now, &set, &in_force);
+            if case.config().keep_absent > 0 {
+                case.count_times(Sometimes::AbsentBack, back);
+            }
+        } else {
+            return self.heard.hear_loss(now);
         }
         self.is_dropped = false;
         if !self.may_remove_too_much(case) {
@@ -94,8 +94,10 @@ impl Source {
         if !self.heard.report_loss(case.now()) {
             case.fail(Law::Source, "a source that isn't lost is reported lost".into());
         }
-        // A set that came just before may be dropped, too, if it would have been held.
-        let is_held = self.held_at.take().is_some();
+        // A set that came just before may be dropped, too, if it would have been held. One that only
+        // narrows the last set is held on.
+        let is_held = self.held_at.is_some();
+        self.held_at.take_if(|_| !self.heard.narrows());
         self.is_dropped = is_held || self.may_remove_too_much(case);
     }
 
@@ -122,6 +124,10 @@ impl Source {
                 case.fail(Law::Order, "a set is given up for one that isn't empty".into());
             }
             return self.heard.give_up();
+        }
+        let is_stale = |at| case.at() > at + case.patience();
+        if self.heard.narrows() && self.stale_at(case).is_some_and(is_stale) {
+            case.fail(Law::Source, "a set is narrowed that was given up".into());
         }
         match self.heard.replaced(case.now(), &case.in_force(), set) {
             Ok(kept) => {
@@ -150,6 +156,11 @@ impl Source {
         if self.stale_at(case).is_none_or(|at| case.at() + case.patience() < at) {
             case.fail(Law::Source, "the last set is given up too early".into());
         }
+    }
+
+    /// Whether the last set is due to be given up, or about to be. Nobody says so if it is empty.
+    pub(super) fn may_be_stale(&self, case: &Case) -> bool {
+        self.stale_at(case).is_some_and(|at| case.at() + case.patience() >= at)
     }
 
     /// Whether the set may be another than the source's newest.
@@ -182,6 +193,17 @@ impl Source {
     fn may_remove_too_much(&self, case: &Case) -> bool {
         let (_, most) = self.heard.removes(case.now());
         is_too_much(case, most, places(&case.in_force()).len())
+    }
+}
+
+/// The set that the source says; `None`: it is lost.
+pub(super) fn set_said(config: &Config, update: &Update<Place>) -> Option<Backends> {
+    match update {
+        Update::Set(set) => Some(backends_of(set)),
+        Update::Partial(set, _) if config.leave_out == 1 && !set.is_empty() => {
+            Some(backends_of(set))
+        }
+        Update::Partial(..) | Update::Lost(_) | Update::Narrowed(_) => None,
     }
 }
 
