@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::{Write, stderr},
     net::TcpStream,
     path::Path,
     process::{Command, Stdio},
@@ -40,7 +41,8 @@ fn certificates(directory: &Path, host: &str) -> bool {
         let mut command = Command::new("openssl");
         let command = command.args(line.split_whitespace()).current_dir(directory);
         let Ok(output) = command.output() else {
-            eprintln!("SKIPPED: openssl isn't installed (Debian: apt-get install openssl)");
+            let skipped = "SKIPPED: openssl isn't installed (Debian: apt-get install openssl)";
+            let _ = writeln!(stderr(), "{skipped}");
             return false;
         };
         assert!(output.status.success(), "{line}: {output:?}");
