@@ -89,6 +89,15 @@ fn a_check_that_is_no_good_is_refused_with_cause_and_remedy() {
             "1: `check` has both `http` and `https`: keep one of them".into(),
         ),
         ("{ http = \"/\", ca = \"f\" }", "15: `ca` is for `https`: remove it".into()),
+        (
+            "{ http = \"/\", certificate = \"f\" }",
+            "15: `certificate` is for `https`: remove it".into(),
+        ),
+        (
+            "{ http = \"/\", certificate_key = \"f\" }",
+            "15: `certificate_key` is for `https`: remove it".into(),
+        ),
+        ("{ http = \"/\", domain = \"a\" }", "15: `domain` is for `https`: remove it".into()),
         ("{ tcp = true, domain = \"a\" }", "15: `domain` is for `https`: remove it".into()),
         ("{ htp = \"/\" }", "3: unknown key `htp`: did you mean `http`?".into()),
         (
@@ -226,6 +235,11 @@ fn arguments_make_the_same_check_as_a_file() {
         ("--check-tcp --check-interval 5", "without a unit"),
         ("--check-tcp --check-port 0", "--check-port"),
         ("--check-tcp --config f", "cannot be used with"),
+        ("--check-http / --check-ca f", "are for `--check-https PATH`"),
+        ("--check-http / --check-certificate f", "are for `--check-https PATH`"),
+        ("--check-http / --check-certificate-key f", "are for `--check-https PATH`"),
+        ("--check-http / --check-domain a", "are for `--check-https PATH`"),
+        ("--check-tcp --check-domain a", "are for `--check-https PATH`"),
     ] {
         let error = read(line).unwrap_err();
         assert!(error.contains(cause), "{line}: {error}");
@@ -271,17 +285,32 @@ fn without_tls_a_check_over_https_is_refused_with_a_remedy() {
 #[cfg(feature = "tls")]
 #[test]
 fn files_that_were_renewed_make_another_check_and_are_never_printed() {
-    let read = |content: &str| {
+    // The CA, the certificate and its key.
+    let read = |contents: [&str; 3]| {
         let directory = std::env::temp_dir();
-        let name = format!("tinylb-check-{}.pem", std::process::id());
-        std::fs::write(directory.join(&name), content).unwrap();
-        let mut tls = Tls { ca: Some(name.clone().into()), ..Tls::default() };
+        let names = ["ca", "certificate", "key"]
+            .map(|name| format!("tinylb-check-{}-{name}.pem", std::process::id()));
+        for (name, content) in names.iter().zip(contents) {
+            std::fs::write(directory.join(name), content).unwrap();
+        }
+        let [ca, certificate, key] = &names;
+        let mut tls = Tls {
+            ca: Some(ca.into()),
+            certificate: Some(certificate.into()),
+            certificate_key: Some(key.into()),
+            ..Tls::default()
+        };
         let error = tls.read_files(&directory).unwrap_err();
-        std::fs::remove_file(directory.join(&name)).unwrap();
-        assert!(error.contains(&name) && error.contains("the CA can't be used"), "{error}");
+        for name in &names {
+            std::fs::remove_file(directory.join(name)).unwrap();
+        }
+        assert!(error.contains(ca) && error.contains("the CA can't be used"), "{error}");
         tls
     };
-    assert_eq!(read("one"), read("one"));
-    assert_ne!(read("one"), read("two"));
-    assert!(!format!("{:?}", read("secret")).contains("secret"));
+    let before = read(["one"; 3]);
+    assert_eq!(before, read(["one"; 3]));
+    for renewed in [["two", "one", "one"], ["one", "two", "one"], ["one", "one", "two"]] {
+        assert_ne!(before, read(renewed), "{renewed:?}");
+    }
+    assert!(!format!("{:?}", read(["secret"; 3])).contains("secret"));
 }

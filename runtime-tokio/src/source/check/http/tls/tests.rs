@@ -160,9 +160,10 @@ async fn serve(stream: TcpStream, acceptor: Option<TlsAcceptor>, ends: Arc<Atomi
         match stream.read_u8().await {
             Ok(byte) => head.push(byte),
             Err(error) => {
-                // Without TLS's own end, rustls gives an error of its own.
-                let text = error.to_string();
-                ends.fetch_add(usize::from(!text.contains("close_notify")), SeqCst);
+                // Without TLS's own end, rustls gives an error of its own; a reset is none either.
+                let is_end = error.kind() == io::ErrorKind::UnexpectedEof
+                    && !error.to_string().contains("close_notify");
+                ends.fetch_add(usize::from(is_end), SeqCst);
                 return;
             }
         }
@@ -216,6 +217,19 @@ async fn a_certificate_that_is_not_trusted_is_no_answer_with_the_reason_in_words
     let server = Server::start(Some(pki.acceptor("elsewhere", false))).await;
     let other = none("its certificate isn't valid for 127.0.0.1");
     assert_eq!(server.ask(pki.trusting("ca")).await, other);
+}
+
+#[tokio::test]
+async fn every_authority_of_the_file_is_trusted_and_none_of_the_certificate_that_is_shown() {
+    let Some(pki) = Pki::new() else { return };
+    pki.sign("lb", "extendedKeyUsage=clientAuth", 30);
+    let server = Server::start(Some(pki.acceptor("server", false))).await;
+    let both = [pki.read("other.pem"), pki.read("ca.pem")].concat();
+    assert_eq!(server.ask(CheckTls::new(&both).unwrap()).await, Answer::Pass);
+    let chain = [pki.read("lb.pem"), pki.read("ca.pem")].concat();
+    let shows = pki.trusting("other").with_certificate(&chain, &pki.read("lb.key")).unwrap();
+    let unknown = none("its certificate is from an authority that isn't in `ca`");
+    assert_eq!(server.ask(shows).await, unknown);
 }
 
 #[tokio::test]
