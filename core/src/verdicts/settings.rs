@@ -35,7 +35,7 @@ pub enum WhenNone {
     /// without a primary nobody may be written to.
     #[default]
     Empty,
-    /// All that the source names: that none of them passes is probably the fault of whoever checks.
+    /// All that the source names: that none of them passes is probably our own fault.
     ///
     /// Once one passes again, the others stay for [`CheckSettings::interval`] and
     /// [`CheckSettings::timeout`], or until all pass, so that each can be checked before it is

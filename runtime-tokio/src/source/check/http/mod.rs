@@ -31,8 +31,8 @@ use self::{
 use super::{Checker, at_port, tcp::dialer, undialled};
 use crate::{Address, AddressConn, AddressDialer, Host, TcpTarget};
 
-/// Asks a backend over HTTP/1.1, in plain text unless `with_tls` is called: `GET` of a path. A status that is accepted, 200 by
-/// default, passes; any other means no. Redirects aren't followed.
+/// Asks a backend over HTTP/1.1, in plain text unless `with_tls` is called: `GET` of a path. A status
+/// that is accepted, 200 by default, passes; any other means no. Redirects aren't followed.
 ///
 /// Each backend has one connection that is kept from one check to the next, if the server allows that.
 /// If it turns out to be closed, the question is asked once more on a new connection. A backend with
