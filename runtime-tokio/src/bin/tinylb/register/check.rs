@@ -31,6 +31,9 @@ pub(super) enum Verdict {
 /// for a moment, and taking a backend out cuts its connections.
 const UNANSWERED_MAX: u32 = 5;
 
+/// How long the backend has to answer, and how long the first verdict is awaited.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The first verdict, and each that differs from the one before. Without a check, a backend passes.
 ///
 /// # Errors
@@ -80,7 +83,7 @@ pub(super) fn verdicts(args: &Register) -> Result<BoxStream<'static, Verdict>, S
 /// Checks the one backend there is.
 fn checked(checker: impl Checker, args: &Register) -> Result<BoxStream<'static, Verdict>, String> {
     let mut settings = CheckSettings::default();
-    settings.timeout = Duration::from_secs(1);
+    settings.timeout = TIMEOUT;
     (settings.rise, settings.fall) = (args.question.rise, args.question.fall);
     settings.fall_unanswered = UNANSWERED_MAX.max(settings.fall);
     let checked = Checked::new(checker, settings).map_err(|error| error.to_string())?;
@@ -108,5 +111,6 @@ fn verdict(update: Update<Address>, board: &VerdictBoard) -> Option<Verdict> {
         return Some(Verdict::Passes);
     }
     let reason = board.verdicts().into_iter().find_map(|(verdict, _)| verdict.reason);
-    Some(Verdict::Fails(reason.unwrap_or_else(|| "it hasn't been checked yet".into())))
+    // Its first check began at once. It has had its time, and may not have been given up yet.
+    Some(Verdict::Fails(reason.unwrap_or_else(|| format!("no answer within {TIMEOUT:?}").into())))
 }
