@@ -186,7 +186,7 @@ impl<T: Target> Handle<T> {
     /// Takes sets from a source until the server ends, in a task on the server's runtime, as
     /// [`Self::follow_with`] does with the default settings.
     pub fn follow(&self, source: impl Stream<Item = Update<T>> + Send + 'static) -> Following {
-        self.follow_by(source, SourceSettings::default())
+        self.shared.follow(source, SourceSettings::default())
     }
 
     /// Takes sets from a source until the server ends or that is stopped, in a task on the server's
@@ -204,15 +204,7 @@ impl<T: Target> Handle<T> {
         settings: SourceSettings,
     ) -> Result<Following, SettingsError> {
         settings.validate()?;
-        Ok(self.follow_by(source, settings))
-    }
-
-    fn follow_by(
-        &self,
-        source: impl Stream<Item = Update<T>> + Send + 'static,
-        settings: SourceSettings,
-    ) -> Following {
-        self.shared.follow(source, settings)
+        Ok(self.shared.follow(source, settings))
     }
 
     /// Changes the settings while the server runs; see [`Settings`] for when each takes effect.

@@ -1,5 +1,5 @@
 //! A source whose backends are checked, as [`Verdicts`] decides: the twin of the adapter's `Checked`.
-//! What a check finds is the scenario's to say.
+//! The scenario decides what a check finds.
 
 use std::{
     iter, mem,
@@ -41,7 +41,7 @@ pub(super) struct Checked<R> {
     source: UnboundedReceiver<Update<Place>>,
     verdicts: Verdicts<Place>,
     running: FuturesUnordered<Running>,
-    /// Rings when there may be something to do though nobody says anything.
+    /// Rings when there may be something to do although neither an update nor an answer comes.
     alarm: Option<(Duration, BoxFuture<'static, ()>)>,
     /// Whether checks of backends that have left go on.
     lingers: bool,
@@ -71,7 +71,7 @@ impl<R: Runtime> Checked<R> {
         }
     }
 
-    /// Takes what has come: answers, and what the source says. Returns whether there was anything.
+    /// Takes what has come: answers, and the source's update. Returns whether there was anything.
     fn take(&mut self, cx: &mut Context<'_>) -> bool {
         let mut has_come = false;
         while let Poll::Ready(Some((id, place, reply))) = self.running.poll_next_unpin(cx) {
@@ -80,7 +80,7 @@ impl<R: Runtime> Checked<R> {
             has_come = true;
         }
         let Poll::Ready(Some(update)) = self.source.poll_next_unpin(cx) else { return has_come };
-        self.world.judge().said((self.clock)(), &update);
+        self.world.judge().source_gives((self.clock)(), &update);
         self.verdicts.update(self.runtime.now(), update);
         if !self.lingers {
             self.give_up();

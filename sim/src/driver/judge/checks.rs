@@ -7,7 +7,7 @@ use tinylb_core::{CheckId, CheckSettings, Update, VerdictState, WhenNone};
 use super::{
     case::Case,
     heard::{PAUSE, places},
-    source::set_said,
+    source::set_given,
     verdict::Verdict,
 };
 use crate::{
@@ -16,13 +16,13 @@ use crate::{
     trace::Note,
 };
 
-/// Knows what the source has said before it was narrowed, and what each check has found. It decides
+/// Knows the source's sets before they were narrowed, and what each check has found. It decides
 /// anew which backends are to be used.
 pub(super) struct Checks {
     /// `None`: nothing is checked.
     settings: Option<CheckSettings>,
     /// The source's newest set.
-    said: Option<Backends>,
+    given: Option<Backends>,
     /// When the first came.
     first_at: u64,
     is_lost: bool,
@@ -56,7 +56,7 @@ impl Checks {
     pub(super) fn new(case: &Case) -> Self {
         Self {
             settings: case.config().check_settings(),
-            said: None,
+            given: None,
             first_at: 0,
             is_lost: false,
             verdicts: BTreeMap::new(),
@@ -90,9 +90,9 @@ impl Checks {
 
     // What is seen.
 
-    /// The source says something, before it is narrowed.
-    pub(super) fn said(&mut self, case: &mut Case, update: &Update<Place>) {
-        let Some(set) = set_said(case.config(), update) else {
+    /// An update of the source, before it is narrowed.
+    pub(super) fn source_gives(&mut self, case: &mut Case, update: &Update<Place>) {
+        let Some(set) = set_given(case.config(), update) else {
             self.is_lost = true;
             return;
         };
@@ -113,10 +113,10 @@ impl Checks {
         for place in stay {
             self.verdicts.entry(place).or_insert_with(|| Verdict::new(now));
         }
-        if self.said.is_none() {
+        if self.given.is_none() {
             self.first_at = now;
         }
-        (self.said, self.is_lost) = (Some(set), false);
+        (self.given, self.is_lost) = (Some(set), false);
         self.settle(case, now);
     }
 
@@ -124,7 +124,7 @@ impl Checks {
     pub(super) fn asked(&mut self, case: &mut Case) {
         let now = case.now();
         self.settle(case, now);
-        self.has_begun |= self.said.is_some() && !self.is_awaited(now);
+        self.has_begun |= self.given.is_some() && !self.is_awaited(now);
     }
 
     /// A check begins.
@@ -210,7 +210,7 @@ impl Checks {
 
     /// Decides anew which backends are to be used.
     fn settle(&mut self, case: &mut Case, now: u64) {
-        let (Some(settings), Some(said)) = (&self.settings, &self.said) else { return };
+        let (Some(settings), Some(given)) = (&self.settings, &self.given) else { return };
         if self.is_awaited(now) {
             return;
         }
@@ -219,7 +219,7 @@ impl Checks {
         self.open = match self.open {
             _ if settings.when_none == WhenNone::Empty => Open::No,
             before if passing == 0 => {
-                if before == Open::No && !said.is_empty() {
+                if before == Open::No && !given.is_empty() {
                     case.count(Sometimes::AllUsed);
                 }
                 Open::Yes
@@ -232,7 +232,7 @@ impl Checks {
         let is_wanted = |entry: &&(Key, Place)| {
             is_open || self.verdicts.get(&entry.1).is_some_and(Verdict::passes)
         };
-        let wanted: Backends = said.iter().filter(is_wanted).copied().collect();
+        let wanted: Backends = given.iter().filter(is_wanted).copied().collect();
         let gone = self.wanted.iter().filter(|entry| !wanted.contains(entry));
         let new = wanted.iter().filter(|entry| !self.wanted.contains(entry));
         self.changed.extend(gone.chain(new).map(|entry| (*entry, now)));
@@ -248,7 +248,7 @@ impl Checks {
             case.fail(Law::Verdict, "the first set takes effect before it was checked".into());
         }
         for (key, place) in set {
-            if !self.said.as_ref().is_some_and(|said| said.contains(&(*key, *place))) {
+            if !self.given.as_ref().is_some_and(|given| given.contains(&(*key, *place))) {
                 let text = format!("{key}={place} is used, and isn't in the source's newest set");
                 case.fail(Law::Checked, text);
             }
@@ -285,14 +285,14 @@ impl Checks {
         }
     }
 
-    /// The balancer says that the source is lost.
+    /// The balancer reports that the source is lost.
     pub(super) fn source_lost(&self, case: &mut Case) {
         if !self.is_lost && self.are_made() {
             case.fail(Law::Verdict, "what the checks leave of a set counts as a loss".into());
         }
     }
 
-    /// The balancer says that the source is back.
+    /// The balancer reports that the source is back.
     pub(super) fn source_back(&self, case: &mut Case) {
         if self.is_lost && self.are_made() {
             case.fail(Law::Verdict, "checks end the loss of a source that is still lost".into());
@@ -318,14 +318,14 @@ impl Checks {
     }
 
     /// What is wrong with the set in force, if it should be another by now; `newest`: the set that
-    /// the source was ordered to say, if the balancer must have heard it.
+    /// the source was ordered to give, if the balancer must have heard it.
     pub(super) fn is_late(
         &self,
         case: &Case,
         newest: Option<&[(Key, Place)]>,
         set: &Backends,
     ) -> Option<String> {
-        let is_heard = |newest| self.said.as_deref().unwrap_or_default() == newest;
+        let is_heard = |newest| self.given.as_deref().unwrap_or_default() == newest;
         if newest.is_some_and(|newest| !is_heard(newest)) {
             return Some("the newest set wasn't heard".into());
         }
@@ -375,9 +375,9 @@ mod tests {
             Self { case, checks, numbers: Verdicts::new(settings, BadEntries::Reject) }
         }
 
-        fn say(&mut self, at: u64, numbers: &[u8]) {
+        fn give(&mut self, at: u64, numbers: &[u8]) {
             self.case.set_now(at);
-            self.checks.said(&mut self.case, &Update::Set(set_of(&set(numbers))));
+            self.checks.source_gives(&mut self.case, &Update::Set(set_of(&set(numbers))));
             self.checks.asked(&mut self.case);
         }
 
@@ -414,28 +414,28 @@ mod tests {
     #[test]
     fn a_backend_is_used_once_it_has_passed_and_as_long_as_it_is_named() {
         let mut run = Run::new();
-        run.say(0, &[0, 1]);
+        run.give(0, &[0, 1]);
         let ids = [run.start(0, 0), run.start(0, 1)];
         run.answer(5, ids[0], 0, Reply::Pass);
         assert_eq!(run.replace(&[0]), []);
         assert_eq!(run.replace(&[0, 1]), [Law::Checked], "b1 hasn't passed");
         let mut run = Run::new();
-        run.say(0, &[0]);
+        run.give(0, &[0]);
         let id = run.start(0, 0);
         run.answer(5, id, 0, Reply::Pass);
-        run.say(10, &[1]);
+        run.give(10, &[1]);
         assert_eq!(run.replace(&[0]), [Law::Checked, Law::Checked], "b0 is no longer named");
     }
 
     #[test]
     fn a_backend_that_comes_back_has_to_pass_again_and_its_old_check_does_not_count() {
         let mut run = Run::new();
-        run.say(0, &[0]);
+        run.give(0, &[0]);
         let id = run.start(0, 0);
         run.answer(5, id, 0, Reply::Pass);
         let old = run.start(100, 0);
-        run.say(110, &[]);
-        run.say(120, &[0]);
+        run.give(110, &[]);
+        run.give(120, &[0]);
         run.answer(130, old, 0, Reply::Pass);
         assert_eq!(run.replace(&[]), []);
         run.case.set_time(120 + PAUSE + 30_000);
@@ -449,7 +449,7 @@ mod tests {
     #[test]
     fn what_the_checks_say_is_in_force_in_time() {
         let mut run = Run::new();
-        run.say(0, &[0, 1]);
+        run.give(0, &[0, 1]);
         let ids = [run.start(0, 0), run.start(0, 1)];
         run.answer(0, ids[0], 0, Reply::Pass);
         run.answer(0, ids[1], 1, Reply::Pass);
@@ -468,7 +468,7 @@ mod tests {
     #[test]
     fn a_backend_is_checked_in_time_and_by_one_check_at_a_time() {
         let mut run = Run::new();
-        run.say(0, &[0]);
+        run.give(0, &[0]);
         run.case.set_time(30_000);
         run.checks.check_times(&mut run.case);
         assert_eq!(run.case.laws(), []);
@@ -476,7 +476,7 @@ mod tests {
         run.checks.check_times(&mut run.case);
         assert_eq!(run.case.laws(), [Law::Verdict]);
         let mut run = Run::new();
-        run.say(0, &[0]);
+        run.give(0, &[0]);
         run.start(0, 0);
         run.start(1, 0);
         assert_eq!(run.case.laws(), [Law::Verdict]);

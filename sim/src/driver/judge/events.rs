@@ -222,10 +222,10 @@ impl Judge {
 
     // Checks.
 
-    /// The source says something, before it is narrowed to the backends that pass.
-    pub(in crate::driver) fn said(&mut self, now: u64, update: &Update<Place>) {
+    /// An update of the source, before it is narrowed to the backends that pass.
+    pub(in crate::driver) fn source_gives(&mut self, now: u64, update: &Update<Place>) {
         self.case.set_now(now);
-        self.checks.said(&mut self.case, update);
+        self.checks.source_gives(&mut self.case, update);
     }
 
     /// What follows from the checks is asked for.

@@ -62,7 +62,7 @@ impl Source {
         let (now, in_force) = (case.now(), case.in_force());
         if let Update::Narrowed(set) = update {
             self.heard.narrow(now, &backends_of(set), &in_force);
-        } else if let Some(set) = set_said(case.config(), update) {
+        } else if let Some(set) = set_given(case.config(), update) {
             let back = self.heard.hear(now, &set, &in_force);
             if case.config().keep_absent > 0 {
                 case.count_times(Sometimes::AbsentBack, back);
@@ -196,8 +196,8 @@ impl Source {
     }
 }
 
-/// The set that the source says; `None`: it is lost.
-pub(super) fn set_said(config: &Config, update: &Update<Place>) -> Option<Backends> {
+/// The set that the source gives; `None`: it is lost.
+pub(super) fn set_given(config: &Config, update: &Update<Place>) -> Option<Backends> {
     match update {
         Update::Set(set) => Some(backends_of(set)),
         Update::Partial(set, _) if config.leave_out == 1 && !set.is_empty() => {

@@ -1,4 +1,4 @@
-//! What checks say of one backend, by all that they have found since it appeared.
+//! The verdict on one backend, by all that its checks have found since it appeared.
 
 use tinylb_core::{CheckSettings, VerdictState, WhenNone};
 

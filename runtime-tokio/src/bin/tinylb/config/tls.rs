@@ -124,6 +124,7 @@ impl Tls {
             CheckTlsError::Key { .. } => of(&self.certificate_key, &error),
             _ => error.to_string(),
         };
+        debug_assert!(self.read.is_some(), "the files are read with the configuration");
         let files = self.read.clone().unwrap_or_default();
         let mut tls = CheckTls::new(&files.ca).map_err(in_words)?;
         if self.certificate.is_some() {

@@ -24,8 +24,8 @@ use crate::{Address, AddressConn, Host, TcpTarget, source::check::words::words};
 
 /// Whom a check over HTTPS trusts, and what it shows: each as the text of a PEM file.
 ///
-/// There is no way to trust everybody: whoever can answer in a backend's place could decide that it is
-/// the primary.
+/// There is no way to trust everybody: anyone who can answer in a backend's place could decide that it
+/// is the primary.
 #[derive(Clone)]
 pub struct CheckTls {
     authorities: Arc<RootCertStore>,
