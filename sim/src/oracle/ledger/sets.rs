@@ -55,7 +55,7 @@ impl Ledger {
                 },
                 Phase::Draining(_, until) if stays => {
                     session.phase = Phase::Connected;
-                    let may_be_over = self.at >= until;
+                    let may_be_over = self.at + self.slack >= until;
                     session.is_doubtful = may_be_over || session.is_doubtful && was_in_doubt;
                     if may_be_over {
                         self.doubt_until = self.at + self.slack;

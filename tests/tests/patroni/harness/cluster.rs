@@ -148,6 +148,7 @@ fn start_etcd(programs: &Programs, host: Ipv4Addr, directory: &Path) -> Child {
     command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", &format!("default={peer}")]);
+    command.arg("--enable-v2");
     command.args(["--log-level", "error", "--logger", "zap"]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().unwrap()

@@ -162,7 +162,7 @@ fn configuration(
     format!(
         "scope: db
 name: {name}
-etcd3: {{ host: '{etcd}' }}
+etcd: {{ host: '{etcd}' }}
 restapi: {{ listen: '{host}:{API_PORT}', connect_address: '{host}:{API_PORT}' }}
 bootstrap:
   dcs:
