@@ -148,6 +148,7 @@ fn start_etcd(programs: &Programs, host: Ipv4Addr, directory: &Path) -> Child {
     command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", &format!("default={peer}")]);
+    // Over the v3 API, Patroni 3.0.2 takes the leader key from its holder when it wakes up.
     command.arg("--enable-v2");
     command.args(["--log-level", "error", "--logger", "zap"]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
