@@ -14,9 +14,11 @@ pub struct SocketStream<S: Socket> {
     /// The reactor's note that the socket can be written to was taken back, though it may be so:
     /// nothing will say it again before a write has failed.
     may_be_writable: bool,
-    /// A write has failed, or the peer was found to have cut the connection: there may be bytes
-    /// left to read that the reactor hasn't reported yet.
+    /// A write or the end of the write side has failed, or the peer was found to have cut the
+    /// connection: there may be bytes left to read that the reactor hasn't reported yet.
     may_be_readable: bool,
+    /// A call has reported that the connection failed. The system reports that once.
+    has_failed: bool,
     /// The write side was closed.
     has_ended: bool,
     /// Whether the system resets the connection when it is closed.
@@ -45,6 +47,7 @@ impl<S: Socket> SocketStream<S> {
             kind,
             may_be_writable: false,
             may_be_readable: false,
+            has_failed: false,
             has_ended: false,
             resets,
             is_at_end: false,
@@ -130,6 +133,7 @@ impl<S: Socket> SocketStream<S> {
                 }
                 Err(error) => {
                     self.may_be_readable &= error.kind() != io::ErrorKind::WouldBlock;
+                    self.has_failed |= is_failure(&error);
                     try_again(error, readiness.as_mut())?;
                 }
             }
@@ -235,10 +239,9 @@ impl<S: Socket> SocketStream<S> {
                 }
                 Ok(given) => return Poll::Ready(Ok(given)),
                 Err(error) => {
-                    let kind = error.kind();
-                    self.may_be_writable &= kind != io::ErrorKind::WouldBlock;
-                    self.may_be_readable |=
-                        ![io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&kind);
+                    self.may_be_writable &= error.kind() != io::ErrorKind::WouldBlock;
+                    self.may_be_readable |= is_failure(&error);
+                    self.has_failed |= is_failure(&error);
                     try_again(error, readiness.as_mut())?;
                 }
             }
@@ -271,7 +274,12 @@ impl<S: Socket> SocketStream<S> {
     /// # Errors
     /// The socket's.
     pub fn poll_close(&mut self) -> Poll<io::Result<()>> {
-        self.socket()?.shut_down()?;
+        if let Err(error) = self.socket()?.shut_down() {
+            // The peer has reset the connection, and the reactor may not have reported that yet.
+            self.may_be_readable = true;
+            self.has_failed = true;
+            return Poll::Ready(Err(error));
+        }
         self.has_ended = true;
         Poll::Ready(Ok(()))
     }
@@ -292,7 +300,11 @@ impl<S: Socket> SocketStream<S> {
     /// Ready once the peer has reset a TCP connection. Such a socket can be written to no more, and
     /// the reactor reports that to a task that waits to write. It does the same when both directions
     /// have ended, but then there is no error, which the reactor would have reported as well.
+    /// A failure that a call has reported before is reported again.
     pub fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.has_failed {
+            return Poll::Ready(io::ErrorKind::NotConnected.into());
+        }
         if !S::REPORTS_URGENT_AND_FAILED {
             return Poll::Pending;
         }
@@ -301,6 +313,7 @@ impl<S: Socket> SocketStream<S> {
             if readiness.is_write_closed() {
                 let error = socket.reported_error();
                 self.may_be_readable |= error.is_some();
+                self.has_failed |= error.is_some();
                 return error.map_or(Poll::Pending, Poll::Ready);
             }
             readiness.take_back();
@@ -314,6 +327,11 @@ impl<S: Socket> Drop for SocketStream<S> {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Whether an operation failed for good.
+fn is_failure(error: &io::Error) -> bool {
+    ![io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&error.kind())
 }
 
 /// An operation has failed: whether it is to be tried again, and if so, whether the socket has to

@@ -223,6 +223,8 @@ impl Kernel {
                 format!("the {side} gets other bytes than were sent to it, from byte {start} on")
             });
         }
+        // What fills the buffer is sent at once.
+        let is_last = is_last && length == bytes.len() as u64;
         self.of(side).write(length, is_last);
         self.moved(Happening::Written(side.into(), length as u32));
         Ok(length as usize)

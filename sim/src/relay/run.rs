@@ -10,18 +10,21 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use tinylb_core::{Ends, Progress, Relay, RelayError, SocketRelay, Splice};
+use tinylb_core::{Ends, Progress, Relay, RelayError, Side, SocketRelay, Splice};
 
 use super::{
     Happening, Operation, Scenario,
     judge::{self, End},
-    kernel::{Kernel, other},
+    kernel::Kernel,
     socket::{ModelConn, ModelSocket, System},
 };
 use crate::{Entropy, Law, Outcome, Seeded, Sometimes, trace::Note};
 
 /// A task that is polled this often without any reason runs in a circle.
 const POLLS_MAX: u32 = 3;
+
+/// So often a session may look again, once nothing else happens any more.
+const SLEEPS_MAX: u32 = 5;
 
 /// Runs a scenario; `keep_trace`: with the records of what happened.
 pub fn run(scenario: &Scenario, keep_trace: bool) -> Outcome {
@@ -53,6 +56,8 @@ struct Session<'a> {
     woken: Arc<Woken>,
     polls_in_vain: u32,
     reasons_seen: u64,
+    /// How often the session has slept while nothing else happened.
+    sleeps: u32,
 }
 
 /// Whether the task is to be polled.
@@ -84,6 +89,7 @@ impl<'a> Session<'a> {
             woken: Arc::new(Woken(AtomicBool::new(true))),
             polls_in_vain: 0,
             reasons_seen: 0,
+            sleeps: 0,
         }
     }
 
@@ -98,17 +104,15 @@ impl<'a> Session<'a> {
 
     /// The session as the server has it, from its connection to its end.
     fn serve(&mut self, relay: &SocketRelay<ModelSocket>) {
-        use tinylb_core::Side::{Backend, Client};
-
-        let mut ends = Ends::new(self.system.conn(Client));
-        let mut backend = self.system.conn(Backend);
+        let mut ends = Ends::new(self.system.conn(Side::Client));
+        let mut backend = self.system.conn(Side::Backend);
         let progress = Progress::default();
         let end = self.move_bytes(relay, &mut ends.client, &mut backend, &progress);
         ends.backend = Some(backend);
         let end = match end {
             End::Failed(side) => {
                 let conn = match (side, &mut ends.backend) {
-                    (Client, Some(backend)) => backend,
+                    (Side::Client, Some(backend)) => backend,
                     _ => &mut ends.client,
                 };
                 let system = self.system.clone();
@@ -192,7 +196,12 @@ impl<'a> Session<'a> {
                     self.wait = 0;
                 } else if !self.is_healed {
                     self.heal();
-                } else if let Some(sleeper) = { self.system.lock().sleeper.take() } {
+                } else if self.uncork() {
+                    // Time has passed.
+                } else if self.sleeps < SLEEPS_MAX
+                    && let Some(sleeper) = { self.system.lock().sleeper.take() }
+                {
+                    self.sleeps += 1;
                     self.system.lock().reasons += 1;
                     sleeper.wake();
                 } else {
@@ -225,7 +234,7 @@ impl<'a> Session<'a> {
         let mut kernel = self.system.lock();
         let spurious = self.scenario.config.spurious;
         if !self.is_healed && spurious > 0 && self.random.chance(spurious) {
-            let side = [tinylb_core::Side::Client, tinylb_core::Side::Backend];
+            let side = [Side::Client, Side::Backend];
             let side = side[self.random.below(2) as usize];
             kernel.report(side);
         }
@@ -289,12 +298,23 @@ impl<'a> Session<'a> {
         true
     }
 
+    /// What was held back for the end behind it is sent after a while all the same. Returns whether
+    /// there was something.
+    fn uncork(&mut self) -> bool {
+        let mut kernel = self.system.lock();
+        let corked = [Side::Client, Side::Backend].map(|side| {
+            let outbound = &mut kernel.of(side).outbound;
+            outbound.corked.take().is_some_and(|corked| corked < outbound.written)
+        });
+        corked.contains(&true)
+    }
+
     /// From now on, peers read, and the network and the system do their work.
     fn heal(&mut self) {
         self.is_healed = true;
         let mut kernel = self.system.lock();
         kernel.config.interrupts = 0;
-        for side in [tinylb_core::Side::Client, other(tinylb_core::Side::Client)] {
+        for side in [Side::Client, Side::Backend] {
             let connection = kernel.of(side);
             connection.peer.is_stopped = false;
             connection.is_held = false;
