@@ -184,7 +184,9 @@ impl<S: Socket> SocketStream<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_give(cx, bytes.len(), |socket| socket.send_last(bytes))
+        let given = self.poll_give(cx, bytes.len(), |socket| socket.send_last(bytes));
+        self.note_failure(&given);
+        given
     }
 
     /// Writes: see [`AsyncWrite`](futures::io::AsyncWrite).
@@ -192,7 +194,14 @@ impl<S: Socket> SocketStream<S> {
     /// # Errors
     /// The socket's.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_give(cx, bytes.len(), |socket| socket.send(bytes))
+        let given = self.poll_give(cx, bytes.len(), |socket| socket.send(bytes));
+        self.note_failure(&given);
+        given
+    }
+
+    /// Notes that a write has failed. (If a splice fails, it may be the pipe's fault.)
+    fn note_failure(&mut self, given: &Poll<io::Result<usize>>) {
+        self.has_failed |= matches!(given, Poll::Ready(Err(_)));
     }
 
     /// Moves what a pipe holds, `length` bytes, to the socket, as far as it takes them.
@@ -241,7 +250,6 @@ impl<S: Socket> SocketStream<S> {
                 Err(error) => {
                     self.may_be_writable &= error.kind() != io::ErrorKind::WouldBlock;
                     self.may_be_readable |= is_failure(&error);
-                    self.has_failed |= is_failure(&error);
                     try_again(error, readiness.as_mut())?;
                 }
             }

@@ -313,6 +313,7 @@ impl Connection {
     pub(super) fn deliver(&mut self, bytes: u64) {
         if self.peer.is_closed {
             self.outbound.limit = Some(self.outbound.arrived);
+            self.discard_inbound();
             self.inbound.has_reset = true;
         } else {
             self.outbound.arrived += bytes;
@@ -337,10 +338,16 @@ impl Connection {
     pub(super) fn deliver_reset(&mut self) {
         self.outbound.has_reset = false;
         self.peer.was_reset = true;
-        // Its own bytes have nowhere to go.
-        self.inbound.sent = self.inbound.arrived;
-        self.inbound.has_end &= self.inbound.end_arrived;
+        self.discard_inbound();
         self.inbound.has_reset = false;
+    }
+
+    /// The peer's system discards what hasn't arrived.
+    fn discard_inbound(&mut self) {
+        let inbound = &mut self.inbound;
+        inbound.sent = inbound.arrived;
+        inbound.has_end &= inbound.end_arrived;
+        inbound.urgent_sent = None;
     }
 
     pub(super) fn can_be_confirmed(&self) -> bool {
