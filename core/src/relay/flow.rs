@@ -165,13 +165,16 @@ impl<S: Socket> Flow<'_, S> {
         }
         match filled {
             // Nothing was read yet, so a plain read works instead: this kernel or this sandbox
-            // can't splice sockets, or the system is out of memory.
-            Poll::Ready(Err(error)) if self.reader.is_connected() => {
-                if S::Pipe::is_unsupported(&error) {
-                    self.pipes.lend_no_more();
-                } else {
-                    self.pipes.pause(S::SIZES.pipe_pause);
-                }
+            // can't splice sockets, or the system is out of memory. (A socket isn't connected any
+            // more if it has failed, and also if both directions have ended.)
+            Poll::Ready(Err(error)) if S::Pipe::is_unsupported(&error) => {
+                self.pipes.lend_no_more();
+                Poll::Ready(Ok(0))
+            }
+            Poll::Ready(Err(error))
+                if error.kind() == io::ErrorKind::OutOfMemory || self.reader.is_connected() =>
+            {
+                self.pipes.pause(S::SIZES.pipe_pause);
                 Poll::Ready(Ok(0))
             }
             filled => filled.map_err(|error| self.reader_failed(error)),

@@ -257,7 +257,8 @@ impl<S: Socket> SocketStream<S> {
     }
 
     /// Fills a pipe, which is empty, with at most `length` bytes. So what it takes to mean "try
-    /// again" is an empty socket, and not a full pipe. 0 is the end of the stream.
+    /// again" is an empty socket, and not a full pipe. 0 is the end of the stream, or there may be
+    /// urgent data in the way.
     pub(super) fn poll_fill(
         &mut self,
         pipe: &S::Pipe,
@@ -272,6 +273,10 @@ impl<S: Socket> SocketStream<S> {
             let mut readiness = ready!(socket.poll_read_ready(cx))?;
             match socket.fill(pipe, length) {
                 Ok(taken) => return Poll::Ready(Ok(taken)),
+                // Urgent data may have been reported meanwhile, and then the socket isn't empty.
+                Err(error) if !is_failure(&error) && self.may_stop_short() => {
+                    return Poll::Ready(Ok(0));
+                }
                 Err(error) => try_again(error, Some(&mut readiness))?,
             }
         }
