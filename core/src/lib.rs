@@ -50,7 +50,7 @@
 //!   [`Snapshot`]. An observer sees each [`Event`].
 //!
 //! Nothing in this crate reads a clock, a random number or the order of a hash map; nothing in it
-//! names a runtime or a socket.
+//! names a runtime or a system's sockets.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 

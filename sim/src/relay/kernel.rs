@@ -382,7 +382,7 @@ impl Kernel {
     // The reactor.
 
     /// What poll(2) would say (tcp_poll), in the terms of mio and tokio.
-    fn level(&mut self, side: Side) -> u8 {
+    pub(super) fn level(&mut self, side: Side) -> u8 {
         let connection = self.of(side);
         let read_is_shut = connection.inbound.end_arrived || connection.ours.is_closed;
         let write_is_shut = connection.ours.write_is_shut;

@@ -15,6 +15,7 @@ mod judge;
 mod kernel;
 mod minimize;
 mod network;
+mod questions;
 mod run;
 mod scenario;
 mod socket;
@@ -25,6 +26,7 @@ pub(crate) use self::text::FIRST_LINE;
 pub use self::{
     happening::Happening,
     minimize::{Minimized, minimize},
+    questions::{Answer, Level as SocketLevel, Question, answers},
     run::run,
     scenario::{CONFIG_FIELDS, Config, ConfigField, Operation, Scenario, Step},
 };

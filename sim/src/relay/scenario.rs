@@ -128,10 +128,10 @@ impl Scenario {
     pub fn generate(source: &mut impl Entropy) -> Self {
         let config = Config::generate(source);
         let mut steps = Vec::new();
-        let moves_much = source.chance(30);
+        let (moves_much, leaning) = (source.chance(30), source.below(8));
         for _ in 0..source.between(2, 14) {
             let after = if source.chance(40) { 0 } else { source.between(0, 60) };
-            steps.push(Step { after, operation: Operation::generate(source, moves_much) });
+            steps.push(Step { after, operation: Operation::generate(source, moves_much, leaning) });
         }
         Self { seed: source.next(), config, steps }
     }
@@ -167,8 +167,17 @@ impl Config {
 }
 
 impl Operation {
-    fn generate(source: &mut impl Entropy, moves_much: bool) -> Self {
+    /// `leaning`: in some scenarios, one kind of operation is frequent.
+    fn generate(source: &mut impl Entropy, moves_much: bool, leaning: u64) -> Self {
         let side = if source.chance(50) { Side::Client } else { Side::Backend };
+        if leaning < 4 && source.chance(30) {
+            return match leaning {
+                0 => Self::Urgent(side),
+                1 => Self::End(side),
+                2 => Self::FailSplices(source.between(1, 4)),
+                _ => Self::Abort(side),
+            };
+        }
         match source.below(100) {
             0..40 => {
                 let most = if moves_much { 400 } else { 60 };
