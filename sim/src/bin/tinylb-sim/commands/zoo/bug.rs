@@ -30,9 +30,11 @@ impl Bug {
     /// Whether it is in what this level runs: the relay for sockets alone, or all but that.
     pub(super) fn is_in(&self, level: Level) -> bool {
         let files = || self.text.lines().filter_map(|line| line.strip_prefix("--- a/"));
-        let is_shared = |file: &str| file.starts_with("sim/") || SHARED.contains(&file);
-        let is_of_relay =
-            |file: &str| file.starts_with("core/src/relay/") && file != "core/src/relay/copy.rs";
+        let is_shared = |file: &str| SHARED.contains(&file);
+        let is_of_relay = |file: &str| {
+            file.starts_with("sim/src/relay/")
+                || file.starts_with("core/src/relay/") && file != "core/src/relay/copy.rs"
+        };
         match level {
             Level::Relay => files().any(|file| is_shared(file) || is_of_relay(file)),
             Level::Decisions | Level::Driver => files().any(|file| !is_of_relay(file)),
@@ -105,7 +107,8 @@ mod tests {
         assert_eq!(levels("core/src/relay/copy.rs"), [true, false, true]);
         assert_eq!(levels("core/src/balancer/mod.rs"), [true, false, true]);
         assert_eq!(levels("core/src/server/ends.rs"), [true, true, true]);
-        assert_eq!(levels("sim/src/entropy.rs"), [true, true, true]);
+        assert_eq!(levels("sim/src/relay/tcp.rs"), [false, true, false]);
+        assert_eq!(levels("sim/src/oracle/law.rs"), [true, false, true]);
     }
 
     #[test]
