@@ -43,14 +43,14 @@
 //! - **Sources of sets**: a stream of [`Update`]s, or a [`publisher`]; [`SourceSettings`] say which
 //!   of its sets are taken. [`Verdicts`] narrow its sets to the backends that pass a check.
 //! - **What an adapter implements**: [`Listener`], [`Dialer`], [`Conn`] and [`Runtime`]; [`Relay`]
-//!   if [`CopyRelay`] won't do. `tinylb-tokio` is one for production, and `examples/smol.rs` a
+//!   if [`CopyRelay`] won't do; or [`Socket`], for [`SocketRelay`], which splices. `tinylb-tokio` is one for production, and `examples/smol.rs` a
 //!   complete one in about a hundred lines.
 //! - **The driver**: [`Server`] accepts, dials and relays as the balancer says. Its [`Handle`]
 //!   replaces the set, follows a source, changes [`Settings`], shuts the server down, and takes a
 //!   [`Snapshot`]. An observer sees each [`Event`].
 //!
 //! Nothing in this crate reads a clock, a random number or the order of a hash map; nothing in it
-//! names a runtime or a socket.
+//! names a runtime or a system's sockets.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -61,7 +61,6 @@ mod bitmap;
 mod budget;
 mod change;
 mod conn;
-mod copy;
 mod cycle;
 mod dialer;
 mod error;
@@ -116,10 +115,12 @@ pub use self::{
 // What an adapter implements.
 pub use self::{
     conn::Conn,
-    copy::CopyRelay,
     dialer::Dialer,
     listener::{AcceptFailure, Listener},
-    relay::{Direction, Progress, Relay, RelayError},
+    relay::{
+        CopyRelay, Direction, Pipe, Progress, Readiness, Relay, RelayError, Sizes, Socket,
+        SocketConn, SocketKind, SocketRelay, SocketStream, Splice,
+    },
     runtime::Runtime,
 };
 
@@ -128,7 +129,8 @@ pub use self::{
     error::{ListenerError, SettingsError},
     event::{DialFailure, Event, Limit, Report, Side},
     server::{
-        Following, Handle, ListenerHandle, Replacement, Server, SharedBudget, Shutdown, StopHandle,
+        Ends, Following, Handle, ListenerHandle, Replacement, Server, SharedBudget, Shutdown,
+        StopHandle, confirmed,
     },
     settings::Settings,
     snapshot::Snapshot,

@@ -7,9 +7,9 @@ use std::{
 };
 
 use futures::io::{AsyncRead, AsyncWrite};
-use tinylb_core::Conn;
+use tinylb_core::{Conn, SocketConn};
 
-use crate::stream::Stream;
+use crate::stream::{Stream, WatchedSocket};
 
 /// A TCP connection. [`Conn::abort`] resets it, and so does a drop without [`Conn::finish`], or any
 /// end of its process ([`TcpOptions`](crate::TcpOptions)). A reset by the peer is noticed without
@@ -59,7 +59,7 @@ impl TcpConn {
     /// # Errors
     /// The system's; or the connection was aborted.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
-        self.stream.local_address().map(canonical)
+        self.stream.socket()?.local_address().map(canonical)
     }
 }
 
@@ -149,30 +149,30 @@ impl Conn for AddressConn {
     }
 }
 
-/// A connection of this crate: what [`SocketRelay`](crate::SocketRelay) can relay. Sealed.
-pub trait Socket: Conn + HasStream {}
+/// A connection of this crate: what [`SocketRelay`](crate::SocketRelay) can relay.
+pub trait Socket: SocketConn<Socket = WatchedSocket> {}
 
-impl<C: Conn + HasStream> Socket for C {}
+impl<C: SocketConn<Socket = WatchedSocket>> Socket for C {}
 
-/// A connection that has a socket; not exported, so no other crate implements it.
-pub trait HasStream {
-    /// The socket.
-    fn stream(&mut self) -> &mut Stream;
-}
+impl SocketConn for TcpConn {
+    type Socket = WatchedSocket;
 
-impl HasStream for TcpConn {
     fn stream(&mut self) -> &mut Stream {
         &mut self.stream
     }
 }
 
-impl HasStream for UnixConn {
+impl SocketConn for UnixConn {
+    type Socket = WatchedSocket;
+
     fn stream(&mut self) -> &mut Stream {
         &mut self.stream
     }
 }
 
-impl HasStream for AddressConn {
+impl SocketConn for AddressConn {
+    type Socket = WatchedSocket;
+
     fn stream(&mut self) -> &mut Stream {
         match self {
             Self::Tcp(conn) => &mut conn.stream,
@@ -244,7 +244,7 @@ mod tests {
             }
             let mut is_probed = [false; 2];
             for (conn, is_probed) in [accepted.unwrap(), dialled].iter().zip(&mut is_probed) {
-                let socket = conn.stream.fd().unwrap();
+                let socket = conn.stream.socket().unwrap().fd();
                 let socket = SockRef::from(&socket);
                 assert!(socket.tcp_nodelay().unwrap());
                 assert_eq!(socket.tcp_user_timeout().unwrap(), None);
@@ -271,7 +271,7 @@ mod tests {
 
     /// Whether closing it resets it.
     fn resets(conn: &TcpConn) -> bool {
-        let socket = conn.stream.fd().unwrap();
+        let socket = conn.stream.socket().unwrap().fd();
         SockRef::from(&socket).linger().unwrap() == Some(Duration::ZERO)
     }
 

@@ -12,7 +12,7 @@ use rustix::{
     io::Errno,
     net::{AddressFamily, SocketAddrUnix, connect},
 };
-use tinylb_core::{Dialer, Fault};
+use tinylb_core::{Dialer, Fault, SocketKind};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
     nonblocking::socket,
     ports::EphemeralPorts,
     race::Races,
-    stream::{Kind, Stream},
+    stream::{Stream, stream},
 };
 
 /// Connects over TCP.
@@ -147,7 +147,7 @@ impl TcpDialer {
             let (socket, is_bound) = self.open(address).await?;
             let stream = self.establish(socket, is_bound, address).await?;
             if let Some(limit) = get(&self.options).limit() {
-                stream.look_after(Some(limit));
+                stream.socket()?.look_after(Some(limit));
             }
             Ok(TcpConn::new(stream, address))
         };
@@ -183,25 +183,28 @@ impl TcpDialer {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
-        let mut stream = Stream::new(socket, Kind::Tcp)?;
+        let mut stream = stream(socket, SocketKind::Tcp, true)?;
         #[cfg(any(target_os = "linux", target_os = "android"))]
         stream.set_nodelay_when_due();
         // A dial that is given up may have succeeded already. Dropping it sends a reset, so the
         // backend doesn't mistake it for an empty stream.
-        stream.connected().await?;
+        stream.socket()?.connected().await?;
         // If no socket listens on a port of this machine's ephemeral range, a dialling socket may
         // get that port itself and connect to itself (TCP's simultaneous open, RFC 9293, section
         // 3.5).
         let is_itself =
             |local: SocketAddr| (local.ip(), local.port()) == (address.ip(), address.port());
-        if self.ephemeral_ports.may_include(address.port()) && is_itself(stream.local_address()?) {
+        if self.ephemeral_ports.may_include(address.port())
+            && is_itself(stream.socket()?.local_address()?)
+        {
             return Err(Errno::CONNREFUSED.into());
         }
         // If it is one of this machine's addresses, the balancer listens there as well.
         let may_lead_back =
             listens_everywhere(&self.own, address) || listens_everywhere(&self.back, address);
         if may_lead_back {
-            let source = if is_bound { source_of(address)? } else { stream.local_address()?.ip() };
+            let source =
+                if is_bound { source_of(address)? } else { stream.socket()?.local_address()?.ip() };
             if source == address.ip() {
                 let error = format!("the balancer itself listens at port {}", address.port());
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
@@ -260,7 +263,8 @@ impl Dialer for UnixDialer {
             let socket = socket(AddressFamily::UNIX).map_err(explain)?;
             match connect(&socket, &SocketAddrUnix::new(target.path())?) {
                 Ok(()) => {
-                    break Ok(UnixConn::new(Stream::new(socket, Kind::Unix)?, target.to_string()));
+                    let stream = stream(socket, SocketKind::Unix, false)?;
+                    break Ok(UnixConn::new(stream, target.to_string()));
                 }
                 // Unlike TCP, a full backlog is an error (unix(7)).
                 Err(Errno::AGAIN) => sleep(FULL_PAUSE).await,
@@ -394,10 +398,10 @@ fn set<T>(shared: &RwLock<T>, value: T) {
 #[cfg(test)]
 mod tests {
     use futures::{AsyncReadExt, AsyncWriteExt, poll};
-    use tinylb_core::{Conn, Listener};
+    use tinylb_core::{Conn, Listener, SocketConn};
 
     use super::*;
-    use crate::{TcpListener, conn::HasStream};
+    use crate::TcpListener;
 
     #[tokio::test]
     async fn a_name_that_leads_to_the_balancer_itself_is_not_dialled() {
@@ -483,7 +487,7 @@ mod tests {
         let dialer = TcpDialer::default();
         let mut conn = dialer.dial(&target, Duration::from_secs(10)).await.unwrap();
         conn.write_all(b"?").await.unwrap();
-        let socket = conn.stream().fd().unwrap();
+        let socket = conn.stream().socket().unwrap().fd();
         assert!(rustix::net::sockopt::tcp_quickack(socket).unwrap());
     }
 
@@ -495,6 +499,6 @@ mod tests {
         let mut conn = TcpDialer::default().dial(&target, Duration::from_secs(10)).await.unwrap();
         conn.write_all(b"1").await.unwrap();
         conn.write_all(b"2").await.unwrap();
-        assert!(rustix::net::sockopt::tcp_nodelay(conn.stream().fd().unwrap()).unwrap());
+        assert!(rustix::net::sockopt::tcp_nodelay(conn.stream().socket().unwrap().fd()).unwrap());
     }
 }

@@ -96,8 +96,9 @@ pub use self::{
     moves::AddressChange,
     options::TcpOptions,
     race::AddressFailure,
-    relay::{SocketRelay, Splice},
+    relay::SocketRelay,
     runtime::TokioRuntime,
     source::restarting,
     target::{Address, Host, TcpTarget, UnixTarget},
 };
+pub use tinylb_core::Splice;

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
-use tinylb_core::{AcceptFailure, Listener};
+use tinylb_core::{AcceptFailure, Listener, SocketKind};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
     explain::{errno, explain},
     nonblocking::{accept, watch},
     options::reset_on_close,
-    stream::{Kind, Stream},
+    stream::stream,
 };
 
 /// Connections that the kernel holds while they wait to be accepted; Linux caps it at
@@ -167,9 +167,8 @@ impl Listener for TcpListener {
             self.listener.async_io(Interest::READABLE, accept).await.map_err(explain)?;
         let peer = peer.and_then(|peer| peer.try_into().ok()).ok_or(Errno::PROTO)?;
         let resets = self.resets || reset_on_close(&socket).is_ok();
-        let mut stream = Stream::new(socket, Kind::Tcp)?;
-        stream.resets &= resets;
-        stream.look_after(None);
+        let stream = stream(socket, SocketKind::Tcp, resets)?;
+        stream.socket()?.look_after(None);
         Ok(TcpConn::new(stream, peer))
     }
 
@@ -185,7 +184,7 @@ impl Listener for UnixListener {
     async fn accept(&mut self) -> io::Result<UnixConn> {
         let (socket, _) =
             self.listener.async_io(Interest::READABLE, accept).await.map_err(explain)?;
-        Ok(UnixConn::new(Stream::new(socket, Kind::Unix)?, self.path.as_str()))
+        Ok(UnixConn::new(stream(socket, SocketKind::Unix, false)?, self.path.as_str()))
     }
 
     fn classify(&self, error: &io::Error) -> AcceptFailure {

@@ -59,7 +59,7 @@ impl TcpOptions {
     }
 
     /// Sets the options of a socket before it connects. On Linux, `TCP_NODELAY` can wait
-    /// ([`Stream::set_nodelay_when_due`](crate::stream::Stream::set_nodelay_when_due)).
+    /// ([`SocketStream::set_nodelay_when_due`](tinylb_core::SocketStream::set_nodelay_when_due)).
     pub(crate) fn apply_dialled(&self, socket: &impl AsFd) -> io::Result<()> {
         reset_on_close(socket)?;
         #[cfg(not(any(target_os = "linux", target_os = "android")))]

@@ -10,17 +10,21 @@ pub enum Level {
     /// The server that ships, its clients and backends on a simulated network. See [`driver`].
     #[default]
     Driver,
+    /// The relay that ships, on a model of a system's sockets. See [`relay`](crate::relay). It has
+    /// scenarios of its own.
+    Relay,
 }
 
 impl Level {
     /// Every level, the fastest first.
-    pub const ALL: &[Self] = &[Self::Decisions, Self::Driver];
+    pub const ALL: &[Self] = &[Self::Decisions, Self::Relay, Self::Driver];
 
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Decisions => "decisions",
             Self::Driver => "driver",
+            Self::Relay => "relay",
         }
     }
 
@@ -29,11 +33,16 @@ impl Level {
         Self::ALL.iter().copied().find(|level| level.name() == name)
     }
 
-    /// Runs a scenario; `keep_trace`: with the records of what happened.
+    /// Runs a scenario of the balancer; `keep_trace`: with the records of what happened.
+    /// [`Self::run_any`] runs those of every level.
+    ///
+    /// # Panics
+    /// On the level of the relay.
     pub fn run(self, scenario: &Scenario, keep_trace: bool) -> Outcome {
         match self {
             Self::Decisions => decisions::run(scenario, keep_trace),
             Self::Driver => driver::run(scenario, keep_trace),
+            Self::Relay => panic!("the relay has scenarios of its own"),
         }
     }
 
@@ -41,10 +50,12 @@ impl Level {
     pub fn reaches(self) -> Vec<Sometimes> {
         match self {
             Self::Decisions => DECISIONS_REACH.to_vec(),
+            Self::Relay => RELAY_REACH.to_vec(),
             // A dial comes through unseen only if another thread revokes it.
             Self::Driver => {
                 let all = Sometimes::ALL.iter().copied();
-                all.filter(|what| *what != Sometimes::LateConnect).collect()
+                let is_of_relay = |what: &Sometimes| RELAY_REACH.contains(what);
+                all.filter(|what| *what != Sometimes::LateConnect && !is_of_relay(what)).collect()
             }
         }
     }
@@ -86,4 +97,21 @@ const DECISIONS_REACH: &[Sometimes] = &[
     Sometimes::DialRefused,
     Sometimes::DialPanicked,
     Sometimes::RuleFired,
+];
+
+const RELAY_REACH: &[Sometimes] = &[
+    Sometimes::RelayFinished,
+    Sometimes::RelayDelivered,
+    Sometimes::RelayKilled,
+    Sometimes::RelayIdle,
+    Sometimes::Spliced,
+    Sometimes::PipeHeld,
+    Sometimes::PipeUnloaded,
+    Sometimes::PipeRefused,
+    Sometimes::SpliceFailed,
+    Sometimes::CallInterrupted,
+    Sometimes::SocketFull,
+    Sometimes::StoppedAtUrgent,
+    Sometimes::ReadAfterReset,
+    Sometimes::EndForeseen,
 ];

@@ -24,6 +24,8 @@
 //!   and judges each step by a naive balancer beside it. What it finds are [`Violation`]s of
 //!   [`Law`]s.
 //! - [`driver`]: runs it on the server that ships, with clients and backends on that network.
+//! - [`relay`]: runs the relay that ships on a model of a system's sockets, a million scenarios in
+//!   about a minute.
 //! - [`Level`]: which of these ways a scenario is run; [`minimize`]: a smaller scenario that breaks
 //!   the same law; [`timeline`]: what happened, as a page to look at.
 //! - The program `tinylb-sim`, which does all this from the command line.
@@ -63,6 +65,7 @@
 #![deny(missing_docs)]
 
 mod adapter;
+mod any;
 pub mod decisions;
 pub mod driver;
 mod entropy;
@@ -71,6 +74,7 @@ pub mod minimize;
 mod nemesis;
 mod oracle;
 mod outcome;
+pub mod relay;
 pub mod scenario;
 mod sometimes;
 pub mod timeline;
@@ -81,6 +85,7 @@ pub use self::{
         Network, NetworkOptions, Packet, PacketFate, PacketKind, TurmoilConn, TurmoilDialer,
         TurmoilListener, TurmoilRuntime,
     },
+    any::AnyScenario,
     entropy::{Bytes, Entropy, Seeded},
     level::Level,
     oracle::{Law, Violation},

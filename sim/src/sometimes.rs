@@ -150,6 +150,34 @@ sometimes! {
     ChecksFull "as many checks were under way as may be",
     /// A rule answered to what happened.
     RuleFired "a rule answered to what happened",
+    /// Both directions of a relay ended.
+    RelayFinished "both directions of a relay ended",
+    /// A side of a relay failed, and what it had sent was delivered.
+    RelayDelivered "a side failed, and what it had sent was delivered",
+    /// A relay was killed.
+    RelayKilled "a relay was killed",
+    /// A relay waited with nothing more to do.
+    RelayIdle "a relay waited with nothing more to do",
+    /// Bytes went through a pipe.
+    Spliced "bytes went through a pipe",
+    /// A pipe was kept while a reader was waited for.
+    PipeHeld "a pipe was kept while a reader was waited for",
+    /// A pipe was emptied into memory.
+    PipeUnloaded "a pipe was emptied into memory",
+    /// There was no pipe to be had.
+    PipeRefused "there was no pipe to be had",
+    /// A splice failed for lack of memory, or because the system can't.
+    SpliceFailed "a splice failed",
+    /// A call was interrupted.
+    CallInterrupted "a call was interrupted",
+    /// A write found its socket full.
+    SocketFull "a write found its socket full",
+    /// A read stopped at urgent data.
+    StoppedAtUrgent "a read stopped at urgent data",
+    /// Bytes were read from a side that had reset its connection.
+    ReadAfterReset "bytes were read from a side that had failed",
+    /// The last bytes were written with the end in sight.
+    EndForeseen "the last bytes went with the end behind them",
 }
 
 /// How often each thing happened.

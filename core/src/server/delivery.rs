@@ -11,8 +11,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 
 /// Waits until the other end's system has confirmed all that was written, or until that end is cut.
-/// An abort would discard what is unconfirmed.
-pub(super) async fn confirmed(conn: &mut impl Conn, runtime: &dyn Runtime) {
+/// An abort would discard what is unconfirmed. Dropping the future stops the wait.
+pub async fn confirmed(conn: &mut impl Conn, runtime: &dyn Runtime) {
     let (mut pause, mut taken) = (PAUSE_MIN, Duration::ZERO);
     while conn.unacknowledged() > 0
         && poll_fn(|cx| Poll::Ready(conn.poll_cut(cx).is_pending())).await

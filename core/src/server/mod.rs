@@ -2,6 +2,7 @@ mod accept;
 mod deadline;
 mod delivery;
 mod drain;
+mod ends;
 mod follow;
 mod limit;
 mod member;
@@ -31,7 +32,7 @@ use crate::{
     SetError, Settings, SettingsError, Snapshot, SourceSettings, Target, Update,
 };
 
-pub use self::{follow::Following, member::SharedBudget};
+pub use self::{delivery::confirmed, ends::Ends, follow::Following, member::SharedBudget};
 
 /// The driver around a [`Balancer`](crate::Balancer): it accepts, dials and relays, on runtimes
 /// and connections that it doesn't know.

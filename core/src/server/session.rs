@@ -1,5 +1,5 @@
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::AssertUnwindSafe,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -14,6 +14,7 @@ use super::{
     Link,
     deadline::Deadline,
     delivery::confirmed,
+    ends::{Ends, abort},
     shared::Shared,
     signal::{Signal, Word},
 };
@@ -34,14 +35,6 @@ pub(super) struct Session<C: Conn, D: Dialer, R> {
     record: Record<D::Target>,
     link: Arc<Link<D, R>>,
     signal: Arc<Signal>,
-}
-
-/// Both connections. The drop finishes them if both directions have ended, and aborts them
-/// otherwise.
-struct Ends<C: Conn, B: Conn> {
-    client: C,
-    backend: Option<B>,
-    is_clean: bool,
 }
 
 /// The session's entry in the balancer. Finished when dropped.
@@ -68,7 +61,7 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
         link: Arc<Link<D, R>>,
     ) -> Self {
         Self {
-            ends: Ends { client, backend: None, is_clean: false },
+            ends: Ends::new(client),
             record: Record {
                 shared: Arc::clone(&link.shared),
                 id,
@@ -100,10 +93,10 @@ impl<C: Conn, D: Dialer, R: Relay<C, D::Conn>> Session<C, D, R> {
     }
 
     fn end(&mut self, reason: EndReason) {
-        self.ends.is_clean = reason == EndReason::Finished;
         self.record.reason = reason;
-        if !self.ends.is_clean {
-            self.ends.take_back(&self.record.progress);
+        match reason {
+            EndReason::Finished => self.ends.complete(),
+            _ => self.ends.take_back(&self.record.progress),
         }
     }
 
@@ -417,44 +410,6 @@ impl Limits {
         let half_close = half_close.map(|limit| (limit, EndReason::HalfCloseTimedOut));
         let idle = self.settings.idle_timeout.map(|limit| (limit, EndReason::IdleTimedOut));
         half_close.into_iter().chain(idle).min()
-    }
-}
-
-fn abort(conn: Option<&mut impl Conn>) {
-    if let Some(conn) = conn {
-        guard(|| conn.abort());
-    }
-}
-
-/// An adapter's panic must not keep the other end open.
-fn guard(step: impl FnOnce()) {
-    let _ = catch_unwind(AssertUnwindSafe(step));
-}
-
-impl<C: Conn, B: Conn> Ends<C, B> {
-    /// Subtracts from the count the written bytes that an abort is about to discard.
-    fn take_back(&self, progress: &Progress) {
-        let take_back = |direction, unacknowledged: &dyn Fn() -> usize| {
-            if progress.bytes(direction) > 0 {
-                guard(|| progress.take_back(direction, unacknowledged()));
-            }
-        };
-        take_back(Direction::ToClient, &|| self.client.unacknowledged());
-        let backend = || self.backend.as_ref().map_or(0, Conn::unacknowledged);
-        take_back(Direction::ToBackend, &backend);
-    }
-}
-
-impl<C: Conn, B: Conn> Drop for Ends<C, B> {
-    fn drop(&mut self) {
-        let Self { client, backend, is_clean } = self;
-        if *is_clean {
-            guard(|| client.finish());
-            guard(|| backend.as_mut().map_or((), Conn::finish));
-        } else {
-            abort(Some(client));
-            abort(backend.as_mut());
-        }
     }
 }
 

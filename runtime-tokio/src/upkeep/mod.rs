@@ -174,13 +174,10 @@ mod tests {
         AsyncReadExt, AsyncWriteExt,
         future::{Either, select},
     };
-    use tinylb_core::{CopyRelay, Dialer, Listener, Progress, Relay, Side};
+    use tinylb_core::{CopyRelay, Dialer, Listener, Progress, Relay, Side, SocketConn};
 
     use super::*;
-    use crate::{
-        SocketRelay, Splice, TcpConn, TcpDialer, TcpListener, TcpOptions, TcpTarget,
-        conn::HasStream,
-    };
+    use crate::{SocketRelay, Splice, TcpConn, TcpDialer, TcpListener, TcpOptions, TcpTarget};
 
     const LONG: Duration = Duration::from_secs(30);
 
@@ -214,7 +211,7 @@ mod tests {
     async fn ends_with_an_error(relay: impl Relay<TcpConn, TcpConn>, state: State) {
         let (mut client, mut far_client) = pair().await;
         let (mut backend, mut far_backend) = pair().await;
-        let socket = backend.stream().fd().unwrap().try_clone_to_owned().unwrap();
+        let socket = backend.stream().socket().unwrap().fd().try_clone_to_owned().unwrap();
         let progress = Progress::default();
         let relaying = relay.relay(&mut client, &mut backend, &progress);
         let prepared = Box::pin(async {
@@ -270,7 +267,7 @@ mod tests {
     #[tokio::test]
     async fn the_first_error_of_a_connection_that_is_ended_is_a_reset() {
         let (mut one, _other) = pair().await;
-        end(one.stream().fd().unwrap());
+        end(one.stream().socket().unwrap().fd());
         let error = one.read(&mut [0]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         assert!(one.write(b"?").await.is_err());

@@ -100,6 +100,15 @@ laws! {
         "when all is quiet, no task, session or connection is left",
     Progress "progress"
         "bytes arrive in time, unless the network lost some of them",
+    Delivered "delivered"
+        "what a side sent before it failed or ended reaches the other, as far as the balancer's \
+         system received it",
+    Counted "counted"
+        "bytes are counted as passed on if they were, and not otherwise",
+    Pipes "pipes"
+        "a pipe is lent empty, and returns empty or is closed",
+    Idle "idle"
+        "while nothing moves, nothing runs",
     Simulation "simulation"
         "the simulation does what it says",
 }

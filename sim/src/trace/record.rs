@@ -4,6 +4,7 @@ use tinylb_core::{EndReason, Fault, Side};
 
 use crate::{
     PacketFate, PacketKind,
+    relay::Happening,
     scenario::{Backends, Key, Place, Reply},
 };
 
@@ -98,6 +99,9 @@ pub enum Note {
     Packet(Host, u16, Host, u16, PacketKind, PacketFate),
     /// A law was broken.
     Violated(&'static str),
+
+    /// Something happened to the relay on the model of a system.
+    Relay(Happening),
 
     /// A check of a backend began.
     CheckStarted(Place),

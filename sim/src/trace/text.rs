@@ -109,6 +109,7 @@ impl fmt::Display for Note {
             Self::Checked(place, Reply::No) => write!(f, "{place} doesn't pass its check"),
             Self::Checked(place, Reply::Nothing) => write!(f, "{place} doesn't answer its check"),
             Self::CheckGivenUp(place) => write!(f, "the check of {place} is given up"),
+            Self::Relay(happening) => happening.fmt(f),
             Self::Violated(law) => write!(f, "THE LAW {law} IS BROKEN"),
         }
     }

@@ -5,7 +5,7 @@ use std::{
     panic::{self, AssertUnwindSafe, PanicHookInfo},
 };
 
-use tinylb_sim::{Counts, Law, Level, Outcome, Scenario, Trace, Violation};
+use tinylb_sim::{AnyScenario, Counts, Law, Level, Outcome, Trace, Violation};
 
 thread_local! {
     /// Of the run on this thread, the text of its first panic; outside of a run, nothing is kept.
@@ -42,9 +42,9 @@ fn text_of(info: &PanicHookInfo<'_>) -> String {
 }
 
 /// Runs a scenario; one that panics has broken [`Law::Panic`], and no more is known of it.
-pub(crate) fn run(level: Level, scenario: &Scenario, keep_trace: bool) -> Outcome {
+pub(crate) fn run(level: Level, scenario: &AnyScenario, keep_trace: bool) -> Outcome {
     PANIC.set(Panic::NoneYet);
-    let result = panic::catch_unwind(AssertUnwindSafe(|| level.run(scenario, keep_trace)));
+    let result = panic::catch_unwind(AssertUnwindSafe(|| level.run_any(scenario, keep_trace)));
     let panic = PANIC.replace(Panic::OutsideOfRun);
     result.unwrap_or_else(|_| {
         let text = match panic {

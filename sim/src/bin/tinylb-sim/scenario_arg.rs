@@ -2,7 +2,7 @@
 
 use std::{env, fs};
 
-use tinylb_sim::{Level, Scenario};
+use tinylb_sim::{AnyScenario, Level};
 
 use crate::{
     args::{Way, What},
@@ -10,15 +10,25 @@ use crate::{
 };
 
 /// A seed is a number; everything else is a file.
-pub(crate) fn read(what: &What) -> Result<Scenario, Failure> {
+pub(crate) fn read(what: &What) -> Result<AnyScenario, Failure> {
     if let Ok(seed) = what.what.parse() {
-        return Ok(Scenario::from_seed(what.way.profile, seed));
+        return Ok(AnyScenario::from_seed(what.way.level, what.way.profile, seed));
     }
     let path = &what.what;
     let text = fs::read_to_string(path).map_err(|error| {
         Failure::Usage(format!("{path} can't be read: {error}; give a seed, or a scenario's file"))
     })?;
-    text.parse().map_err(|error| Failure::Usage(format!("{path}: {error}")))
+    let scenario: AnyScenario =
+        text.parse().map_err(|error| Failure::Usage(format!("{path}: {error}")))?;
+    let level = what.way.level;
+    if !scenario.is_for(level) {
+        let level = level.name();
+        let levels = Level::ALL.iter().filter(|level| scenario.is_for(**level));
+        let levels = levels.map(|level| level.name()).collect::<Vec<_>>().join(" or ");
+        let remedy = format!("run it with --level {levels}");
+        return Err(Failure::Usage(format!("{path} isn't for level {level}; {remedy}")));
+    }
+    Ok(scenario)
 }
 
 /// For people: which run it is.

@@ -2,7 +2,7 @@
 
 use std::{env, path::Path, process::Command, thread};
 
-use tinylb_sim::{RecordOf, Scenario};
+use tinylb_sim::AnyScenario;
 
 use crate::{
     args::{self, Way},
@@ -19,7 +19,7 @@ pub(crate) fn meta(args: &args::Meta) -> Result<(), Failure> {
         .map_err(|error| Failure::Error(format!("this program can't be found: {error}")))?;
     let mut failed = 0;
     for seed in args.seeds.first..end {
-        let scenario = Scenario::from_seed(args.way.profile, seed);
+        let scenario = AnyScenario::from_seed(args.way.level, args.way.profile, seed);
         let base = Seen::here(&scenario, args.way);
         let mut others = here(&scenario, args.way);
         others.push(("in another process", Seen::of_program(&own, seed, args.way, base.hash)?));
@@ -43,7 +43,7 @@ pub(crate) fn meta(args: &args::Meta) -> Result<(), Failure> {
 }
 
 /// The same in this process, in every way that could make a difference.
-fn here(scenario: &Scenario, way: Way) -> Vec<(&'static str, Seen)> {
+fn here(scenario: &AnyScenario, way: Way) -> Vec<(&'static str, Seen)> {
     let mut seen = vec![
         ("for the second time", Seen::here(scenario, way)),
         ("without keeping the trace", Seen::without_records(scenario, way)),
@@ -66,14 +66,13 @@ struct Seen {
 }
 
 impl Seen {
-    fn here(scenario: &Scenario, way: Way) -> Self {
+    fn here(scenario: &AnyScenario, way: Way) -> Self {
         let trace = catch::run(way.level, scenario, true).trace;
-        let text = |record| RecordOf(record, scenario).to_string();
-        let records = trace.records().iter().map(text).collect();
+        let records = trace.records().iter().map(|record| scenario.describe(record)).collect();
         Self { hash: trace.hash(), records }
     }
 
-    fn without_records(scenario: &Scenario, way: Way) -> Self {
+    fn without_records(scenario: &AnyScenario, way: Way) -> Self {
         let trace = catch::run(way.level, scenario, false).trace;
         Self { hash: trace.hash(), records: Vec::new() }
     }

@@ -1,6 +1,6 @@
 //! `tinylb-sim minimize`: a smaller scenario that breaks the same law.
 
-use tinylb_sim::{Level, Scenario, Violation, minimize};
+use tinylb_sim::{AnyScenario, Level, Violation, minimize, relay};
 
 use crate::{
     args, catch,
@@ -19,8 +19,8 @@ pub(crate) fn minimize(args: &args::Minimize) -> Result<(), Failure> {
     let (smaller, runs) = smaller(level, &scenario, violation);
     let path = args.output.display();
     write_file(&args.output, &text(&scenario_arg::name(&args.what), &smaller, violation))?;
-    let size = |scenario: &Scenario| {
-        format!("{} steps and {} rules", scenario.steps.len(), scenario.rules.len())
+    let size = |scenario: &AnyScenario| {
+        format!("{} steps and {} rules", scenario.steps(), scenario.rules())
     };
     print(format_args!(
         "from {} to {} in {runs} runs; the law that is broken is {}: {}\n{}\n",
@@ -34,16 +34,29 @@ pub(crate) fn minimize(args: &args::Minimize) -> Result<(), Failure> {
 }
 
 /// The smallest scenario that is found for this violation, and in how many runs.
-pub(crate) fn smaller(level: Level, scenario: &Scenario, violation: &Violation) -> (Scenario, u32) {
-    let run = |scenario: &Scenario| catch::run(level, scenario, false);
-    match minimize::minimize(scenario, violation.law, run) {
-        Some(found) => (found.scenario, found.runs),
-        None => (scenario.clone(), 1),
-    }
+pub(crate) fn smaller(
+    level: Level,
+    scenario: &AnyScenario,
+    violation: &Violation,
+) -> (AnyScenario, u32) {
+    let run = |scenario: AnyScenario| catch::run(level, &scenario, false);
+    let found = match scenario {
+        AnyScenario::Balancer(scenario) => {
+            let run = |scenario: &_| run(AnyScenario::Balancer(Clone::clone(scenario)));
+            minimize::minimize(scenario, violation.law, run)
+                .map(|found| (AnyScenario::Balancer(found.scenario), found.runs))
+        }
+        AnyScenario::Relay(scenario) => {
+            let run = |scenario: &_| run(AnyScenario::Relay(Clone::clone(scenario)));
+            relay::minimize(scenario, violation.law, run)
+                .map(|found| (AnyScenario::Relay(found.scenario), found.runs))
+        }
+    };
+    found.unwrap_or_else(|| (scenario.clone(), 1))
 }
 
 /// A file that says what it is for.
-pub(crate) fn text(name: &str, scenario: &Scenario, violation: &Violation) -> String {
+pub(crate) fn text(name: &str, scenario: &AnyScenario, violation: &Violation) -> String {
     let law = violation.law;
     format!("# Breaks the law {law}: {}.\n# Made smaller from {name}.\n{scenario}", law.sentence())
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use tinylb_sim::{Outcome, RecordOf, Scenario, Violation};
+use tinylb_sim::{AnyScenario, Outcome, Violation};
 
 use crate::{
     args, catch,
@@ -29,12 +29,17 @@ pub(crate) fn replay(args: &args::Replay) -> Result<(), Failure> {
     if outcome.violations.is_empty() { Ok(()) } else { Err(Failure::Reported) }
 }
 
-fn write_records(text: &mut String, args: &args::Replay, scenario: &Scenario, outcome: &Outcome) {
+fn write_records(
+    text: &mut String,
+    args: &args::Replay,
+    scenario: &AnyScenario,
+    outcome: &Outcome,
+) {
     let until = args.until.map_or(u128::MAX, |until| until.as_micros());
     let records = outcome.trace.records();
     let shown = records.partition_point(|record| u128::from(record.at) <= until);
     for record in &records[..shown] {
-        let _ = writeln!(text, "{}", RecordOf(record, scenario));
+        let _ = writeln!(text, "{}", scenario.describe(record));
     }
     if shown < records.len() {
         let _ = writeln!(text, "… and {} records more", records.len() - shown);

@@ -1,6 +1,6 @@
 use std::{fs, path::Path};
 
-use tinylb_sim::{Scenario, Violation, timeline};
+use tinylb_sim::{AnyScenario, Violation, timeline};
 
 use crate::{
     args::Way,
@@ -28,14 +28,16 @@ pub(super) fn keep(dir: &Path, found: &[Found], way: Way) -> Result<(), Failure>
     })?;
     for Found { seed, violation } in found.iter().take(KEPT_MAX) {
         let name = format!("seed {seed}, profile {}", way.profile.name);
-        let scenario = Scenario::from_seed(way.profile, *seed);
+        let scenario = AnyScenario::from_seed(way.level, way.profile, *seed);
         let (smaller, _) = minimize::smaller(way.level, &scenario, violation);
         let path = dir.join(format!("seed-{seed}.txt"));
         write_file(&path, &minimize::text(&name, &smaller, violation))?;
+        print(format_args!("{}: {} steps\n", path.display(), smaller.steps()));
         let outcome = catch::run(way.level, &smaller, true);
-        let page = timeline::page(&format!("{name}, made smaller"), &smaller, &outcome);
-        write_file(&path.with_extension("html"), &page)?;
-        print(format_args!("{}: {} steps\n", path.display(), smaller.steps.len()));
+        if let AnyScenario::Balancer(smaller) = &smaller {
+            let page = timeline::page(&format!("{name}, made smaller"), smaller, &outcome);
+            write_file(&path.with_extension("html"), &page)?;
+        }
     }
     Ok(())
 }

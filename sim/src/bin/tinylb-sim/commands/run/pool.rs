@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tinylb_sim::{Outcome, Scenario};
+use tinylb_sim::{AnyScenario, Outcome};
 
 use crate::{args::Way, catch, seeds::Seeds};
 
@@ -83,7 +83,7 @@ impl Shared {
                 return;
             }
             self.set_busy(thread, Some((seed, Duration::ZERO)));
-            let scenario = Scenario::from_seed(self.way.profile, seed);
+            let scenario = AnyScenario::from_seed(self.way.level, self.way.profile, seed);
             let outcome = catch::run(self.way.level, &scenario, false);
             self.set_busy(thread, None);
             if self.stops_at_first && !outcome.violations.is_empty() {

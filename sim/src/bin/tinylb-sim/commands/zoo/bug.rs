@@ -3,10 +3,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use tinylb_sim::Level;
+
 use crate::output::Failure;
 
 /// Where bugs are kept, below the root of the sources.
 const DIRECTORIES: [&str; 2] = ["core/tests/planted", "sim/zoo"];
+
+/// What every level but the decisions runs.
+const SHARED: [&str; 2] = ["core/src/server/delivery.rs", "core/src/server/ends.rs"];
 
 /// A bug to plant: a patch, with words about it before its first `---`.
 pub(super) struct Bug {
@@ -20,6 +25,20 @@ impl Bug {
     /// scenarios reach no more, or in traces that differ.
     pub(super) fn is_of_simulation(&self) -> bool {
         self.text.lines().any(|line| line.starts_with("--- a/sim/"))
+    }
+
+    /// Whether it is in what this level runs: the relay for sockets alone, or all but that.
+    pub(super) fn is_in(&self, level: Level) -> bool {
+        let files = || self.text.lines().filter_map(|line| line.strip_prefix("--- a/"));
+        let is_shared = |file: &str| SHARED.contains(&file);
+        let is_of_relay = |file: &str| {
+            file.starts_with("sim/src/relay/")
+                || file.starts_with("core/src/relay/") && file != "core/src/relay/copy.rs"
+        };
+        match level {
+            Level::Relay => files().any(|file| is_shared(file) || is_of_relay(file)),
+            Level::Decisions | Level::Driver => files().any(|file| !is_of_relay(file)),
+        }
     }
 
     /// The bug that is planted with it, and that it keeps from being found: the only way in which
@@ -76,6 +95,20 @@ mod tests {
 
     fn bug(text: &str) -> Bug {
         Bug { name: String::new(), path: PathBuf::new(), text: text.into() }
+    }
+
+    #[test]
+    fn a_bug_is_looked_for_where_it_is() {
+        let levels = |file: &str| {
+            let bug = bug(&format!("It is wrong.\n\n--- a/{file}\n+++ b/{file}\n"));
+            [Level::Decisions, Level::Relay, Level::Driver].map(|level| bug.is_in(level))
+        };
+        assert_eq!(levels("core/src/relay/flow.rs"), [false, true, false]);
+        assert_eq!(levels("core/src/relay/copy.rs"), [true, false, true]);
+        assert_eq!(levels("core/src/balancer/mod.rs"), [true, false, true]);
+        assert_eq!(levels("core/src/server/ends.rs"), [true, true, true]);
+        assert_eq!(levels("sim/src/relay/tcp.rs"), [false, true, false]);
+        assert_eq!(levels("sim/src/oracle/law.rs"), [true, false, true]);
     }
 
     #[test]

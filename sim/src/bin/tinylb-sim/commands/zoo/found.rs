@@ -9,6 +9,8 @@ use crate::output::Failure;
 const STRIDE: u64 = 1_000_000;
 /// How many seeds are tried on the decisions for each on the driver: they are that much faster.
 const DECISIONS_FACTOR: u64 = 10;
+/// The same for the relay, which is faster still.
+const RELAY_FACTOR: u64 = 250;
 /// This many times the seeds must have seen all that the level reaches.
 const SOMETIMES_FACTOR: u64 = 5;
 
@@ -49,6 +51,7 @@ impl fmt::Display for Found {
 pub(super) fn look_for(bug: &Bug, build: Build<'_>, starts: u64, limit: u64) -> Found {
     let limit = match build.level {
         Level::Decisions => limit * DECISIONS_FACTOR,
+        Level::Relay => limit * RELAY_FACTOR,
         Level::Driver => limit,
     };
     let hits: Vec<_> =

@@ -121,6 +121,7 @@ impl Plant<'_> {
         let built = tree.plant(iter::once(*bug).chain(*hidden)).and_then(|()| tree.build());
         let starts = if args.short { 1 } else { args.starts };
         let look = |level: &Level| match built {
+            Ok(()) if !bug.is_in(*level) => Found::Blind,
             Ok(()) => {
                 let build = Build { program: &tree.program, level: *level, threads };
                 look_for(bug, build, starts, args.seeds)

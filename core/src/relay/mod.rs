@@ -1,3 +1,10 @@
+mod copy;
+mod flow;
+mod pipes;
+mod socket;
+mod socket_relay;
+mod stream;
+
 use std::{
     io,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -6,6 +13,12 @@ use std::{
 use async_trait::async_trait;
 use thiserror::Error as ThisError;
 
+pub use self::{
+    copy::CopyRelay,
+    socket::{Pipe, Readiness, Sizes, Socket, SocketConn, SocketKind},
+    socket_relay::{SocketRelay, Splice},
+    stream::SocketStream,
+};
 use crate::Side;
 
 /// Moves bytes between the two ends of a session. [`CopyRelay`](crate::CopyRelay) serves any pair;
