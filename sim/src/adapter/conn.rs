@@ -21,7 +21,8 @@ use tokio::{
 use turmoil::net::TcpStream;
 
 use super::{
-    Network,
+    Network, PacketKind,
+    packets::Sending,
     wire::{Direction, END_MARK, End, Wire},
 };
 use crate::{Entropy, Seeded};
@@ -119,6 +120,17 @@ impl TurmoilConn {
         self.wire.incoming(self.end)
     }
 
+    fn sending(&self, bytes: &[u8]) -> Sending {
+        Sending { from: self.local, to: self.remote, kind: PacketKind::of_bytes(bytes) }
+    }
+
+    /// Gives turmoil bytes, if it has room. To be called while there is a stream.
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let sending = self.sending(bytes);
+        let Some(stream) = &mut self.stream else { return Poll::Pending };
+        self.network.send(sending, || Pin::new(stream).poll_write(cx, bytes))
+    }
+
     /// Takes what turmoil has next: bytes, or 0 if what was heard has changed `inbound`. To be
     /// called while that is open or ended; wakes all of `waits`.
     fn poll_receive(&mut self, buffer: &mut [u8]) -> Poll<usize> {
@@ -182,7 +194,10 @@ impl TurmoilConn {
             && turmoil::in_simulation()
             && let Ok(handle) = Handle::try_current()
         {
-            if !self.outgoing().is_closed() && stream.try_write(&END_MARK).is_ok() {
+            let sending = self.sending(&END_MARK);
+            if !self.outgoing().is_closed()
+                && self.network.send(sending, || stream.try_write(&END_MARK)).is_ok()
+            {
                 self.outgoing().close();
             }
             // turmoil resets whatever sends to a socket that is gone, be it an end of stream,
@@ -282,9 +297,9 @@ impl AsyncWrite for TurmoilConn {
         let room = self.network.options().window.saturating_sub(self.outgoing().unread());
         let length = buffer.len().min(self.lengths.write).min(room);
         let (inbound, is_closed) = (self.inbound, self.outgoing().is_closed());
-        let Some(stream) = &mut self.stream else {
+        if self.stream.is_none() {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        };
+        }
         if is_closed {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
@@ -298,7 +313,7 @@ impl AsyncWrite for TurmoilConn {
             self.outgoing().room().register(cx.waker());
             return self.poll_stuck(cx).map(Err);
         }
-        match Pin::new(stream).poll_write(cx, &buffer[..length]) {
+        match self.poll_send(cx, &buffer[..length]) {
             Poll::Pending => self.poll_stuck(cx).map(Err),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Ready(Ok(length)) => {
@@ -324,10 +339,9 @@ impl AsyncWrite for TurmoilConn {
         if self.outgoing().is_closed() {
             return Poll::Ready(Ok(()));
         }
-        let Some(stream) = &mut self.stream else { return Poll::Pending };
         // turmoil has no room only if its capacity is smaller than it should be; a FIN that met
         // no room would be lost, the mark waits.
-        match Pin::new(stream).poll_write(cx, &END_MARK) {
+        match self.poll_send(cx, &END_MARK) {
             Poll::Pending => self.poll_stuck(cx).map(Err),
             Poll::Ready(Err(_)) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
             Poll::Ready(Ok(_)) => {

@@ -6,6 +6,7 @@ mod listener;
 mod network;
 mod packets;
 mod runtime;
+mod shown;
 mod watch;
 mod wire;
 

@@ -11,7 +11,7 @@ use std::{
 
 use turmoil::{LinksIter, Sim};
 
-use super::{Packet, wire::Wire};
+use super::{Packet, packets::Sending, wire::Wire};
 use crate::Seeded;
 
 /// What the hosts of one simulation share: the state of the links, and what turmoil doesn't carry
@@ -68,6 +68,8 @@ struct Shared {
     streams: AtomicU64,
     open_ends: AtomicUsize,
     live_tasks: AtomicUsize,
+    /// What is being handed to turmoil.
+    sending: Mutex<Option<Sending>>,
 }
 
 #[derive(Default)]
@@ -104,6 +106,7 @@ impl Network {
             streams: AtomicU64::new(0),
             open_ends: AtomicUsize::new(0),
             live_tasks: AtomicUsize::new(0),
+            sending: Mutex::new(None),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -221,6 +224,24 @@ impl Network {
 
     pub(crate) fn add_lossy(&self, from: SocketAddr, to: SocketAddr) {
         self.table().lossy.insert(ordered(from, to));
+    }
+
+    /// Hands bytes to turmoil. While it does, all events are of this segment, and nobody that
+    /// watches needs to read from their text which it is: that costs more than sending it.
+    pub(crate) fn send<R>(&self, sending: Sending, send: impl FnOnce() -> R) -> R {
+        self.set_sending(Some(sending));
+        let result = send();
+        self.set_sending(None);
+        result
+    }
+
+    fn set_sending(&self, sending: Option<Sending>) {
+        *self.shared.sending.lock().unwrap_or_else(PoisonError::into_inner) = sending;
+    }
+
+    /// What [`Self::send`] is at.
+    pub(crate) fn sending(&self) -> Option<Sending> {
+        *self.shared.sending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the two ends of a connection share; a new one, whoever had these ports before.

@@ -19,6 +19,14 @@ pub struct Packet {
     pub fate: PacketFate,
 }
 
+/// A packet but for its fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sending {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) kind: PacketKind,
+}
+
 /// What a segment of TCP is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PacketKind {
@@ -53,6 +61,11 @@ pub enum PacketFate {
 }
 
 impl PacketKind {
+    /// What a segment with these bytes is.
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Self {
+        if bytes == END_MARK { Self::End } else { Self::Data }
+    }
+
     /// Whether a connection misses it if it is lost.
     pub(crate) fn is_of_a_stream(self) -> bool {
         !matches!(self, Self::Syn | Self::SynAck)
@@ -66,8 +79,7 @@ impl Packet {
         let Protocol::Tcp(segment) = sent.protocol() else { return None };
         let kind = match segment {
             Segment::Syn(_) => PacketKind::Syn,
-            Segment::Data(_, bytes) if bytes[..] == END_MARK => PacketKind::End,
-            Segment::Data(..) => PacketKind::Data,
+            Segment::Data(_, bytes) => PacketKind::of_bytes(bytes),
             Segment::Fin(_) => PacketKind::Fin,
             Segment::Rst => PacketKind::Rst,
         };

@@ -2,8 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::{self, Debug, Write},
-    net::{Ipv4Addr, SocketAddr},
+    fmt::Debug,
+    net::SocketAddr,
     sync::{Mutex, PoisonError},
 };
 
@@ -13,13 +13,14 @@ use tracing_core::{
     span::{Attributes, Id, Record},
 };
 
-use super::{Network, Packet, PacketFate, PacketKind};
+use super::{
+    Network, Packet, PacketFate, PacketKind,
+    packets::Sending,
+    shown::{address, fate, kind},
+};
 
 /// The target of turmoil's events.
 const TRACING_TARGET: &str = "turmoil";
-
-/// [`END_MARK`](super::wire::END_MARK) as turmoil shows it.
-const END_TEXT: &str = "TCP [0xE4, 0xD1, 0x9A, 0xC7, 0x8E, 0xB5, 0xF3, 0xA6]";
 
 impl Network {
     /// Runs a part of the simulation, and reports what happens to each segment meanwhile. To be
@@ -88,12 +89,15 @@ impl Subscriber for Watch {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let mut seen = Seen::default();
+        let sending = self.network.sending();
+        let mut seen =
+            Seen { is_known: sending.is_some() && !cfg!(debug_assertions), ..Seen::default() };
         event.record(&mut seen);
-        let Seen { from: Some(from), to: Some(to), kind: Some(kind), fate: Some(fate) } = seen
-        else {
+        debug_assert!(sending.is_none() || sending == seen.sending(), "{sending:?} shows {seen:?}");
+        let (Some(fate), Some(sending)) = (seen.fate, sending.or_else(|| seen.sending())) else {
             return;
         };
+        let Sending { from, to, kind } = sending;
         let mut packet = Packet { from, to, kind, fate };
         if fate == PacketFate::Dropped && kind.is_of_a_stream() {
             self.network.add_lossy(from, to);
@@ -119,141 +123,31 @@ impl Subscriber for Watch {
 }
 
 /// The fields of an event.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Seen {
+    /// Only the fate is to be read.
+    is_known: bool,
     from: Option<SocketAddr>,
     to: Option<SocketAddr>,
     kind: Option<PacketKind>,
     fate: Option<PacketFate>,
 }
 
+impl Seen {
+    fn sending(&self) -> Option<Sending> {
+        Some(Sending { from: self.from?, to: self.to?, kind: self.kind? })
+    }
+}
+
 impl Visit for Seen {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        let mut text = Text::default();
-        // Fails where the text stops listening.
-        let _ = write!(text, "{value:?}");
-        let text = text.as_str();
         match field.name() {
-            "src" => self.from = parse(text),
-            "dst" => self.to = parse(text),
-            "protocol" => self.kind = kind_of(text),
-            "message" => {
-                self.fate = match text {
-                    "Send" => Some(PacketFate::Sent),
-                    "Hold" => Some(PacketFate::Held),
-                    "Drop" => Some(PacketFate::Dropped),
-                    "Delivered" => Some(PacketFate::Delivered),
-                    _ => None,
-                }
-            }
+            "message" => self.fate = fate(value),
+            _ if self.is_known => {}
+            "src" => self.from = address(value),
+            "dst" => self.to = address(value),
+            "protocol" => self.kind = kind(value),
             _ => {}
-        }
-    }
-}
-
-/// What turmoil shows of a segment, or the beginning of that. `None`: it isn't TCP's.
-fn kind_of(text: &str) -> Option<PacketKind> {
-    match text {
-        "TCP SYN" => Some(PacketKind::Syn),
-        "TCP SYN-ACK" => Some(PacketKind::SynAck),
-        "TCP FIN" => Some(PacketKind::Fin),
-        "TCP RST" => Some(PacketKind::Rst),
-        END_TEXT => Some(PacketKind::End),
-        _ => text.starts_with("TCP [").then_some(PacketKind::Data),
-    }
-}
-
-/// The standard library's parser, with a short cut for addresses of version 4.
-fn parse(text: &str) -> Option<SocketAddr> {
-    let mut numbers = [0_u16; 5];
-    let mut place = 0;
-    for byte in text.bytes() {
-        match byte {
-            b'0'..=b'9' => {
-                numbers[place] = numbers[place].wrapping_mul(10).wrapping_add((byte - b'0').into());
-            }
-            b'.' | b':' if place < 4 => place += 1,
-            _ => return text.parse().ok(),
-        }
-    }
-    if place < 4 {
-        return None;
-    }
-    let [a, b, c, d, port] = numbers;
-    Some((Ipv4Addr::new(a as u8, b as u8, c as u8, d as u8), port).into())
-}
-
-/// The beginning of a text, on the stack. It stops listening once it knows that a segment is data,
-/// which may be long.
-struct Text {
-    bytes: [u8; 64],
-    length: usize,
-}
-
-impl Default for Text {
-    fn default() -> Self {
-        Self { bytes: [0; 64], length: 0 }
-    }
-}
-
-impl Text {
-    fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..self.length]).unwrap_or_default()
-    }
-}
-
-impl Write for Text {
-    fn write_str(&mut self, more: &str) -> fmt::Result {
-        let to = self.length + more.len();
-        let room = self.bytes.get_mut(self.length..to).ok_or(fmt::Error)?;
-        room.copy_from_slice(more.as_bytes());
-        self.length = to;
-        let is_data = self.bytes.starts_with(b"TCP [") && !END_TEXT.starts_with(self.as_str());
-        if is_data { Err(fmt::Error) } else { Ok(()) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{super::wire::END_MARK, *};
-
-    /// As turmoil shows data.
-    struct Shown<'a>(&'a [u8], &'a std::cell::Cell<usize>);
-
-    impl Debug for Shown<'_> {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "TCP [")?;
-            for (place, byte) in self.0.iter().enumerate() {
-                self.1.set(place + 1);
-                let comma = if place + 1 < self.0.len() { ", " } else { "" };
-                write!(f, "{byte:#2X}{comma}")?;
-            }
-            write!(f, "]")
-        }
-    }
-
-    fn kind(bytes: &[u8]) -> (Option<PacketKind>, usize) {
-        let formatted = std::cell::Cell::new(0);
-        let mut text = Text::default();
-        let _ = write!(text, "{:?}", Shown(bytes, &formatted));
-        (kind_of(text.as_str()), formatted.get())
-    }
-
-    #[test]
-    fn an_end_is_distinguished_from_data_and_data_is_not_formatted() {
-        assert_eq!(kind(&END_MARK), (Some(PacketKind::End), 8));
-        assert_eq!(kind(&[7; 10_000]), (Some(PacketKind::Data), 1));
-        assert_eq!(kind(&[END_MARK[0]]), (Some(PacketKind::Data), 1));
-        assert_eq!(kind(&[&END_MARK[..], &[0; 1000]].concat()).0, Some(PacketKind::Data));
-    }
-
-    #[test]
-    fn addresses_are_read_as_they_are_written() {
-        for address in ["1.2.3.4:5", "192.168.255.0:65535", "0.0.0.0:0", "[fe80::1:2]:80"] {
-            assert_eq!(parse(address), address.parse().ok(), "{address}");
-        }
-        for no_address in ["", "TCP", "1.2.3.4", "a:1"] {
-            assert_eq!(parse(no_address), None, "{no_address:?}");
         }
     }
 }

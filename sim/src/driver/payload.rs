@@ -29,23 +29,26 @@ impl Payload {
 
     /// Writes the bytes from this offset on.
     pub(super) fn fill(self, offset: u64, buffer: &mut [u8]) {
-        let mut word = self.word(offset / 8);
-        for (place, byte) in (offset..).zip(buffer) {
-            if place % 8 == 0 {
-                word = self.word(place / 8);
-            }
-            *byte = word[(place % 8) as usize];
+        let skipped = (offset % 8) as usize;
+        let begun = buffer.len().min((8 - skipped) % 8);
+        let (first, rest) = buffer.split_at_mut(begun);
+        first.copy_from_slice(&self.word(offset / 8)[skipped..skipped + begun]);
+        for (number, bytes) in (offset.div_ceil(8)..).zip(rest.chunks_mut(8)) {
+            bytes.copy_from_slice(&self.word(number)[..bytes.len()]);
         }
     }
 
     /// The offset of the first byte that isn't right, if there is one.
     pub(super) fn mismatch(self, offset: u64, bytes: &[u8]) -> Option<u64> {
-        let mut word = self.word(offset / 8);
-        (offset..).zip(bytes).find_map(|(place, byte)| {
-            if place % 8 == 0 {
-                word = self.word(place / 8);
+        let mut expected = [0; PIECE];
+        (offset..).step_by(PIECE).zip(bytes.chunks(PIECE)).find_map(|(offset, bytes)| {
+            let expected = &mut expected[..bytes.len()];
+            self.fill(offset, expected);
+            if bytes == expected {
+                return None;
             }
-            (*byte != word[(place % 8) as usize]).then_some(place)
+            let mut pairs = (offset..).zip(bytes.iter().zip(&*expected));
+            pairs.find_map(|(at, (byte, expected))| (byte != expected).then_some(at))
         })
     }
 }
@@ -127,6 +130,23 @@ mod tests {
         assert!(Payload::of(7, Side::Backend).mismatch(3, &bytes).is_some());
         bytes[21] ^= 1;
         assert_eq!(Payload::of(7, Side::Client).mismatch(3, &bytes), Some(24));
+    }
+
+    #[test]
+    fn a_byte_is_the_same_wherever_one_begins_and_ends() {
+        let payload = Payload::of(7, Side::Client);
+        let mut all = [0; 3 * PIECE];
+        payload.fill(0, &mut all);
+        for offset in 0..20 {
+            for length in 0..20 {
+                let mut bytes = vec![0; length];
+                payload.fill(offset as u64, &mut bytes);
+                assert_eq!(bytes, all[offset..offset + length], "{length} from {offset}");
+            }
+        }
+        assert_eq!(payload.mismatch(5, &all[5..]), None);
+        all[2 * PIECE + 9] ^= 1;
+        assert_eq!(payload.mismatch(5, &all[5..]), Some(2 * PIECE as u64 + 9));
     }
 
     #[test]
