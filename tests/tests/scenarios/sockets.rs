@@ -12,9 +12,10 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     panic::AssertUnwindSafe,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -32,8 +33,6 @@ use tinylb_sim::{
 use tinylb_tokio::{
     SocketRelay, Splice, TcpConn, TcpDialer, TcpListener, TcpOptions, TcpTarget, TokioRuntime,
 };
-use tokio::task::AbortHandle;
-
 /// Between two looks at everything.
 const STEP: Duration = Duration::from_millis(2);
 
@@ -122,7 +121,35 @@ fn for_loopback(scenario: &Scenario) -> Scenario {
 struct Stage {
     sockets: Sockets,
     /// Those that run or have run, by place.
-    backends: Vec<AbortHandle>,
+    backends: Vec<Process>,
+}
+
+/// A backend's process, which dies at once.
+///
+/// A task that is aborted is dropped only when its turn comes, and until then its listener takes
+/// clients. The judge would know nothing of what ends those, since it has marked the dead process's
+/// sessions before.
+#[derive(Clone)]
+struct Process(Arc<Mutex<Option<BoxFuture<'static, ()>>>>);
+
+impl Process {
+    fn new(part: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Some(part.boxed()))))
+    }
+
+    /// Runs it until it is over or has died.
+    async fn run(self) {
+        poll_fn(|cx| {
+            let mut process = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            process.as_mut().map_or(Poll::Ready(()), |part| part.poll_unpin(cx))
+        })
+        .await;
+    }
+
+    /// The system closes what the process had open.
+    fn die(&self) {
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
 }
 
 impl Stage {
@@ -131,19 +158,15 @@ impl Stage {
         sockets.run(balance(world.clone(), sockets.clone()));
         sockets.run(connect(world.clone(), sockets.clone()));
         let places = (0..world.scenario().config.backends as u8).map(Place);
-        let backends =
-            places.map(|place| sockets.run(serve(world.clone(), sockets.clone(), place)));
-        let backends = backends.collect();
+        let backends = places.map(|place| sockets.start(place)).collect();
         Self { sockets, backends }
     }
 
     fn disturb(&mut self, disturbance: Disturbance) {
         match disturbance {
-            // The system closes what the process had open.
-            Disturbance::Crash(place) => self.backends[usize::from(place.0)].abort(),
+            Disturbance::Crash(place) => self.backends[usize::from(place.0)].die(),
             Disturbance::Start(place) => {
-                let backend = serve(self.sockets.world.clone(), self.sockets.clone(), place);
-                self.backends[usize::from(place.0)] = self.sockets.run(backend);
+                self.backends[usize::from(place.0)] = self.sockets.start(place);
             }
             disturbance => unreachable!("{disturbance:?} was left out"),
         }
@@ -206,8 +229,15 @@ impl Sockets {
     }
 
     /// Runs one that takes part, for ever.
-    fn run(&self, part: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
-        tokio::spawn(self.clone().watch(part.boxed())).abort_handle()
+    fn run(&self, part: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(self.clone().watch(part.boxed()));
+    }
+
+    /// Starts the process of a backend.
+    fn start(&self, place: Place) -> Process {
+        let process = Process::new(serve(self.world.clone(), self.clone(), place));
+        self.run(process.clone().run());
+        process
     }
 
     /// Runs a task at the time that it is, and reports how it panics.

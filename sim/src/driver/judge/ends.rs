@@ -29,6 +29,12 @@ impl Judge {
         self.deadlines.client_connected(&self.case, attempt);
         self.links.client_connected(attempt, name);
         self.pairs.connected(attempt, name);
+        // Its session may have ended before the client knew that it had one.
+        let Some(serial) = self.pairs.session_of(attempt) else { return };
+        if let Some(reason) = self.sessions.reason(serial) {
+            let place = self.case.ledger.place_of(serial);
+            self.check_cause(attempt, serial, reason, place);
+        }
     }
 
     /// A client has read the greeting; `None`: what it read is none.
@@ -41,6 +47,12 @@ impl Judge {
     /// is such an attempt.
     pub(in crate::driver) fn backend_took(&mut self, place: Place, header: Option<Header>) -> bool {
         let expected = header.and_then(|header| self.place_of(header.attempt));
+        let serial = header.and_then(|header| self.pairs.session_of(header.attempt));
+        if expected == Some(place)
+            && let Some(serial) = serial
+        {
+            self.sessions.taken(serial);
+        }
         self.streams.backend_took(&mut self.case, place, header, expected)
     }
 

@@ -198,7 +198,13 @@ impl Judge {
     }
 
     /// What a session blames was so.
-    fn check_cause(&mut self, attempt: u32, serial: u64, reason: EndReason, place: Place) {
+    pub(super) fn check_cause(
+        &mut self,
+        attempt: u32,
+        serial: u64,
+        reason: EndReason,
+        place: Place,
+    ) {
         let is_calm = self.is_calm(attempt);
         let is_silent = self.streams.plan(attempt).is_silent();
         let law = match reason {

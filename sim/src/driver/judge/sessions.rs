@@ -147,6 +147,12 @@ impl Sessions {
         hit
     }
 
+    /// A backend's process that runs has taken a session's client: what died before it wasn't this
+    /// session's.
+    pub(super) fn taken(&mut self, serial: u64) {
+        self.session(serial).is_crashed = false;
+    }
+
     /// A session that ends has let go of all, and says truly what it moved. Returns whether it is
     /// known.
     pub(super) fn ended(
