@@ -43,8 +43,8 @@
 //! - **Sources of sets**: a stream of [`Update`]s, or a [`publisher`]; [`SourceSettings`] say which
 //!   of its sets are taken. [`Verdicts`] narrow its sets to the backends that pass a check.
 //! - **What an adapter implements**: [`Listener`], [`Dialer`], [`Conn`] and [`Runtime`]; [`Relay`]
-//!   if [`CopyRelay`] won't do; or [`Socket`], for [`SocketRelay`], which splices. `tinylb-tokio` is one for production, and `examples/smol.rs` a
-//!   complete one in about a hundred lines.
+//!   if [`CopyRelay`] won't do; or [`Socket`], for [`SocketRelay`], which splices. `tinylb-tokio` is
+//!   one for production, and `examples/smol.rs` a complete one in about a hundred lines.
 //! - **The driver**: [`Server`] accepts, dials and relays as the balancer says. Its [`Handle`]
 //!   replaces the set, follows a source, changes [`Settings`], shuts the server down, and takes a
 //!   [`Snapshot`]. An observer sees each [`Event`].
