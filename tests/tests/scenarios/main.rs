@@ -9,7 +9,7 @@ mod sockets;
 use std::{env, fs, path::Path, sync::Mutex, thread};
 
 use tinylb_sim::{
-    Counts, Outcome, Profile, Scenario, Sometimes, decisions, driver, scenario::Config,
+    AnyScenario, Counts, Outcome, Profile, Scenario, Sometimes, decisions, driver, scenario::Config,
 };
 
 /// For sockets, where time is real: less than a second of it.
@@ -58,15 +58,18 @@ fn seeds(count: u64) -> impl Iterator<Item = (String, Scenario)> + Send {
         .map(|seed| (format!("TINYLB_SIM_SEED={seed}"), Scenario::from_seed(&SHORT, seed)))
 }
 
-/// Scenarios that once were worth keeping.
+/// Scenarios of a balancer that once were worth keeping.
 fn saved() -> impl Iterator<Item = (String, Scenario)> + Send {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../sim/corpus");
     let files = fs::read_dir(directory).expect("the corpus");
     let paths = files.map(|file| file.expect("a file's name").path());
-    paths.filter(|path| path.extension().is_some_and(|extension| extension == "txt")).map(|path| {
+    let paths = paths.filter(|path| path.extension().is_some_and(|extension| extension == "txt"));
+    paths.filter_map(|path| {
         let text = fs::read_to_string(&path).expect("a file to read");
-        let scenario = text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        (path.display().to_string(), scenario)
+        match text.parse().unwrap_or_else(|error| panic!("{}: {error}", path.display())) {
+            AnyScenario::Balancer(scenario) => Some((path.display().to_string(), scenario)),
+            AnyScenario::Relay(_) => None,
+        }
     })
 }
 
