@@ -9,7 +9,7 @@ use std::{
 use super::SocketStream;
 use crate::Conn;
 
-/// A connected socket that doesn't block, watched by a reactor. An adapter implements it, by one
+/// A connected socket that doesn't block, watched by a reactor. An adapter implements it with one
 /// system call for each method; every decision about the results is made here, in
 /// [`SocketStream`] and [`SocketRelay`](super::SocketRelay).
 ///
@@ -173,8 +173,8 @@ pub struct Sizes {
     pub pipe: usize,
     /// A pipe that holds less isn't worth its calls.
     pub pipe_min: usize,
-    /// No size: how often a pipe is asked for in vain, after one could not be made, before that is
-    /// tried again.
+    /// A count, not a size: after a pipe could not be made, this many requests get none before the
+    /// relay tries to make one again.
     pub pipe_pause: usize,
 }
 

@@ -239,7 +239,7 @@ impl<S: Socket> SocketStream<S> {
             }
             match given {
                 Ok(given) if given < length && given > 0 => {
-                    // So the next poll saves a call in vain.
+                    // This saves the next poll a call that would find no room.
                     self.may_be_writable = false;
                     if let Some(readiness) = &mut readiness {
                         readiness.take_back();

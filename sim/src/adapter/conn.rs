@@ -124,7 +124,7 @@ impl TurmoilConn {
         Sending { from: self.local, to: self.remote, kind: PacketKind::of_bytes(bytes) }
     }
 
-    /// Gives turmoil bytes, if it has room. To be called while there is a stream.
+    /// Gives turmoil bytes, if it has room. Call this while there is a stream.
     fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let sending = self.sending(bytes);
         let Some(stream) = &mut self.stream else { return Poll::Pending };

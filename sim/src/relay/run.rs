@@ -23,7 +23,7 @@ use crate::{Entropy, Law, Outcome, Seeded, Sometimes, trace::Note};
 /// A task that is polled this often without any reason runs in a circle.
 const POLLS_MAX: u32 = 3;
 
-/// So often a session may look again, once nothing else happens any more.
+/// How often a session may look again once nothing else happens.
 const SLEEPS_MAX: u32 = 5;
 
 /// Runs a scenario; `keep_trace`: with the records of what happened.
