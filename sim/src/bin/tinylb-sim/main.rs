@@ -14,16 +14,12 @@ mod time;
 use std::process::ExitCode;
 
 use clap::Parser;
-use mimalloc::MiMalloc;
 
 use crate::{
     args::{Cli, Command},
     commands::{corpus, meta, minimize, replay, run, timeline, zoo},
     output::{Failure, print_error},
 };
-
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
