@@ -7,7 +7,10 @@
 //! give the same result.
 
 mod change;
+mod search;
 
+pub use self::search::Minimized;
+pub(crate) use self::search::Search;
 use crate::{Law, Outcome, Scenario, scenario::CONFIG_FIELDS};
 
 /// After this many runs, the best so far is good enough.
@@ -17,28 +20,15 @@ const RUNS_MAX: u32 = 4_000;
 /// left is tried with these seeds too.
 const OTHER_SEEDS: [u64; 4] = [0, 1, 2, 3];
 
-/// What [`minimize`] has found.
-#[derive(Clone, Debug)]
-pub struct Minimized {
-    /// The smallest scenario that was found.
-    pub scenario: Scenario,
-    /// How many runs it took.
-    pub runs: u32,
-}
-
 /// Looks for a small scenario that breaks this law, beginning with one that does. `None` if that
 /// one doesn't.
 pub fn minimize(
     scenario: &Scenario,
     law: Law,
     run: impl FnMut(&Scenario) -> Outcome,
-) -> Option<Minimized> {
-    let mut search = Search { best: scenario.clone(), law, run, runs: 0 };
-    if !search.breaks(scenario) {
-        return None;
-    }
-    loop {
-        let before = search.best.clone();
+) -> Option<Minimized<Scenario>> {
+    let search = Search::new(scenario, law, run, RUNS_MAX)?;
+    Some(search.repeat(|search| {
         search.drop_items();
         search.shrink_backends();
         search.shrink_config();
@@ -46,34 +36,13 @@ pub fn minimize(
         search.shrink_times();
         search.drop_members();
         search.simplify();
-        if search.best == before || search.runs >= RUNS_MAX {
-            return Some(Minimized { scenario: search.best, runs: search.runs });
-        }
-    }
+    }))
 }
 
-struct Search<F> {
-    /// Breaks the law.
-    best: Scenario,
-    law: Law,
-    run: F,
-    runs: u32,
-}
-
-impl<F: FnMut(&Scenario) -> Outcome> Search<F> {
-    fn breaks(&mut self, scenario: &Scenario) -> bool {
-        self.runs += 1;
-        (self.run)(scenario).violations.iter().any(|violation| violation.law == self.law)
-    }
-
-    /// Takes a candidate if it breaks the law.
+impl<F: FnMut(&Scenario) -> Outcome> Search<Scenario, F> {
+    /// Takes a candidate if it is one that can be run and breaks the law.
     fn take(&mut self, candidate: Scenario) -> bool {
-        let is_new = candidate != self.best && change::is_sound(&candidate);
-        let is_better = is_new && self.runs < RUNS_MAX && self.breaks(&candidate);
-        if is_better {
-            self.best = candidate;
-        }
-        is_better
+        change::is_sound(&candidate) && self.try_candidate(candidate)
     }
 
     /// Takes a candidate if it breaks the law, with its own seed or another.

@@ -1,20 +1,14 @@
 use super::{CONFIG_FIELDS, Config, Operation, Scenario};
-use crate::{Law, Outcome};
+use crate::{
+    Law, Outcome,
+    minimize::{Minimized, Search},
+};
 
-/// After this many runs, the best so far is good enough.
+/// See [`Search::new`].
 const RUNS_MAX: u32 = 20_000;
 
 /// What is left out deals the rest of the run anew, so what is left is tried with these seeds too.
 const OTHER_SEEDS: u64 = 20;
-
-/// What [`minimize`] has found.
-#[derive(Clone, Debug)]
-pub struct Minimized {
-    /// The smallest scenario that was found.
-    pub scenario: Scenario,
-    /// How many runs it took.
-    pub runs: u32,
-}
 
 /// Looks for a small scenario that breaks this law, beginning with one that does. `None` if that
 /// one doesn't. Steps are taken away one by one, and numbers are made small, until nothing changes.
@@ -22,50 +16,24 @@ pub fn minimize(
     scenario: &Scenario,
     law: Law,
     run: impl FnMut(&Scenario) -> Outcome,
-) -> Option<Minimized> {
-    let mut search = Search { best: scenario.clone(), law, run, runs: 0 };
-    if !search.breaks(scenario) {
-        return None;
-    }
-    loop {
-        let before = search.best.clone();
+) -> Option<Minimized<Scenario>> {
+    let search = Search::new(scenario, law, run, RUNS_MAX)?;
+    Some(search.repeat(|search| {
         search.drop_steps();
         search.shrink_config();
         search.shrink_steps();
-        if search.best == before || search.runs >= RUNS_MAX {
-            return Some(Minimized { scenario: search.best, runs: search.runs });
-        }
-    }
+    }))
 }
 
-struct Search<F> {
-    /// Breaks the law.
-    best: Scenario,
-    law: Law,
-    run: F,
-    runs: u32,
-}
-
-impl<F: FnMut(&Scenario) -> Outcome> Search<F> {
-    fn breaks(&mut self, scenario: &Scenario) -> bool {
-        self.runs += 1;
-        (self.run)(scenario).violations.iter().any(|violation| violation.law == self.law)
-    }
-
+impl<F: FnMut(&Scenario) -> Outcome> Search<Scenario, F> {
     /// Takes a candidate if it breaks the law, with its own seed or another.
     fn take(&mut self, candidate: Scenario) -> bool {
         if candidate == self.best {
             return false;
         }
         let own = candidate.seed;
-        for seed in std::iter::once(own).chain(0..OTHER_SEEDS) {
-            let candidate = Scenario { seed, ..candidate.clone() };
-            if self.runs < RUNS_MAX && self.breaks(&candidate) {
-                self.best = candidate;
-                return true;
-            }
-        }
-        false
+        let mut seeds = std::iter::once(own).chain(0..OTHER_SEEDS);
+        seeds.any(|seed| self.try_candidate(Scenario { seed, ..candidate.clone() }))
     }
 
     fn drop_steps(&mut self) {

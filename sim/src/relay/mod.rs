@@ -25,7 +25,7 @@ mod text;
 pub(crate) use self::text::FIRST_LINE;
 pub use self::{
     happening::Happening,
-    minimize::{Minimized, minimize},
+    minimize::minimize,
     questions::{Answer, Level as SocketLevel, Question, answers},
     run::run,
     scenario::{CONFIG_FIELDS, Config, ConfigField, Operation, Scenario, Step},

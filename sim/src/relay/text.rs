@@ -1,11 +1,11 @@
 //! Scenarios as text, to be read, edited and kept.
 
-use std::{fmt, str::FromStr, str::SplitWhitespace};
+use std::{fmt, str::FromStr};
 
 use tinylb_core::Side;
 
 use super::{CONFIG_FIELDS, Config, Operation, Scenario, Step};
-use crate::scenario::ScenarioError;
+use crate::scenario::{ScenarioError, Words};
 
 /// The first line, which tells these scenarios from others.
 pub(crate) const FIRST_LINE: &str = "level relay";
@@ -60,51 +60,44 @@ impl FromStr for Scenario {
     fn from_str(text: &str) -> Result<Self, ScenarioError> {
         let mut scenario = Self::default();
         for (number, line) in (1..).zip(text.lines()) {
-            let words = line.split('#').next().unwrap_or_default().split_whitespace();
-            scenario.read(words).map_err(|cause| ScenarioError { line: number, cause })?;
+            let read = scenario.read_line(Words::of(line));
+            read.map_err(|cause| ScenarioError { line: number, cause })?;
         }
         Ok(scenario)
     }
 }
 
 impl Scenario {
-    fn read(&mut self, mut words: SplitWhitespace<'_>) -> Result<(), String> {
-        let Some(first) = words.next() else { return Ok(()) };
-        match first {
-            "level" => match words.next() {
-                Some("relay") => {}
-                _ => return Err("the level must be relay".into()),
-            },
-            "seed" => self.seed = number(words.next(), "seed", 0, u64::MAX)?,
-            "after" => {
-                let after = number(words.next(), "after", 0, 1_000_000)? as u32;
+    fn read_line(&mut self, mut words: Words<'_>) -> Result<(), String> {
+        match words.first() {
+            None => return Ok(()),
+            Some("level") => words.one_of("the level", &[("relay", ())])?,
+            Some("seed") => self.seed = words.number("a seed", 0, u64::MAX)?,
+            Some("after") => {
+                let after = words.small("how much happens before", 0, 1_000_000)?;
                 self.steps.push(Step { after, operation: operation(&mut words)? });
             }
-            name => {
+            Some(name) => {
                 let field = CONFIG_FIELDS.iter().find(|field| field.name == name);
                 let field = field.ok_or_else(|| {
-                    format!("{name} is unknown; a line begins with seed, after or a setting")
+                    let names: Vec<_> = CONFIG_FIELDS.iter().map(|field| field.name).collect();
+                    format!(
+                        "{name} is unknown; it must be level, seed, after, {}",
+                        names.join(", ")
+                    )
                 })?;
-                let (least, most) = (field.least.into(), field.most.into());
-                *(field.of)(&mut self.config) = number(words.next(), name, least, most)? as u32;
+                *(field.of)(&mut self.config) = words.small(name, field.least, field.most)?;
             }
         }
-        match words.next() {
-            Some(word) => Err(format!("{word} is too much; the line must end before it")),
-            None => Ok(()),
-        }
+        words.end()
     }
 }
 
-fn operation(words: &mut SplitWhitespace<'_>) -> Result<Operation, String> {
-    let name = words.next().unwrap_or_default();
-    let mut side = || {
-        let word = words.next().unwrap_or_default();
-        let found = SIDES.iter().find(|(name, _)| *name == word);
-        found.map(|(_, side)| *side).ok_or_else(|| "it must be client or backend".to_owned())
-    };
+fn operation(words: &mut Words<'_>) -> Result<Operation, String> {
+    let name = words.next("an operation")?;
+    let mut side = || words.one_of("the side", SIDES);
     Ok(match name {
-        "send" => Operation::Send(side()?, number(words.next(), "send", 1, 100_000)? as u32),
+        "send" => Operation::Send(side()?, words.small("how many bytes", 1, 100_000)?),
         "urgent" => Operation::Urgent(side()?),
         "end" => Operation::End(side()?),
         "close" => Operation::Close(side()?),
@@ -115,19 +108,16 @@ fn operation(words: &mut SplitWhitespace<'_>) -> Result<Operation, String> {
         "release" => Operation::Release(side()?),
         "report" => Operation::Report(side()?),
         "refuse-pipes" => Operation::RefusePipes,
-        "fail-splices" => {
-            Operation::FailSplices(number(words.next(), "fail-splices", 1, 100_000)? as u32)
-        }
+        "fail-splices" => Operation::FailSplices(words.small("how many splices", 1, 100_000)?),
         "forbid-splices" => Operation::ForbidSplices,
         "kill" => Operation::Kill,
-        name => return Err(format!("{name} is no operation; send, end or kill would be one")),
+        word => {
+            return Err(format!(
+                "{word} is no operation; it must be send, urgent, end, close, abort, stop, go, \
+                 hold, release, report, refuse-pipes, fail-splices, forbid-splices or kill"
+            ));
+        }
     })
-}
-
-fn number(word: Option<&str>, name: &str, least: u64, most: u64) -> Result<u64, String> {
-    let word = word.unwrap_or("missing");
-    let number = word.parse().ok().filter(|number| (least..=most).contains(number));
-    number.ok_or_else(|| format!("{name} is {word}; it must be {least} to {most}"))
 }
 
 #[cfg(test)]
@@ -146,7 +136,7 @@ mod tests {
     fn bad_text_says_which_line_and_what_would_be_right() {
         for (text, cause) in [
             ("seed 1\nsplice 3", "line 2: splice is 3; it must be 0 to 2"),
-            ("after 1 send nobody 3", "line 1: it must be client or backend"),
+            ("after 1 send nobody 3", "line 1: the side is nobody; it must be client, backend"),
             ("after 1 jump", "line 1: jump is no operation"),
             ("after 1 kill now", "line 1: now is too much"),
             ("clients 3", "line 1: clients is unknown"),

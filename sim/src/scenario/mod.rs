@@ -8,6 +8,7 @@ mod outages;
 mod plan;
 mod profile;
 mod text;
+mod words;
 
 use tinylb_core::Fault;
 
@@ -16,12 +17,13 @@ pub use self::{
     config::{CONFIG_FIELDS, Config, ConfigField},
     plan::{Manner, Plan, SILENCE},
     profile::{Class, Profile},
-    text::ScenarioError,
+    words::ScenarioError,
 };
 pub(crate) use self::{
     backends::{backend_key, backends_of, key_number, set_of},
     config::removal,
     generate::all,
+    words::Words,
 };
 
 /// One run: what there is, and what happens when. Printed and parsed as text, a line for each step

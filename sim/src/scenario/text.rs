@@ -2,22 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-use thiserror::Error as ThisError;
-
 use super::{
     AcceptError, Act, Backends, CONFIG_FIELDS, Config, DialError, Key, Leaving, Link, Manner,
-    Operation, Place, Plan, Reply, Rule, Scenario, Step, Trigger,
+    Operation, Place, Plan, Reply, Rule, Scenario, ScenarioError, Step, Trigger, Words,
 };
-
-/// Why a text is no scenario.
-#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
-#[error("line {line}: {cause}")]
-pub struct ScenarioError {
-    /// The line at fault, from 1.
-    pub line: usize,
-    /// What is wrong with it, and what would be right.
-    pub cause: String,
-}
 
 const TRIGGERS: &[(&str, Trigger)] = &[
     ("dial-started", Trigger::DialStarted),
@@ -179,8 +167,9 @@ impl FromStr for Scenario {
         // The number of backends may come after the steps that name some.
         let others = lines().filter(|(_, line)| !is_step(line));
         for (number, line) in others.chain(lines().filter(|(_, line)| is_step(line))) {
-            let words = Words(line.split('#').next().unwrap_or_default().split_whitespace());
-            scenario.read_line(words).map_err(|cause| ScenarioError { line: number, cause })?;
+            scenario
+                .read_line(Words::of(line))
+                .map_err(|cause| ScenarioError { line: number, cause })?;
         }
         let (least, most) = (scenario.config.latency_min, scenario.config.latency_max);
         if least > most {
@@ -195,7 +184,7 @@ impl FromStr for Scenario {
 
 impl Scenario {
     fn read_line(&mut self, mut words: Words<'_>) -> Result<(), String> {
-        match words.0.next() {
+        match words.first() {
             None => return Ok(()),
             Some("seed") => self.seed = words.number("a seed", 0, u64::MAX)?,
             Some("on") => self.rules.push(words.rule()?),
@@ -220,49 +209,7 @@ impl Scenario {
     }
 }
 
-struct Words<'a>(std::str::SplitWhitespace<'a>);
-
-impl<'a> Words<'a> {
-    fn next(&mut self, what: &str) -> Result<&'a str, String> {
-        self.0.next().ok_or_else(|| format!("{what} is missing at the end"))
-    }
-
-    fn end(mut self) -> Result<(), String> {
-        match self.0.next() {
-            Some(word) => Err(format!("{word} is too much at the end")),
-            None => Ok(()),
-        }
-    }
-
-    fn number(&mut self, what: &str, least: u64, most: u64) -> Result<u64, String> {
-        let word = self.next(what)?;
-        let value: Option<u64> = word.parse().ok();
-        value
-            .filter(|value| (least..=most).contains(value))
-            .ok_or_else(|| format!("{what} is {word}; it must be {least} to {most}"))
-    }
-
-    fn small(&mut self, what: &str, least: u32, most: u32) -> Result<u32, String> {
-        Ok(self.number(what, u64::from(least), u64::from(most))? as u32)
-    }
-
-    /// A number that follows its name.
-    fn named(&mut self, name: &str, most: u32) -> Result<u32, String> {
-        match self.next(name)? {
-            word if word == name => self.small(name, 0, most),
-            word => Err(format!("{word} stands where {name} is expected")),
-        }
-    }
-
-    fn one_of<T: Copy>(&mut self, what: &str, names: &[(&str, T)]) -> Result<T, String> {
-        let word = self.next(what)?;
-        let found = names.iter().find(|(name, _)| *name == word);
-        found.map(|(_, value)| *value).ok_or_else(|| {
-            let names: Vec<_> = names.iter().map(|(name, _)| *name).collect();
-            format!("{what} is {word}; it must be {}", names.join(", "))
-        })
-    }
-
+impl Words<'_> {
     fn rule(&mut self) -> Result<Rule, String> {
         Ok(Rule {
             on: self.one_of("what the rule answers to", TRIGGERS)?,
@@ -286,7 +233,7 @@ impl<'a> Words<'a> {
 
     fn set(&mut self, config: &Config) -> Result<Backends, String> {
         let mut backends = Vec::new();
-        for word in self.0.by_ref() {
+        for word in self.rest() {
             let parsed = word.split_once('=').and_then(|(key, target)| {
                 let key = key.strip_prefix('k')?.parse().ok()?;
                 Some((Key(key), target))
