@@ -149,11 +149,6 @@ impl Conn for AddressConn {
     }
 }
 
-/// A connection of this crate: what [`SocketRelay`](crate::SocketRelay) can relay.
-pub trait Socket: SocketConn<Socket = WatchedSocket> {}
-
-impl<C: SocketConn<Socket = WatchedSocket>> Socket for C {}
-
 impl SocketConn for TcpConn {
     type Socket = WatchedSocket;
 

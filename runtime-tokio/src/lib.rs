@@ -88,7 +88,7 @@ pub use self::source::{
 };
 pub use self::{
     blocking::run_blocking,
-    conn::{AddressConn, Socket, TcpConn, UnixConn},
+    conn::{AddressConn, TcpConn, UnixConn},
     dialer::{AddressDialer, TcpDialer, UnixDialer},
     disk::{FileSignature, read_file, remove_file, replace_file},
     error::AddressError,
@@ -99,6 +99,7 @@ pub use self::{
     relay::SocketRelay,
     runtime::TokioRuntime,
     source::restarting,
+    stream::WatchedSocket,
     target::{Address, Host, TcpTarget, UnixTarget},
 };
 pub use tinylb_core::Splice;

@@ -1,6 +1,10 @@
+#[cfg(doc)]
+use tinylb_core::SocketConn;
+
 use crate::stream::WatchedSocket;
 
-/// The relay for this crate's connections. It reads into one buffer for each thread and writes
+/// The relay for this crate's connections, all of which are [`SocketConn`]s of a
+/// [`WatchedSocket`]. It reads into one buffer for each thread and writes
 /// straight from it, so a session holds memory only for what a slow reader has left: at most 64 KiB
 /// each way.
 ///

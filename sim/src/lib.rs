@@ -24,8 +24,8 @@
 //!   and judges each step by a naive balancer beside it. What it finds are [`Violation`]s of
 //!   [`Law`]s.
 //! - [`driver`]: runs it on the server that ships, with clients and backends on that network.
-//! - [`relay`]: runs the relay that ships on a model of a system's sockets, a million scenarios in
-//!   about a minute.
+//! - [`relay`]: runs the relay that ships on a model of a system's sockets, some 65,000
+//!   scenarios a second.
 //! - [`Level`]: which of these ways a scenario is run; [`minimize`]: a smaller scenario that breaks
 //!   the same law; [`timeline`]: what happened, as a page to look at.
 //! - The program `tinylb-sim`, which does all this from the command line.

@@ -216,7 +216,7 @@ impl<S: Socket> Flow<'_, S> {
                         continue;
                     }
                 }
-                Carried::Nothing => {}
+                Carried::Nothing => debug_assert!(false, "it returned before anything was written"),
             }
             if let Carried::InPipe { lent, .. } =
                 std::mem::replace(&mut self.state.held, Carried::Nothing)

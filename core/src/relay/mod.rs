@@ -143,9 +143,9 @@ impl Progress {
 #[derive(Debug, ThisError)]
 #[error("the {side} failed")]
 pub struct RelayError {
-    /// Which.
+    /// The side that failed.
     pub side: Side,
-    /// How.
+    /// The cause.
     #[source]
     pub error: io::Error,
 }
