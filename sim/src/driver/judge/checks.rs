@@ -211,8 +211,9 @@ impl Checks {
     /// Decides anew which backends are to be used.
     fn settle(&mut self, case: &mut Case, now: u64) {
         let (Some(settings), Some(given)) = (&self.settings, &self.given) else { return };
+        // If one passes and leaves at once, the first set is awaited again.
         if self.is_awaited(now) {
-            return;
+            return self.want(Vec::new(), now);
         }
         let passing = self.verdicts.values().filter(|verdict| verdict.passes()).count();
         let closes_at = now + (settings.interval + settings.timeout).as_micros() as u64;
@@ -232,7 +233,11 @@ impl Checks {
         let is_wanted = |entry: &&(Key, Place)| {
             is_open || self.verdicts.get(&entry.1).is_some_and(Verdict::passes)
         };
-        let wanted: Backends = given.iter().filter(is_wanted).copied().collect();
+        let wanted = given.iter().filter(is_wanted).copied().collect();
+        self.want(wanted, now);
+    }
+
+    fn want(&mut self, wanted: Backends, now: u64) {
         let gone = self.wanted.iter().filter(|entry| !wanted.contains(entry));
         let new = wanted.iter().filter(|entry| !self.wanted.contains(entry));
         self.changed.extend(gone.chain(new).map(|entry| (*entry, now)));

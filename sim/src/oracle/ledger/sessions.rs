@@ -220,13 +220,13 @@ impl Ledger {
         let is_true = match reason {
             EndReason::Finished => is_relaying,
             EndReason::BackendRemoved => matches!(phase, Phase::Cut(_)),
-            EndReason::DrainExpired => match phase {
-                Phase::Draining(_, until) => {
-                    now + self.slack >= until || session.is_doubtful && self.is_in_doubt()
-                }
-                Phase::Connected => session.is_doubtful && self.is_in_doubt(),
-                phase => matches!(phase, Phase::Expired(_)),
-            },
+            EndReason::DrainExpired => {
+                let is_due = match phase {
+                    Phase::Draining(_, until) => now + self.slack >= until,
+                    phase => matches!(phase, Phase::Expired(_)),
+                };
+                is_due || is_relaying && session.is_doubtful && self.is_in_doubt()
+            }
             EndReason::NoBackends if self.waits_if_empty => false,
             EndReason::NoBackends => {
                 phase == Phase::Refused && self.has_set
