@@ -37,7 +37,8 @@ pub struct Settings {
     /// How long a dial may go unanswered before its session goes to another target, 10 ms to 1 h: this
     /// or three times what the target's last connect took, whichever is longer, and
     /// [`Self::dial_timeout`] at most. (A connect of a second or more doesn't count: its first packet
-    /// was lost.) Such a move counts as no attempt, takes nothing of
+    /// was lost. One that took less than a third of this isn't remembered, in case this is shortened.)
+    /// Such a move counts as no attempt, takes nothing of
     /// [`Self::dial_time_max`], and happens at most 8 times for each client. With no other target to
     /// go to, the dial goes on. `None`: never. 250 ms.
     pub dial_patience: Option<Duration>,

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
-use tinylb_core::{EndReason, Load, Removal};
+use tinylb_core::{EndReason, Load, Removal, Settings};
 use tinylb_sim::{
     Profile, Scenario,
     decisions::{self, Policy, Taken, Verdict},
@@ -197,6 +197,10 @@ impl Policy for Fewest {
 
     fn is_applied(&self, generation: u64) -> bool {
         self.sessions.iter().all(|session| session.owed.is_none_or(|owed| owed > generation))
+    }
+
+    fn configure(&mut self, settings: &Settings, _now: Duration) {
+        self.waiting_max = settings.waiting_max;
     }
 
     /// It has no turns.

@@ -62,6 +62,8 @@ impl Level {
 }
 
 const DECISIONS_REACH: &[Sometimes] = &[
+    Sometimes::LimitUndercut,
+    Sometimes::SettingsChanged,
     Sometimes::RevokedDial,
     Sometimes::CutSession,
     Sometimes::KeptDial,

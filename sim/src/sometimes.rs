@@ -84,6 +84,10 @@ sometimes! {
     DrainProlonged "a drain was prolonged while a session drained",
     /// The limit of connections was reached.
     LimitReached "the limit of connections was reached",
+    /// The limit of connections fell below the number of sessions.
+    LimitUndercut "the limit of connections fell below the number of sessions",
+    /// Settings changed.
+    SettingsChanged "settings changed during a run",
     /// A shutdown's grace was over with sessions left.
     GraceOver "sessions were left at the end of the grace",
     /// A session was finished.

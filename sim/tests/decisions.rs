@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::seeds;
 use proptest::prelude::*;
-use tinylb_core::{EndReason, Fault as DialFault, Load, ProbeEnd, Removal};
+use tinylb_core::{EndReason, Fault as DialFault, Load, ProbeEnd, Removal, Settings};
 use tinylb_sim::{
     Bytes, Counts, Level, Profile, Scenario, Sometimes,
     decisions::{self, Finding, Policy, Rotation, Taken, Verdict},
@@ -190,8 +190,8 @@ impl Policy for Faulty {
         self.inner.cut_silent(now)
     }
 
-    fn set_ejection(&mut self, is_on: bool, now: Duration) {
-        self.inner.set_ejection(is_on, now);
+    fn configure(&mut self, settings: &Settings, now: Duration) {
+        self.inner.configure(settings, now);
     }
 
     fn ejected(&self) -> (Vec<Place>, usize) {

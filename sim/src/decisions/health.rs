@@ -135,7 +135,7 @@ impl<P: Policy> Run<'_, P> {
             self.attendance.probes.push(Probe { place, began: self.now, is_over: false });
             self.note(Note::ProbeStarted(place));
             self.ledger.probe_started(probe, place);
-            let timeout = u64::from(self.scenario.config.dial_timeout) * 1000;
+            let timeout = u64::from(self.config.dial_timeout) * 1000;
             let (takes, failed) = self.connect(place, timeout);
             self.after(takes, takes, Due::Probed(probe, failed));
             self.trigger(Trigger::ProbeStarted, place);

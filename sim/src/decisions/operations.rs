@@ -60,9 +60,14 @@ impl<P: Policy> Run<'_, P> {
                 self.place(*place).failing = Some((*count, error.fault()));
             }
             Operation::Ejection(is_on) => {
+                self.config.ejection = u32::from(*is_on);
                 self.ledger.set_ejection(*is_on);
-                self.policy.set_ejection(*is_on, self.time());
+                self.policy.configure(&self.config.settings(), self.time());
                 self.see_findings();
+            }
+            Operation::Set(setting, value) => {
+                self.config.set(*setting, *value);
+                self.settings_change();
             }
             Operation::Drain(time) => self.drains_change(*time),
             Operation::ResetCycle => {
@@ -154,6 +159,18 @@ impl<P: Policy> Run<'_, P> {
         self.trigger(Trigger::Replaced, place);
     }
 
+    /// The settings are those of `config` from now on.
+    fn settings_change(&mut self) {
+        self.slackest.slacken(&self.config);
+        self.ledger.configure(&self.config);
+        self.policy.configure(&self.config.settings(), self.time());
+        self.see_findings();
+        // There may be room for those that wait for some.
+        if !self.is_client_link_cut {
+            self.let_clients_in();
+        }
+    }
+
     fn drains_change(&mut self, time: u32) {
         self.drain = time;
         self.ledger.drains_change(u64::from(time) * 1000);
@@ -223,8 +240,13 @@ impl<P: Policy> Run<'_, P> {
         self.nemesis.stop();
         self.places = [PlaceState::default(); PLACES];
         self.let_clients_in();
-        let config = &self.scenario.config;
-        self.replace(&all(config));
+        self.replace(&all(&self.scenario.config));
+        let before = self.config.clone();
+        self.config.set_all(&self.scenario.config);
+        if self.config != before {
+            self.settings_change();
+        }
+        let config = &self.slackest;
         let settled = u64::from(config.dial_time + config.waiting_timeout) * 1000
             + u64::from(config.moves_max()) * 1000
             + self.ledger.return_max();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tinylb_core::{EndReason, Fault, Load, ProbeEnd, Removal};
+use tinylb_core::{EndReason, Fault, Load, ProbeEnd, Removal, Settings};
 
 use crate::scenario::{Backends, Key, Place};
 
@@ -81,9 +81,9 @@ pub trait Policy {
         let _ = now;
         Vec::new()
     }
-    /// Targets are ejected from now on, or no more.
-    fn set_ejection(&mut self, is_on: bool, now: Duration) {
-        let _ = (is_on, now);
+    /// The settings are these from now on.
+    fn configure(&mut self, settings: &Settings, now: Duration) {
+        let _ = (settings, now);
     }
     /// The targets that are ejected, ascending, and how many probes are under way.
     fn ejected(&self) -> (Vec<Place>, usize) {

@@ -13,7 +13,6 @@ use crate::scenario::{Backends, Config, Key, Place, backend_key, key_number};
 /// The policy that ships: [`tinylb_core::Balancer`].
 pub struct Rotation {
     balancer: Balancer<Place, u32>,
-    settings: Settings,
     ids: Vec<SessionId>,
     probes: Vec<ProbeId>,
     keys: Vec<BackendKey>,
@@ -26,7 +25,6 @@ impl Rotation {
     pub fn new(config: &Config) -> Self {
         Self {
             balancer: Balancer::new(config.settings()),
-            settings: config.settings(),
             ids: Vec::new(),
             probes: Vec::new(),
             keys: (0..=u8::MAX).map(|number| backend_key(Key(number))).collect(),
@@ -175,9 +173,8 @@ impl Policy for Rotation {
         self.balancer.cut_silent(now)
     }
 
-    fn set_ejection(&mut self, is_on: bool, now: Duration) {
-        self.settings.ejection = is_on;
-        let refused = self.balancer.configure(self.settings.clone(), now);
+    fn configure(&mut self, settings: &Settings, now: Duration) {
+        let refused = self.balancer.configure(settings.clone(), now);
         debug_assert!(refused.is_empty(), "who may wait doesn't change");
     }
 

@@ -16,7 +16,7 @@ use crate::{
     Entropy, Outcome, Seeded,
     nemesis::Nemesis,
     oracle::{Law, Ledger, PLACES},
-    scenario::{Backends, Manner, Scenario},
+    scenario::{Backends, Config, Manner, Scenario},
     trace::{Note, Trace},
 };
 
@@ -33,12 +33,22 @@ pub(super) struct SessionTask {
     /// How long it has dialled and waited without that this counts as time to dial.
     pub(super) unpaid: u64,
     pub(super) failures: u32,
+    /// The limits of its dials, from when it began to dial.
+    pub(super) limits: Option<DialLimits>,
     /// The looping client that connects again after it.
     pub(super) client: Option<u32>,
     pub(super) manner: Manner,
     pub(super) length: u32,
     pub(super) is_probe: bool,
     pub(super) has_ended: bool,
+}
+
+/// The limits of one client's dials, in microseconds.
+#[derive(Clone, Copy)]
+pub(super) struct DialLimits {
+    pub(super) timeout: u64,
+    pub(super) time_max: u64,
+    pub(super) attempts_max: u32,
 }
 
 /// What is wrong with a backend's host or link.
@@ -55,6 +65,10 @@ pub(super) struct PlaceState {
 /// A scenario on a policy, with the ledger beside it.
 pub(super) struct Run<'a, P> {
     pub(super) scenario: &'a Scenario,
+    /// The scenario's configuration, with the settings as they are now.
+    pub(super) config: Config,
+    /// The same, with the longest limits that there have been.
+    pub(super) slackest: Config,
     pub(super) policy: P,
     pub(super) ledger: Ledger,
     pub(super) trace: Trace,
@@ -94,6 +108,8 @@ impl<'a, P: Policy> Run<'a, P> {
         }
         Self {
             scenario,
+            config: scenario.config.clone(),
+            slackest: scenario.config.clone(),
             policy,
             ledger,
             trace: Trace::new(keep_trace),

@@ -7,7 +7,7 @@ use tinylb_core::{EndReason, Fault};
 use super::{
     Policy, Verdict,
     queue::{Due, Failed, Word},
-    run::{Run, SessionTask},
+    run::{DialLimits, Run, SessionTask},
 };
 use crate::{
     Sometimes,
@@ -26,7 +26,7 @@ impl<P: Policy> Run<'_, P> {
         if self.is_closing {
             return;
         }
-        let is_full = self.ledger.live() >= self.scenario.config.connections as usize;
+        let is_full = self.ledger.is_full();
         if is_full || self.is_client_link_cut {
             self.ledger.counts.add(Sometimes::LimitReached, u64::from(is_full));
             return self.parked.push(due);
@@ -47,6 +47,7 @@ impl<P: Policy> Run<'_, P> {
             waits_since: self.now,
             unpaid: 0,
             failures: 0,
+            limits: None,
             client,
             manner,
             length,
@@ -59,7 +60,7 @@ impl<P: Policy> Run<'_, P> {
         match verdict {
             Verdict::Dial(key, place) => self.dial(session, key, place),
             Verdict::Wait => {
-                let timeout = u64::from(self.scenario.config.waiting_timeout) * 1000;
+                let timeout = u64::from(self.config.waiting_timeout) * 1000;
                 self.after(timeout, timeout, Due::WaitOver(session, 0));
             }
             Verdict::End(reason) => self.end(session, reason),
@@ -73,9 +74,14 @@ impl<P: Policy> Run<'_, P> {
         self.ledger.admitted(serial, key, place);
         self.note(Note::DialStarted(serial, place));
         self.ledger.dial_started(serial, place);
-        let config = &self.scenario.config;
+        let config = &self.config;
         let state = &mut self.places[usize::from(place.0)];
         let record = &mut self.sessions[session as usize];
+        let limits = *record.limits.get_or_insert(DialLimits {
+            timeout: u64::from(config.dial_timeout) * 1000,
+            time_max: u64::from(config.dial_time) * 1000,
+            attempts_max: config.dial_attempts,
+        });
         self.probed |= u64::from(record.is_probe) << place.0;
         record.epoch += 1;
         let epoch = record.epoch;
@@ -85,8 +91,7 @@ impl<P: Policy> Run<'_, P> {
         }
         record.dial_began = self.now;
         let used = self.now - record.began - record.unpaid;
-        let left = (u64::from(config.dial_time) * 1000).saturating_sub(used);
-        let timeout = left.min(u64::from(config.dial_timeout) * 1000);
+        let timeout = limits.time_max.saturating_sub(used).min(limits.timeout);
         let (takes, failed) = self.connect(place, timeout);
         self.after(takes, takes, Due::Dialled(session, epoch, failed));
         let patience = self.policy.patience(session).map(|time| time.as_micros() as u64);
@@ -138,15 +143,15 @@ impl<P: Policy> Run<'_, P> {
             record.unpaid += self.now - record.dial_began;
         }
         let (failures, began) = (record.failures, record.began + record.unpaid);
-        let config = &self.scenario.config;
-        if failures >= config.dial_attempts {
+        let limits = self.limits_of(session);
+        if failures >= limits.attempts_max {
             self.end(session, EndReason::DialFailed);
-        } else if self.now - began >= u64::from(config.dial_time) * 1000 {
+        } else if self.now - began >= limits.time_max {
             self.end(session, EndReason::DialTimedOut);
         } else if counts && self.ledger.has_tried_all(serial) {
             // A signal to the session meanwhile still counts, and ends the pause.
             let epoch = self.sessions[session as usize].epoch;
-            let left = began + u64::from(config.dial_time) * 1000 - self.now;
+            let left = began + limits.time_max - self.now;
             let pause = ROUND_PAUSE.min(left);
             self.after(pause, pause, Due::Again(session, epoch));
         } else {
@@ -156,7 +161,7 @@ impl<P: Policy> Run<'_, P> {
     }
 
     pub(super) fn retry(&mut self, session: u32) {
-        let time = u64::from(self.scenario.config.dial_time) * 1000;
+        let time = self.limits_of(session).time_max;
         let record = &self.sessions[session as usize];
         if self.now - record.began - record.unpaid >= time {
             return self.end(session, EndReason::DialTimedOut);
@@ -169,11 +174,15 @@ impl<P: Policy> Run<'_, P> {
                 record.epoch += 1;
                 record.waits_since = self.now;
                 let epoch = record.epoch;
-                let timeout = u64::from(self.scenario.config.waiting_timeout) * 1000;
+                let timeout = u64::from(self.config.waiting_timeout) * 1000;
                 self.after(timeout, timeout, Due::WaitOver(session, epoch));
             }
             Verdict::End(reason) => self.end(session, reason),
         }
+    }
+
+    fn limits_of(&self, session: u32) -> DialLimits {
+        self.sessions[session as usize].limits.expect("a session that has dialled has its limits")
     }
 
     fn relay(&mut self, session: u32) {

@@ -165,6 +165,14 @@ impl<R: Runtime> Control<R> {
                 self.world.judge().set_ejection((self.clock)(), is_on);
                 self.configure();
             }
+            Order::Set(setting, value) => {
+                self.config.set(setting, value);
+                self.settings_change();
+            }
+            Order::SetBack => {
+                self.config.set_all(&self.world.scenario().config);
+                self.settings_change();
+            }
             Order::ResetCycle => {
                 self.handle.reset_cycle();
                 self.world.judge().reset_cycle();
@@ -179,6 +187,11 @@ impl<R: Runtime> Control<R> {
                 }));
             }
         }
+    }
+
+    fn settings_change(&self) {
+        self.world.judge().settings_change((self.clock)(), &self.config);
+        self.configure();
     }
 
     fn configure(&self) {

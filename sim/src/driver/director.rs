@@ -219,6 +219,7 @@ impl Director {
                 judge.cues().let_checks_find(*place, *reply, *after);
             }
             Operation::Ejection(is_on) => judge.cues().order(Order::Ejection(*is_on)),
+            Operation::Set(setting, value) => judge.cues().order(Order::Set(*setting, *value)),
             Operation::Drain(time) => judge.cues().order(Order::Drain(*time)),
             Operation::ResetCycle => judge.cues().order(Order::ResetCycle),
             Operation::Shutdown(grace) => judge.cues().order(Order::Shutdown(*grace)),
@@ -309,6 +310,9 @@ impl Director {
         }
         let mut judge = self.world.judge();
         judge.order_sets(vec![all(&self.scenario.config)]);
+        if judge.have_settings_changed() {
+            judge.cues().order(Order::SetBack);
+        }
         let wakers = judge.heal();
         drop(judge);
         wakers.into_iter().for_each(Waker::wake);

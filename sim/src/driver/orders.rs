@@ -1,6 +1,6 @@
 //! What the balancer and the clients are ordered to do.
 
-use crate::scenario::{Backends, Plan};
+use crate::scenario::{Backends, Plan, Setting};
 
 /// How the reason of every loss ends.
 pub(super) const LOST: &str = "as ordered";
@@ -19,6 +19,10 @@ pub(super) enum Order {
     Drain(u32),
     /// To eject targets that don't accept connections, or not.
     Ejection(bool),
+    /// To change a setting.
+    Set(Setting, u32),
+    /// To set all that can be changed so back to what it was in the beginning.
+    SetBack,
     ResetCycle,
     /// With this many milliseconds of grace.
     Shutdown(u32),

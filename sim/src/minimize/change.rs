@@ -60,6 +60,7 @@ pub(super) fn with_backends(scenario: &Scenario, backends: u32) -> Scenario {
         | Operation::FailAccept(..)
         | Operation::Drain(_)
         | Operation::Ejection(_)
+        | Operation::Set(..)
         | Operation::ResetCycle
         | Operation::Shutdown(_) => true,
     });
@@ -94,6 +95,10 @@ pub(super) fn numbers(scenario: &mut Scenario) -> Vec<(&mut u32, u32)> {
             | Operation::Drain(time)
             | Operation::Shutdown(time) => {
                 numbers.push((time, 0));
+            }
+            Operation::Set(setting, value) => {
+                let usual = *(setting.field().of)(&mut Config::default());
+                numbers.push((value, usual));
             }
             _ => {}
         }

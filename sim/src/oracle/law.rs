@@ -90,6 +90,8 @@ laws! {
     Echo "echo"
         "once faults have stopped and the set is fixed, new connections reach every backend \
          within one cycle",
+    Limit "limit"
+        "no client is accepted while there are as many sessions as the settings allow, or more",
     Accept "accept"
         "the accept loop takes clients at all times, faults or not",
     AppliedInTime "applied-in-time"

@@ -51,6 +51,10 @@ impl Scenario {
         let mut entropy = Seeded::for_purpose(seed, 3);
         let mut draft = Draft { config, entropy: &mut entropy, set: Vec::new(), rules, steps };
         draft.add_checks();
+        let Draft { config, rules, steps, .. } = draft;
+        let mut entropy = Seeded::for_purpose(seed, 4);
+        let mut draft = Draft { config, entropy: &mut entropy, set: Vec::new(), rules, steps };
+        draft.add_settings();
         draft.steps.sort_by_key(|step| step.at);
         Self { seed, config: draft.config, rules: draft.rules, steps: draft.steps }
     }
@@ -435,6 +439,19 @@ mod tests {
             " refused\n",
             "reset\n",
             "ejection off",
+            "set connections",
+            "set dial-attempts",
+            "set dial-timeout",
+            "set dial-time ",
+            "set patience",
+            "set waiting ",
+            "set waiting-timeout",
+            "set half-close-timeout",
+            "set idle-timeout",
+            "set delivery-timeout",
+            "set probe-min",
+            "set probes",
+            "set cut-silent",
             "patience 0",
             "probes 1",
             "cut-silent",

@@ -7,6 +7,7 @@ mod generate;
 mod outages;
 mod plan;
 mod profile;
+mod settings;
 mod text;
 mod words;
 
@@ -17,6 +18,7 @@ pub use self::{
     config::{CONFIG_FIELDS, Config, ConfigField},
     plan::{Manner, Plan, SILENCE},
     profile::{Class, Profile},
+    settings::Setting,
     words::ScenarioError,
 };
 pub(crate) use self::{
@@ -106,6 +108,9 @@ pub enum Operation {
     Check(Place, Reply, u32),
     /// Targets that don't accept connections are ejected from now on (true), or no more.
     Ejection(bool),
+    /// One of the balancer's settings is this from now on, until faults stop. Then all are again what
+    /// they were in the beginning, apart from whether targets are ejected and how long sessions drain.
+    Set(Setting, u32),
     /// From now on, sessions of a removed target drain for this many milliseconds; 0: they are
     /// aborted.
     Drain(u32),

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use super::{
     AcceptError, Act, Backends, CONFIG_FIELDS, Config, DialError, Key, Leaving, Link, Manner,
-    Operation, Place, Plan, Reply, Rule, Scenario, ScenarioError, Step, Trigger, Words,
+    Operation, Place, Plan, Reply, Rule, Scenario, ScenarioError, Setting, Step, Trigger, Words,
 };
 
 const TRIGGERS: &[(&str, Trigger)] = &[
@@ -148,6 +148,7 @@ impl fmt::Display for Operation {
                 write!(f, "check {place} {} after {after}", name_of(REPLIES, reply))
             }
             Self::Ejection(is_on) => write!(f, "ejection {}", name_of(SWITCH, is_on)),
+            Self::Set(setting, value) => write!(f, "set {} {value}", setting.name()),
             Self::Drain(time) => write!(f, "drain {time}"),
             Self::ResetCycle => f.write_str("reset-cycle"),
             Self::Shutdown(grace) => write!(f, "shutdown {grace}"),
@@ -292,6 +293,12 @@ impl Words<'_> {
                 Operation::Check(place, reply, self.named("after", 60_000)?)
             }
             "ejection" => Operation::Ejection(self.one_of("ejection", SWITCH)?),
+            "set" => {
+                let names = Setting::ALL.map(|setting| (setting.name(), setting));
+                let setting = self.one_of("the setting", &names)?;
+                let field = setting.field();
+                Operation::Set(setting, self.small(field.name, field.least, field.most)?)
+            }
             "drain" => Operation::Drain(self.small("the time to drain", 0, most)?),
             "reset-cycle" => Operation::ResetCycle,
             "shutdown" => Operation::Shutdown(self.small("the grace", 0, most)?),
@@ -300,7 +307,7 @@ impl Words<'_> {
                     "{word} is no operation; it must be replace, flap, again, lose-source, \
                      spoil, connect, leave, partition, cut-to, cut-from, hold, release, latency, crash, \
                      power-loss, bounce, fail-accept, panic-dial, fail-dial, check, ejection, \
-                     drain, reset-cycle or shutdown"
+                     set, drain, reset-cycle or shutdown"
                 ));
             }
         })
@@ -351,6 +358,7 @@ at 19 panic-dial b0
 at 19 fail-dial b1 3 unreachable
 at 19 check b1 no after 30
 at 19 ejection off
+at 19 set connections 4
 at 20 drain 300
 at 21 reset-cycle
 at 30 shutdown 100
@@ -361,7 +369,7 @@ at 30 shutdown 100
         let scenario: Scenario = ALL.parse().unwrap();
         assert_eq!(scenario.to_string(), ALL);
         assert_eq!(scenario.config.manners[6], 9);
-        assert_eq!(scenario.steps.len(), 25);
+        assert_eq!(scenario.steps.len(), 26);
     }
 
     #[test]
@@ -397,6 +405,9 @@ at 30 shutdown 100
         assert!(cause("at 5 again\nat 4 again").contains("sort the steps"));
         assert!(cause("at 5 replace k1=b0 k1=b1").contains("a key is there twice"));
         assert!(cause("at 5 explode").contains("explode is no operation; it must be replace"));
+        let waiting = "line 1: waiting is 1001; it must be 0 to 1000";
+        assert_eq!(cause("at 5 set waiting 1001"), waiting);
+        assert!(cause("at 5 set backends 3").contains("the setting is backends; it must be"));
         assert!(cause("on fire chance 3").contains("it must be dial-started"));
     }
 }

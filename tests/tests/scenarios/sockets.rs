@@ -28,7 +28,7 @@ use tinylb_sim::{
     driver::{
         Director, Disturbance, Fabric, Spot, TapConn, TapRelay, World, balance, connect, serve,
     },
-    scenario::{Act, Operation, Place},
+    scenario::{Act, Operation, Place, Setting},
 };
 use tinylb_tokio::{
     SocketRelay, Splice, TcpConn, TcpDialer, TcpListener, TcpOptions, TcpTarget, TokioRuntime,
@@ -107,6 +107,18 @@ fn for_loopback(scenario: &Scenario) -> Scenario {
         | Operation::Hold(_)
         | Operation::Release(_)
         | Operation::Latency(..) => false,
+        Operation::Set(
+            setting @ (Setting::DialTimeout
+            | Setting::DialTime
+            | Setting::HalfCloseTimeout
+            | Setting::IdleTimeout
+            | Setting::DeliveryTimeout),
+            value,
+        ) if value > 0 => {
+            let value = (2 * PATIENCE.as_millis() as u32).max(value);
+            step.operation = Operation::Set(setting, value);
+            true
+        }
         Operation::PowerLoss(place) => {
             step.operation = Operation::Crash(place);
             true

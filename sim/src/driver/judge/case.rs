@@ -13,6 +13,10 @@ use crate::{
 /// keeps what was violated. Times are microseconds since the beginning.
 pub(super) struct Case {
     scenario: Arc<Scenario>,
+    /// The configuration with the settings as they are now.
+    settings: Config,
+    /// The same, with the longest limits that there have been.
+    slackest: Config,
     at: u64,
     now: u64,
     patience: u64,
@@ -40,15 +44,42 @@ impl Case {
         if scenario.config.source == 1 {
             ledger.allow_unheard();
         }
-        Self { scenario, at: 0, now: 0, patience, trace: Trace::new(keep_trace), ledger }
+        Self {
+            settings: scenario.config.clone(),
+            slackest: scenario.config.clone(),
+            scenario,
+            at: 0,
+            now: 0,
+            patience,
+            trace: Trace::new(keep_trace),
+            ledger,
+        }
     }
 
     pub(super) fn scenario(&self) -> &Arc<Scenario> {
         &self.scenario
     }
 
+    /// The scenario's configuration. Of what steps can change, see [`Self::settings`] too.
     pub(super) fn config(&self) -> &Config {
         &self.scenario.config
+    }
+
+    /// The configuration with the settings as they are now.
+    pub(super) fn settings(&self) -> &Config {
+        &self.settings
+    }
+
+    /// The configuration with the longest limits of clients' waits and dials that there have been.
+    pub(super) fn slackest(&self) -> &Config {
+        &self.slackest
+    }
+
+    /// The settings are these from now on.
+    pub(super) fn configure(&mut self, config: &Config) {
+        self.settings.clone_from(config);
+        self.slackest.slacken(config);
+        self.ledger.configure(config);
     }
 
     /// Whether sets come from a source.
@@ -99,7 +130,7 @@ impl Case {
 
     /// Whether the balancer has as many sessions as it may have.
     pub(super) fn is_full(&self) -> bool {
-        self.ledger.live() >= self.config().connections as usize
+        self.ledger.is_full()
     }
 
     /// The set in force; the empty one before the first.

@@ -51,6 +51,11 @@ impl Deadlines {
         }
     }
 
+    /// The settings are about to change. That may make room, if there was none.
+    pub(super) fn settings_change(&mut self, case: &Case) {
+        self.ends(case);
+    }
+
     /// The balancer begins its shutdown, with this many milliseconds of grace; a second time, it
     /// aborts at once.
     pub(super) fn closing(&mut self, case: &mut Case, grace: u32) {
@@ -129,7 +134,9 @@ fn time_max(case: &Case, plan: Plan) -> u64 {
     let window = u64::from(config.window.min(config.buffer)).max(1);
     let rounds = u64::from(plan.up.max(plan.down)) / window + 4;
     let pieces = u64::from(plan.up + plan.down) / PIECE as u64 + 2;
-    let dial = u64::from(config.dial_time + config.waiting_timeout + config.moves_max()) * 1000;
+    let slackest = case.slackest();
+    let dial = slackest.dial_time + slackest.waiting_timeout + slackest.moves_max();
+    let dial = u64::from(dial) * 1000;
     let pace = u64::from(plan.pace) * 1000 + case.patience();
     dial + silence + pieces * pace + 2 * rounds * round_trip
 }

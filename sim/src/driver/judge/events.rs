@@ -8,7 +8,7 @@ use super::{Judge, LinkFault, streams::other};
 use crate::{
     Law, Sometimes,
     driver::orders::Order,
-    scenario::{Backends, Key, Place, Reply, Trigger, key_number},
+    scenario::{Backends, Config, Key, Place, Reply, Trigger, key_number},
     trace::{Failure, Note},
 };
 
@@ -142,6 +142,14 @@ impl Judge {
     pub(in crate::driver) fn set_ejection(&mut self, now: u64, is_on: bool) {
         self.case.set_now(now);
         self.case.ledger.set_ejection(is_on);
+    }
+
+    /// The settings are these from now on, apart from whether targets are ejected and how long
+    /// sessions drain.
+    pub(in crate::driver) fn settings_change(&mut self, now: u64, config: &Config) {
+        self.case.set_now(now);
+        self.deadlines.settings_change(&self.case);
+        self.case.configure(config);
     }
 
     fn half_closed(&mut self, serial: u64, by: Side) {

@@ -87,14 +87,13 @@ impl Judge {
     /// No session is silent for too long. Once one side has failed, what it sent is delivered
     /// first.
     fn check_silences(&mut self) {
-        let delivery_timeout = u64::from(self.case.config().delivery_timeout) * 1000;
         let grace = |serial| {
             let attempt = self.pairs.attempt_of(serial);
             let has_failed = attempt.is_some_and(|attempt| {
                 let mut sides = [Side::Client, Side::Backend].into_iter();
                 sides.any(|side| self.has_given_up(attempt, side))
             });
-            if has_failed { delivery_timeout } else { 0 }
+            if has_failed { self.sessions.delivery_timeout(serial) } else { 0 }
         };
         if let Some(serial) = self.sessions.first_silent(&self.case, grace) {
             let text = format!("session {serial} is silent for too long");
@@ -149,7 +148,7 @@ impl Judge {
 
     /// One cycle of probes has reached every backend, if all had room.
     pub(in crate::driver) fn check_probes(&mut self) {
-        let config = self.case.config();
+        let config = self.case.settings();
         let has_room =
             self.case.ledger.live() + config.backends as usize <= config.connections as usize;
         // Otherwise a probe may go elsewhere although all is well.

@@ -142,6 +142,13 @@ impl Judge {
         self.case.outcome(steps)
     }
 
+    /// Whether settings aren't what they were in the beginning.
+    pub(super) fn have_settings_changed(&self) -> bool {
+        let (mut now, before) = (self.case.settings().clone(), self.case.settings());
+        now.set_all(self.case.config());
+        now != *before
+    }
+
     // Orders.
 
     /// The set that was ordered last.

@@ -25,9 +25,19 @@ struct Traffic {
     /// When it was connected, or the last byte moved, or the first end was passed on.
     moved_at: u64,
     is_half_closed: bool,
+    /// The limits that were in force when it was connected, in microseconds; 0: none.
+    limits: SilenceLimits,
     /// Its backend's process has died.
     is_crashed: bool,
     ended: Option<EndReason>,
+}
+
+/// How long a session may be silent.
+#[derive(Clone, Copy, Default)]
+struct SilenceLimits {
+    half_closed: u64,
+    idle: u64,
+    delivering: u64,
 }
 
 /// Bytes of one direction.
@@ -87,7 +97,15 @@ impl Sessions {
     }
 
     pub(super) fn connected(&mut self, case: &Case, serial: u64) {
-        self.session(serial).moved_at = case.at();
+        let ms = |time: u32| u64::from(time) * 1000;
+        let settings = case.settings();
+        let session = self.session(serial);
+        session.moved_at = case.at();
+        session.limits = SilenceLimits {
+            half_closed: ms(settings.half_close_timeout),
+            idle: ms(settings.idle_timeout),
+            delivering: ms(settings.delivery_timeout),
+        };
     }
 
     pub(super) fn half_closed(&mut self, case: &Case, serial: u64) {
@@ -199,7 +217,7 @@ impl Sessions {
         let Some(session) = self.sessions.get(serial as usize).filter(|_| is_silence) else {
             return;
         };
-        let ends = silence_max(case, session).map(|max| session.moved_at + max);
+        let ends = silence_max(session).map(|max| session.moved_at + max);
         if ends.is_none_or(|ends| case.at() + case.patience() < ends) {
             let text = format!("session {serial} ended with {reason} too early");
             case.fail(Law::TimeLimit, text);
@@ -213,9 +231,14 @@ impl Sessions {
         let silent = all.find(|(serial, session)| {
             let is_over =
                 |max| case.at() > session.moved_at + max + grace(*serial) + case.patience();
-            case.ledger.may_move(*serial) && silence_max(case, session).is_some_and(is_over)
+            case.ledger.may_move(*serial) && silence_max(session).is_some_and(is_over)
         });
         silent.map(|(serial, _)| serial)
+    }
+
+    /// How long a session may take to deliver what one side sent before it failed.
+    pub(super) fn delivery_timeout(&self, serial: u64) -> u64 {
+        self.sessions.get(serial as usize).map_or(0, |session| session.limits.delivering)
     }
 
     /// Whether a session's backend has died.
@@ -277,11 +300,10 @@ fn check_phase(case: &mut Case, serial: u64, bytes: u64) {
 }
 
 /// How long a connected session may be silent, in microseconds.
-fn silence_max(case: &Case, session: &Traffic) -> Option<u64> {
-    let config = case.config();
-    let half_close = session.is_half_closed.then_some(config.half_close_timeout);
-    let limits = [half_close, Some(config.idle_timeout)].into_iter().flatten();
-    limits.filter(|limit| *limit > 0).min().map(|limit| u64::from(limit) * 1000)
+fn silence_max(session: &Traffic) -> Option<u64> {
+    let SilenceLimits { half_closed, idle, .. } = session.limits;
+    let half_close = session.is_half_closed.then_some(half_closed);
+    [half_close, Some(idle)].into_iter().flatten().filter(|limit| *limit > 0).min()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use tinylb_core::Fault;
 
 use self::{probes::Probes, silence::Silence};
-use super::{Judged, Law, wrong};
+use super::{Judged, Law, SLACK, wrong};
 use crate::scenario::{Backends, Config, Place};
 
 /// Targets in the simplest way there is: a map, and each question is answered by looking at all of
@@ -25,6 +25,8 @@ pub(crate) struct Health {
     answered_at: u64,
     /// Since when targets are ejected at all.
     on_since: u64,
+    /// The policy knows no health.
+    is_unknown: bool,
 }
 
 /// What the balancer is to do about health.
@@ -37,6 +39,13 @@ pub(super) struct Rules {
     pub(super) interval_max: u64,
     pub(super) probes_max: usize,
     pub(super) cut_silent: Option<u64>,
+    /// Since when that is so.
+    cut_silent_since: u64,
+    /// More probes may begin until then: as many.
+    probes_more: (u64, usize),
+    /// The longest `dial_timeout` and the least `probes_max` that there have been.
+    dial_timeout_most: u64,
+    probes_least: usize,
 }
 
 /// How often one session may go on to another target because a dial goes unanswered.
@@ -104,7 +113,30 @@ impl Rules {
             interval_max: settings.probe_interval_max.as_micros() as u64,
             probes_max: settings.probes_max,
             cut_silent: settings.cut_silent.map(|time| time.as_micros() as u64),
+            cut_silent_since: 0,
+            probes_more: (0, 0),
+            dial_timeout_most: us(config.dial_timeout),
+            probes_least: settings.probes_max,
         }
+    }
+
+    /// The settings are these from now on, apart from whether targets are ejected.
+    fn change(&mut self, at: u64, grain: u64, config: &Config) {
+        let before = std::mem::replace(self, Self::new(config));
+        self.is_on = before.is_on;
+        let is_same_cut = self.cut_silent == before.cut_silent;
+        self.cut_silent_since = if is_same_cut { before.cut_silent_since } else { at };
+        // What has been decided to begin may do so a little later.
+        let more = before.probes_max_at(at).max(self.probes_max);
+        self.probes_more = (at + SLACK + grain, more);
+        self.dial_timeout_most = self.dial_timeout_most.max(before.dial_timeout_most);
+        self.probes_least = self.probes_least.min(before.probes_least);
+    }
+
+    /// How many probes may have begun by now.
+    fn probes_max_at(&self, at: u64) -> usize {
+        let (until, more) = self.probes_more;
+        if at <= until { more } else { self.probes_max }
     }
 }
 
@@ -117,6 +149,7 @@ impl Health {
             probes: Probes::default(),
             answered_at: 0,
             on_since: 0,
+            is_unknown: false,
         }
     }
 
@@ -127,7 +160,18 @@ impl Health {
 
     /// Asks for nothing that has to do with health: for a policy that knows none.
     pub(super) fn turn_off(&mut self) {
+        self.is_unknown = true;
         (self.rules.is_on, self.rules.patience) = (false, None);
+    }
+
+    /// The settings are these from now on, apart from whether targets are ejected.
+    pub(super) fn configure(&mut self, at: u64, config: &Config) {
+        if self.is_unknown {
+            return;
+        }
+        let probes_before = self.rules.probes_max;
+        self.rules.change(at, self.grain, config);
+        self.probes.configure(at, probes_before, &self.rules);
     }
 
     /// Targets are ejected from now on, or no more.
@@ -205,10 +249,12 @@ impl Health {
     /// since it began.
     pub(super) fn dial_failed(&mut self, at: u64, stake: &Stake, fault: Fault) {
         let lasted = at.saturating_sub(stake.began);
-        let needs = stake.patience.unwrap_or(self.rules.dial_timeout);
+        // By the settings as they were when it began, or as they are now.
+        let needed = stake.patience.unwrap_or(self.rules.dial_timeout);
+        let needs = self.patience(stake.place).unwrap_or(self.rules.dial_timeout);
         let is_timeout = fault == Fault::TimedOut;
-        let is_enough = !is_timeout || lasted + self.grain >= needs;
-        let is_certain = !is_timeout || lasted >= needs + self.grain;
+        let is_enough = !is_timeout || lasted + self.grain >= needs.min(needed);
+        let is_certain = !is_timeout || lasted >= needs.max(needed) + self.grain;
         let is_unrefuted = self.is_unrefuted(stake);
         self.note_answer(at, stake.place, fault);
         if fault != Fault::Ours && is_enough && is_unrefuted {
@@ -252,7 +298,9 @@ impl Health {
         target.successes += 1;
         // After a second, a packet has been sent again: that says nothing of the distance.
         if took < 1_000_000 {
-            target.took = took;
+            // Nobody keeps what doesn't matter by the patience of that time.
+            let matters = self.rules.patience.is_some_and(|patience| 3 * took > patience);
+            target.took = if matters { took } else { 0 };
         }
         target.evidence = None;
         target.way_back = target.ejected.map(|_| (at, way));
@@ -387,8 +435,8 @@ impl Health {
 
     /// How long it may take until a target that accepts again is in rotation again.
     pub(super) fn return_max(&self) -> u64 {
-        let rounds = self.targets.len().div_ceil(self.rules.probes_max) as u64;
-        self.rules.interval_max + rounds * self.rules.dial_timeout
+        let rounds = self.targets.len().div_ceil(self.rules.probes_least) as u64;
+        self.rules.interval_max + rounds * self.rules.dial_timeout_most
     }
 }
 

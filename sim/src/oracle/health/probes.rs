@@ -73,6 +73,19 @@ impl Probes {
         }
     }
 
+    /// The settings have changed. Pauses that have begun may be shorter now, and none is longer.
+    pub(super) fn configure(&mut self, at: u64, probes_max_before: usize, rules: &Rules) {
+        if self.in_flight.len() >= probes_max_before {
+            self.room_since = at;
+        }
+        for (place, plan) in &mut self.plans {
+            let is_there = |probe: &Probe| probe.place == *place && probe.owed.is_none();
+            let begun = plan.results + u32::from(self.in_flight.iter().any(is_there));
+            let (first, last) = after(at, begun.saturating_sub(1), rules);
+            plan.window = (plan.window.0.min(first), plan.window.1.min(last));
+        }
+    }
+
     /// Some targets have left. Returns how many probes go to them.
     pub(super) fn replaced(&mut self, stays: impl Fn(Place) -> bool, generation: u64) -> usize {
         self.plans.retain(|place, _| stays(*place));
@@ -101,7 +114,7 @@ impl Probes {
         if at + grain < first {
             return wrong(Law::Probes, format!("{place} is probed, and not before {first} again"));
         }
-        if self.in_flight.len() > rules.probes_max {
+        if self.in_flight.len() > rules.probes_max_at(at) {
             return wrong(Law::Probes, format!("{} probes are in flight", self.in_flight.len()));
         }
         Ok(())

@@ -74,7 +74,8 @@ impl Health {
         ejected.and_then(|ejected| ejected.silence).is_some_and(|silence| {
             let answered = silence.unlike_another_since;
             let begins = since(silence).zip(answered);
-            begins.is_some_and(|(since, answered)| at >= answered.max(since + time))
+            let from = self.rules.cut_silent_since;
+            begins.is_some_and(|(since, answered)| at >= answered.max(since + time).max(from))
         })
     }
 }

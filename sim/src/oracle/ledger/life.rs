@@ -115,16 +115,18 @@ impl Ledger {
         let late = self.live.iter().find_map(|serial| {
             let session = &self.sessions[*serial as usize];
             let over = |since: u64, limit: u64| at > since + limit + self.slack;
+            let limits = session.dial_limits(&self.limits);
             let late = match session.phase {
                 Phase::Dialling if session.dial_began > 0 => {
-                    over(session.dial_began, self.dial_timeout)
-                        || over(session.began + session.unpaid, self.dial_time_max)
+                    over(session.dial_began, limits.timeout)
+                        || over(session.began + session.unpaid, limits.time_max)
                 }
                 Phase::Dialling | Phase::New | Phase::Failed => {
-                    over(session.began + session.unpaid, self.dial_time_max)
+                    over(session.began + session.unpaid, limits.time_max)
                 }
                 Phase::Waiting | Phase::Refused => {
-                    over(session.waits_since.unwrap_or(session.began), self.waiting_timeout)
+                    let most = self.waiting_timeout(session).1;
+                    over(session.waits_since.unwrap_or(session.began), most)
                 }
                 Phase::Draining(_, until) => over(until, 0),
                 _ => false,

@@ -2,10 +2,12 @@
 
 mod health;
 mod life;
+mod limits;
 mod sessions;
 mod sets;
 mod turns;
 
+use self::limits::{DialLimits, Limits};
 use super::{
     Law, Violation,
     health::{Health, Stake},
@@ -27,11 +29,7 @@ pub(crate) struct Ledger {
     grain: u64,
     is_fair: bool,
     may_be_unheard: bool,
-    dial_timeout: u64,
-    dial_time_max: u64,
-    dial_attempts_max: u32,
-    waiting_max: usize,
-    waiting_timeout: u64,
+    limits: Limits,
     /// Sessions wait for a set with backends while there is none.
     waits_if_empty: bool,
     start: u64,
@@ -99,6 +97,8 @@ struct Account {
     live_at: u32,
     /// When it began to wait or to dial for the first time.
     began: u64,
+    /// The limits of its dials, once it has begun to dial.
+    dial_limits: Option<DialLimits>,
     /// When this attempt's dial began; 0: not yet.
     dial_began: u64,
     /// The target's dial is to panic.
@@ -181,18 +181,13 @@ pub(crate) struct Reported {
 
 impl Ledger {
     pub(crate) fn new(config: &Config) -> Self {
-        let us = |ms: u32| u64::from(ms) * 1000;
         Self {
             at: 0,
             now: 0,
             grain: 0,
             is_fair: true,
             may_be_unheard: false,
-            dial_timeout: us(config.dial_timeout),
-            dial_time_max: us(config.dial_time),
-            dial_attempts_max: config.dial_attempts,
-            waiting_max: config.waiting as usize,
-            waiting_timeout: us(config.waiting_timeout),
+            limits: Limits::new(config),
             waits_if_empty: config.empty_waits == 1,
             start: u64::from(config.start),
             set: Vec::new(),

@@ -20,7 +20,8 @@ impl Ledger {
         if self.is_closing {
             self.fail(Law::Shutdown, format!("session {serial} was accepted after the shutdown"));
         }
-        let waits = self.may_wait() && self.waiting < self.waiting_max;
+        self.check_room(serial);
+        let waits = self.may_wait() && self.waiting < self.limits.waiting_max;
         self.waiting += usize::from(waits);
         self.sessions.push(Account {
             phase: if waits { Phase::Waiting } else { Phase::New },
@@ -31,6 +32,7 @@ impl Ledger {
             failures: 0,
             live_at: self.live.len() as u32,
             began: self.at,
+            dial_limits: None,
             dial_began: 0,
             may_panic: false,
             is_doubtful: false,
@@ -97,7 +99,9 @@ impl Ledger {
     pub(crate) fn dial_started(&mut self, serial: u64, place: Place) {
         self.serves_waiting = false;
         let (at, now, patience) = (self.at, self.now, self.health.patience(place));
+        let limits = self.limits.dial;
         let Some(session) = self.session(serial) else { return };
+        session.dial_limits.get_or_insert(limits);
         session.dial_began = at.max(1);
         (session.stake.began, session.stake.patience) = (now, patience);
         let (phase, expected) = (session.phase, session.place);
@@ -109,11 +113,13 @@ impl Ledger {
 
     pub(crate) fn dial_failed(&mut self, serial: u64, failure: Failure) {
         let at = self.at + self.slack;
-        let (timeout, time_max) = (self.dial_timeout, self.dial_time_max);
+        let limits = self.limits.dial;
         self.serves_waiting = false;
         self.note_silenced(self.place_of(serial));
         let Some(session) = self.session(serial) else { return };
-        let due = (session.dial_began + timeout).min(session.began + session.unpaid + time_max);
+        let limits = *session.dial_limits.get_or_insert(limits);
+        let due = (session.dial_began + limits.timeout)
+            .min(session.began + session.unpaid + limits.time_max);
         let is_early = failure == Failure::TimedOut && at < due;
         let (was_revoked, moves) = (failure == Failure::Revoked, failure == Failure::GivenUp);
         let (phase, stake) = (session.phase, session.stake);
@@ -143,7 +149,7 @@ impl Ledger {
             }
         }
         let failures = self.sessions[serial as usize].failures;
-        if failures > self.dial_attempts_max {
+        if failures > limits.attempts_max {
             let text = format!("session {serial} has failed to dial {failures} times");
             self.fail(Law::TimeLimit, text);
         }
@@ -241,15 +247,16 @@ impl Ledger {
             EndReason::WaitingTimedOut => {
                 let waits = matches!(phase, Phase::Waiting | Phase::Refused)
                     || session.waits_since.is_some() && is_between;
-                waits && waited + self.slack >= self.waiting_timeout
+                waits && waited + self.slack >= self.waiting_timeout(session).0
             }
             EndReason::BackendSilent => {
                 let is_silent = self.health.may_be_silent(self.now + self.slack, session.place);
                 matches!(phase, Phase::Silenced(_))
                     || is_relaying && (is_silent || session.is_doubtful)
             }
-            EndReason::DialFailed => is_between && session.failures >= self.dial_attempts_max,
-            EndReason::DialTimedOut => is_between && dialled + self.slack >= self.dial_time_max,
+            EndReason::DialFailed | EndReason::DialTimedOut => {
+                is_between && self.has_used_up(session, reason, dialled)
+            }
             EndReason::ClientFailed => phase != Phase::New,
             EndReason::BackendFailed | EndReason::HalfCloseTimedOut | EndReason::IdleTimedOut => {
                 is_relaying
