@@ -6,6 +6,7 @@ use std::{
 };
 
 use tinylb_core::{BackendSet, SharedBudget, Totals};
+use tinylb_services::{Descriptors, Split};
 use tinylb_tokio::{Address, SocketRelay, Splice};
 use tokio::{
     runtime::Handle,
@@ -15,8 +16,8 @@ use tracing::{info, warn};
 
 use crate::{
     circle::{Fronts, Ways},
-    config::{CheckConfig, Config, ServiceConfig},
-    descriptors::{self, CheckRoom},
+    config::{Config, ServiceConfig},
+    descriptors,
     life::{Ends, Life, Plan, Step, Why},
     log,
     service::Service,
@@ -95,7 +96,7 @@ impl Program {
             state: Mutex::default(),
             workers: Workers::new(fatal.clone()),
             workers_fixed,
-            relay: SocketRelay::new(splice, descriptors::pipes_max()),
+            relay: SocketRelay::new(splice, descriptors::all().pipes_max()),
             admin,
             // A first guess, until it is known what else needs descriptors.
             budget: SharedBudget::new(0),
@@ -117,21 +118,16 @@ impl Program {
     /// Cause and remedy in one line.
     pub(crate) fn apply(self: &Arc<Self>, config: Config) -> Result<Applied, String> {
         let mut state = self.lock();
+        let descriptors = descriptors::all();
         let addresses = config.services.values().map(|service| service.listen.len()).sum();
         let workers = self.workers_fixed.or(config.workers);
-        let workers = workers.unwrap_or_else(|| descriptors::workers(cores(), addresses));
-        let probes = config.services.values().map(|service| service.settings.probes_max);
-        let probes = descriptors::probes(&probes.collect::<Vec<_>>());
-        let checks = config.services.values().filter_map(|service| service.check.as_ref());
-        let checks: Vec<bool> = checks.map(CheckConfig::keeps_connections).collect();
-        let checks = descriptors::checks(&checks);
-        let connections = descriptors::connections_max(
-            workers,
-            addresses,
-            probes.iter().sum::<usize>(),
-            checks.iter().map(CheckRoom::descriptors).sum::<usize>(),
-        );
-        let config = self.complete(config, connections, &probes, &checks);
+        let workers = workers.unwrap_or_else(|| descriptors.workers(cores(), addresses));
+        let needs: Vec<_> = config.services.values().map(ServiceConfig::need).collect();
+        let living = state.services.iter();
+        let leaving = living.filter(|(name, _)| !config.services.contains_key(*name));
+        let leaving: Vec<_> = leaving.map(|(_, service)| service.room()).collect();
+        let split = descriptors.split(workers, &needs, &leaving);
+        let config = self.complete(config, &split);
         let lives: Vec<_> = state.lives().collect();
         let lives = lives.iter().map(|(name, life)| (name.as_str(), life));
         let names = config.keys().cloned().collect::<Vec<_>>();
@@ -148,14 +144,13 @@ impl Program {
             info!(target: log::ALWAYS, "listening on {address}");
             state.sockets.insert(key, socket);
         }
-        self.set_budget(connections);
-        let guaranteed = descriptors::connections_min(connections, changes.len());
+        self.set_budget(split.connections, &descriptors);
         for Change { service, config, opened, step } in changes {
             if step == Step::Return {
                 let sessions = service.handle().snapshot().live;
                 info!(service = service.name, sessions, "service is back, with its sessions");
             }
-            let minimum = guaranteed.min(config.settings.max_connections);
+            let minimum = split.guaranteed.min(config.settings.max_connections);
             service.handle().share(&self.budget, minimum);
             service.apply(config, opened, step)?;
             let before = state.services.insert(service.name.clone(), Arc::clone(&service));
@@ -335,46 +330,38 @@ impl Program {
     }
 
     /// Fills in what the configuration leaves to the program.
-    fn complete(
-        &self,
-        config: Config,
-        connections: usize,
-        probes: &[usize],
-        checks: &[CheckRoom],
-    ) -> BTreeMap<String, ServiceConfig> {
+    fn complete(&self, config: Config, split: &Split) -> BTreeMap<String, ServiceConfig> {
         let mut services = config.services;
-        let checked = services.values_mut().filter(|service| service.check.is_some());
-        for (service, room) in checked.zip(checks) {
+        for (service, room) in services.values_mut().zip(&split.rooms) {
             let seed = service.seed.unwrap_or(self.seed);
             if let Some(check) = &mut service.check {
                 check.settings.seed = seed;
                 check.settings.checks_max = room.checks;
-                check.connections_max = room.connections;
+                check.connections_max = room.check_connections;
             }
-        }
-        for (service, probes) in services.values_mut().zip(probes) {
-            service.settings.probes_max = *probes;
+            service.settings.probes_max = room.probes;
             // Without a limit of its own, a service is limited by the descriptors, and reports that.
             service.settings.max_connections = service.max_connections.unwrap_or(usize::MAX);
             service.settings.start = service.start.unwrap_or(self.start);
-            service.settings.seed = service.seed.unwrap_or(self.seed);
-            if let Some(max_connections) = service.max_connections.filter(|max| *max > connections)
-            {
+            service.settings.seed = seed;
+            let max_connections = service.max_connections;
+            if let Some(max_connections) = max_connections.filter(|max| *max > split.connections) {
                 warn!(
                     "max_connections is {max_connections}, but there are only descriptors for \
-                     {connections}, and clients beyond that wait: raise `ulimit -n` (LimitNOFILE of \
-                     a systemd unit)"
+                     {}, and clients beyond that wait: raise `ulimit -n` (LimitNOFILE of \
+                     a systemd unit)",
+                    split.connections
                 );
             }
         }
         services
     }
 
-    fn set_budget(&self, connections: usize) {
+    fn set_budget(&self, connections: usize, descriptors: &Descriptors) {
         if connections < descriptors::FEW && connections != self.budget.total() {
             warn!(
                 connections,
-                descriptors = descriptors::limit(),
+                descriptors = descriptors.limit(),
                 "the descriptor limit leaves room for few connections at a time \
                  ({connections}), and clients beyond that wait: raise `ulimit -n` (LimitNOFILE of a \
                  systemd unit)"

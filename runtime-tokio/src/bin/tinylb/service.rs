@@ -10,6 +10,7 @@ use std::{
 use tinylb_core::{
     BackendSet, Event, Handle, ListenerHandle, Replacement, Server, SetError, StopHandle,
 };
+use tinylb_services::Room;
 use tinylb_tokio::{Address, AddressDialer, SocketRelay, TokioRuntime, VerdictBoard};
 use tokio::{
     sync::{Notify, mpsc},
@@ -167,6 +168,11 @@ impl Service {
             Backends::Given(_) => None,
             Backends::Followed(followed) => Some(followed.place.to_string()),
         }
+    }
+
+    /// What it may have beside its connections.
+    pub(crate) fn room(&self) -> Room {
+        self.lock().config.room()
     }
 
     /// Applies a configuration. Backends that it doesn't change stay as they are, and a source that it

@@ -22,6 +22,7 @@ use std::{
 };
 
 use tinylb_core::{Settings, SettingsError};
+use tinylb_services::{CheckKind, Need, Room};
 use tinylb_tokio::{Address, TcpOptions, read_file};
 
 pub(crate) use check::{CheckArgs, CheckConfig};
@@ -98,6 +99,25 @@ impl ServiceConfig {
         let mut options = TcpOptions::default();
         options.peer_timeout = self.peer_timeout;
         options
+    }
+
+    /// What it needs descriptors for, beside its connections.
+    pub(crate) fn need(&self) -> Need {
+        let checks = self.check.as_ref().map(|check| match check.keeps_connections() {
+            true => CheckKind::Keep,
+            false => CheckKind::Connect,
+        });
+        Need { addresses: self.listen.len(), probes: self.settings.probes_max, checks }
+    }
+
+    /// What it may have beside its connections, once the program has filled that in.
+    pub(crate) fn room(&self) -> Room {
+        let check = self.check.as_ref();
+        Room {
+            probes: self.settings.probes_max,
+            checks: check.map_or(0, |check| check.settings.checks_max),
+            check_connections: check.map_or(0, |check| check.connections_max),
+        }
     }
 
     /// Checks the range of every setting; the first that is out of it.
