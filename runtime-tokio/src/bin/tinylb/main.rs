@@ -10,7 +10,6 @@ mod demo;
 mod descriptors;
 mod flapping;
 mod last_known;
-mod life;
 mod log;
 mod metrics;
 mod program;

@@ -3,29 +3,34 @@ use std::{
     hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Duration,
 };
 
-use tinylb_core::{BackendSet, SharedBudget, Totals};
+use tinylb_core::{BackendSet, SharedBudget};
+use tinylb_services::{
+    Action, Departing, Descriptors, Ends, Farewell, Plan, ServiceId, Services, SocketKey, Split,
+    Step, Why, socket_key,
+};
 use tinylb_tokio::{Address, SocketRelay, Splice};
 use tokio::{
     runtime::Handle,
     sync::{Notify, mpsc},
+    time::{Instant, timeout},
 };
 use tracing::{info, warn};
 
 use crate::{
     circle::{Fronts, Ways},
-    config::{CheckConfig, Config, ServiceConfig},
-    descriptors::{self, CheckRoom},
-    life::{Ends, Life, Plan, Step, Why},
-    log,
+    config::{Config, ServiceConfig},
+    descriptors, log,
     service::Service,
-    socket::{Opened, Socket, SocketKey, bind_new, open, socket_key},
+    socket::{Opened, Socket, bind, open},
     workers::Workers,
 };
 
-/// All services and the sockets they accept from. Shared by the reloads, the admin address and the
-/// signals, all on one thread: nothing happens between a decision and its execution.
+/// All services and the sockets they accept from: carries out what [`Services`] decides. Shared by the
+/// reloads, the admin address and the signals, all on one thread: nothing happens between a decision
+/// and its execution.
 pub(crate) struct Program {
     state: Mutex<State>,
     workers: Workers,
@@ -43,6 +48,8 @@ pub(crate) struct Program {
     /// What spreads the pauses between probes, unless the configuration sets it: another for each
     /// process, so that many of them don't probe together.
     seed: u64,
+    /// The moment that times count from.
+    epoch: Instant,
     /// Notified when a service is forgotten.
     gone: Notify,
     /// Notified when the set of a service was replaced.
@@ -51,18 +58,15 @@ pub(crate) struct Program {
 
 #[derive(Default)]
 struct State {
-    /// All living services, including those that the configuration no longer names.
-    services: BTreeMap<String, Arc<Service>>,
-    sockets: BTreeMap<SocketKey, Socket>,
-    /// Services that are being closed and whose name another service has by now.
-    succeeded: Vec<Arc<Service>>,
+    /// What is decided about them.
+    services: Services<ServiceConfig>,
+    /// All of which something is left.
+    running: BTreeMap<ServiceId, Arc<Service>>,
+    sockets: BTreeMap<SocketKey<Address>, Socket>,
     /// Where services lead, as far as their addresses show, and where they listened when that was
     /// worked out.
     ways: Ways,
     fronts: BTreeMap<String, Vec<Address>>,
-    /// Once the program stops: the services that lived then, and how their sessions had ended until
-    /// then.
-    stopping: Option<Vec<(Arc<Service>, Totals)>>,
 }
 
 /// The outcome of applying a configuration.
@@ -75,12 +79,10 @@ pub(crate) enum Applied {
     ToTheRest { reached: usize, passed_over: usize },
 }
 
-/// What a configuration changes about a service.
-struct Change {
+/// What a service needs for its next configuration, with all done that can fail.
+struct Prepared {
     service: Arc<Service>,
-    config: ServiceConfig,
     opened: Opened,
-    step: Step,
 }
 
 impl Program {
@@ -95,13 +97,14 @@ impl Program {
             state: Mutex::default(),
             workers: Workers::new(fatal.clone()),
             workers_fixed,
-            relay: SocketRelay::new(splice, descriptors::pipes_max()),
+            relay: SocketRelay::new(splice, descriptors::all().pipes_max()),
             admin,
             // A first guess, until it is known what else needs descriptors.
             budget: SharedBudget::new(0),
             fatal,
             start: RandomState::new().hash_one(()),
             seed: RandomState::new().hash_one(()),
+            epoch: Instant::now(),
             gone: Notify::new(),
             sets: Arc::default(),
         }
@@ -117,61 +120,34 @@ impl Program {
     /// Cause and remedy in one line.
     pub(crate) fn apply(self: &Arc<Self>, config: Config) -> Result<Applied, String> {
         let mut state = self.lock();
+        let descriptors = descriptors::all();
         let addresses = config.services.values().map(|service| service.listen.len()).sum();
         let workers = self.workers_fixed.or(config.workers);
-        let workers = workers.unwrap_or_else(|| descriptors::workers(cores(), addresses));
-        let probes = config.services.values().map(|service| service.settings.probes_max);
-        let probes = descriptors::probes(&probes.collect::<Vec<_>>());
-        let checks = config.services.values().filter_map(|service| service.check.as_ref());
-        let checks: Vec<bool> = checks.map(CheckConfig::keeps_connections).collect();
-        let checks = descriptors::checks(&checks);
-        let connections = descriptors::connections_max(
-            workers,
-            addresses,
-            probes.iter().sum::<usize>(),
-            checks.iter().map(CheckRoom::descriptors).sum::<usize>(),
-        );
-        let config = self.complete(config, connections, &probes, &checks);
-        let lives: Vec<_> = state.lives().collect();
-        let lives = lives.iter().map(|(name, life)| (name.as_str(), life));
-        let names = config.keys().cloned().collect::<Vec<_>>();
-        let plan = Plan::new(lives, names.iter().map(String::as_str), state.stopping.is_some());
-        if state.stopping.is_some() {
-            return state.adjust(config, &plan);
+        let workers = workers.unwrap_or_else(|| descriptors.workers(cores(), addresses));
+        let needs: Vec<_> = config.services.values().map(ServiceConfig::need).collect();
+        let leaving = state.services.leaving_rooms(&config.services);
+        let split = descriptors.split(workers, &needs, &leaving);
+        let plan = state.services.plan(self.complete(config, &split));
+        if state.services.is_stopping() {
+            let (reached, passed_over) = (plan.steps.len(), plan.passed_over.len());
+            self.commit(&mut state, plan, BTreeMap::new())?;
+            return Ok(Applied::ToTheRest { reached, passed_over });
         }
-        let bound = bind_new(&state.sockets, self.admin.as_ref(), &config, workers)?;
+        let bound = bind(&plan, &state.sockets, self.admin.as_ref(), workers)?;
         let workers = self.workers.first(workers)?;
-        let changes = self.prepare(&state, &bound, config, &plan, &workers)?;
+        let prepared = self.prepare(&state, &bound, &plan, &workers)?;
 
         for (key, socket) in bound {
             let address = socket.local_address().map_err(|error| error.to_string())?;
             info!(target: log::ALWAYS, "listening on {address}");
             state.sockets.insert(key, socket);
         }
-        self.set_budget(connections);
-        let guaranteed = descriptors::connections_min(connections, changes.len());
-        for Change { service, config, opened, step } in changes {
-            if step == Step::Return {
-                let sessions = service.handle().snapshot().live;
-                info!(service = service.name, sessions, "service is back, with its sessions");
-            }
-            let minimum = guaranteed.min(config.settings.max_connections);
-            service.handle().share(&self.budget, minimum);
-            service.apply(config, opened, step)?;
-            let before = state.services.insert(service.name.clone(), Arc::clone(&service));
-            state.succeeded.extend(before.filter(|before| !Arc::ptr_eq(before, &service)));
+        self.set_budget(split.connections, &descriptors);
+        for (name, planned) in &plan.steps {
+            let minimum = split.guaranteed.min(planned.definition.settings.max_connections);
+            prepared[name].service.handle().share(&self.budget, minimum);
         }
-        for name in plan.leave {
-            let service = Arc::clone(&state.services[name]);
-            let (sessions, time) = (service.handle().snapshot().live, service.shutdown_timeout());
-            info!(
-                service = name,
-                sessions, "service removed, its sessions have {time:?} to finish"
-            );
-            service.stop_keeping();
-            self.see_off(&service, Why::Removed);
-        }
-        state.close_unused_sockets();
+        self.commit(&mut state, plan, prepared)?;
         state.find_ways();
         Ok(Applied::Whole)
     }
@@ -180,35 +156,91 @@ impl Program {
     fn prepare(
         &self,
         state: &State,
-        bound: &BTreeMap<SocketKey, Socket>,
-        config: BTreeMap<String, ServiceConfig>,
-        plan: &Plan<'_>,
+        bound: &BTreeMap<SocketKey<Address>, Socket>,
+        plan: &Plan<ServiceConfig>,
         workers: &[Handle],
-    ) -> Result<Vec<Change>, String> {
-        let mut changes = Vec::new();
-        for (name, config) in config {
-            let step = plan.steps[&*name];
-            let lives = state.services.get(&name).filter(|_| step != Step::Start);
-            let has = lives.map(|service| service.shares()).unwrap_or_default();
-            let opened = open([bound, &state.sockets], &has, &name, &config, workers)?;
-            let service = match lives {
-                Some(lives) => Arc::clone(lives),
+    ) -> Result<BTreeMap<String, Prepared>, String> {
+        let mut prepared = BTreeMap::new();
+        for (name, planned) in &plan.steps {
+            let config = &planned.definition;
+            let living = planned.step.service().map(|id| &state.running[&id]);
+            let has = living.map(|service| service.shares()).unwrap_or_default();
+            let opened = open([bound, &state.sockets], &has, name, config, workers)?;
+            let service = match living {
+                Some(living) => Arc::clone(living),
                 None => {
                     let (relay, fatal) = (self.relay.clone(), self.fatal.clone());
-                    Arc::new(Service::new(&name, config.clone(), relay, fatal, &self.sets)?)
+                    Arc::new(Service::new(name, Arc::clone(config), relay, fatal, &self.sets)?)
                 }
             };
-            changes.push(Change { service, config, opened, step });
+            prepared.insert(name.clone(), Prepared { service, opened });
         }
-        for Change { service, config, .. } in &changes {
+        for (name, planned) in &plan.steps {
+            let config = &planned.definition;
             for address in &config.listen {
-                if let Some(socket) = state.sockets.get(&socket_key(&service.name, address)) {
+                if let Some(socket) = state.sockets.get(&socket_key::<ServiceConfig>(name, address))
+                {
                     let set = socket.set_options(&config.tcp_options());
                     set.map_err(|error| format!("can't set the options of {address}: {error}"))?;
                 }
             }
         }
-        Ok(changes)
+        Ok(prepared)
+    }
+
+    /// Does what a plan says, in its order.
+    fn commit(
+        self: &Arc<Self>,
+        state: &mut State,
+        plan: Plan<ServiceConfig>,
+        mut prepared: BTreeMap<String, Prepared>,
+    ) -> Result<(), String> {
+        let State { services, running, .. } = state;
+        let actions = services.commit(plan, self.now(), |id| running[&id].ends());
+        let mut outcome = Ok(());
+        for action in actions {
+            let Action::Apply { id, name, planned } = action else {
+                self.carry_out(state, action);
+                continue;
+            };
+            let applied = match prepared.remove(&name) {
+                Some(Prepared { service, opened }) => {
+                    if let Step::Return(_) = planned.step {
+                        let sessions = service.handle().snapshot().live;
+                        info!(service = name, sessions, "service is back, with its sessions");
+                    }
+                    state.running.insert(id, Arc::clone(&service));
+                    service.apply(planned, opened)
+                }
+                None => state.running[&id].adjust(planned),
+            };
+            // All else is done nevertheless: it has been decided.
+            outcome = outcome.and(applied);
+        }
+        outcome
+    }
+
+    fn carry_out(self: &Arc<Self>, state: &mut State, action: Action<ServiceConfig>) {
+        match action {
+            Action::Apply { .. } => unreachable!("only a plan holds it"),
+            Action::Leave(id, why) => {
+                let service = &state.running[&id];
+                if why == Why::Removed {
+                    let sessions = service.handle().snapshot().live;
+                    let time = service.shutdown_timeout();
+                    info!(
+                        service = service.name,
+                        sessions, "service removed, its sessions have {time:?} to finish"
+                    );
+                }
+                service.leave();
+                // It accepts no more, so what it was guaranteed would be kept for nobody.
+                service.handle().share(&self.budget, 0);
+                self.see_off(id, service);
+            }
+            Action::Disown(id) => state.running[&id].stop_keeping(),
+            Action::Close(key) => drop(state.sockets.remove(&key)),
+        }
     }
 
     /// The connections that all services have, and how many they may have.
@@ -219,13 +251,18 @@ impl Program {
     /// The service of this name, if sets can reach it.
     pub(crate) fn service(&self, name: &str) -> Option<Arc<Service>> {
         let state = self.lock();
-        let service = state.services.get(name)?;
-        (!matches!(service.life(), Life::Closing(_))).then(|| Arc::clone(service))
+        state.services.reachable(name).map(|id| Arc::clone(&state.running[&id]))
     }
 
-    /// Every living service, by name, including those that the configuration no longer names.
+    /// The newest service of each name, in their order, including those that the configuration no
+    /// longer names.
     pub(crate) fn services(&self) -> Vec<Arc<Service>> {
-        self.lock().services.values().cloned().collect()
+        self.lock().newest().map(|(_, service)| Arc::clone(service)).collect()
+    }
+
+    /// Whether the program stops.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.lock().services.is_stopping()
     }
 
     /// Works out where sets lead whenever one was replaced, and keeps connections from going round
@@ -253,21 +290,15 @@ impl Program {
     /// whether the program wasn't stopping before.
     pub(crate) fn stop(self: &Arc<Self>) -> bool {
         let mut state = self.lock();
-        if state.stopping.is_some() {
+        let State { services, running, .. } = &mut *state;
+        let sessions: usize =
+            running.values().map(|service| service.handle().snapshot().live).sum();
+        let Some(actions) = services.stop(self.now(), |id| running[&id].ends()) else {
             return false;
+        };
+        for action in actions {
+            self.carry_out(&mut state, action);
         }
-        let services: Vec<_> = state.services.values().cloned().collect();
-        let sessions = services.iter().chain(&state.succeeded).map(|s| s.handle().snapshot());
-        let sessions: usize = sessions.map(|snapshot| snapshot.live).sum();
-        state.sockets.clear();
-        for service in &services {
-            match service.life() {
-                Life::Serving => self.see_off(service, Why::Stopping),
-                Life::Leaving(_) | Life::Closing(_) => service.leave(Why::Stopping),
-            }
-        }
-        let all = services.into_iter().chain(state.succeeded.iter().cloned());
-        state.stopping = Some(all.map(|s| (Arc::clone(&s), s.handle().snapshot().ended)).collect());
         // Only now, so that whatever ends after this line is counted.
         info!(sessions, "shutting down; a second signal ends it at once");
         true
@@ -275,55 +306,57 @@ impl Program {
 
     /// Cuts all sessions of a program that stops.
     pub(crate) fn abort(&self) {
-        self.lock().services.values().for_each(|service| service.hurry());
+        let mut state = self.lock();
+        for id in state.services.hurry() {
+            state.running[&id].look_again();
+        }
     }
 
     /// Waits until no service is left after [`Self::stop`]. Returns how their sessions ended.
     pub(crate) async fn stopped(&self) -> Ends {
         loop {
             let gone = self.gone.notified();
-            if let Some(ends) = self.ends() {
+            if let Some(ends) = self.lock().services.stopped() {
                 return ends;
             }
             gone.await;
         }
     }
 
-    /// How sessions ended since the program was stopped, once none is left.
-    fn ends(&self) -> Option<Ends> {
-        let state = self.lock();
-        if !state.services.is_empty() || !state.succeeded.is_empty() {
-            return None;
-        }
-        let mut ends = Ends::default();
-        for (service, before) in state.stopping.as_ref()? {
-            ends += Ends::between(before, &service.handle().snapshot().ended);
-        }
-        Some(ends)
-    }
-
-    /// Makes a service leave, and forgets it once it has left.
-    fn see_off(self: &Arc<Self>, service: &Arc<Service>, why: Why) {
-        service.leave(why);
+    /// Forgets a service that leaves, once it has left.
+    fn see_off(self: &Arc<Self>, id: ServiceId, service: &Arc<Service>) {
         let (program, leaving) = (Arc::clone(self), Arc::clone(service));
         let task = tokio::spawn(async move {
-            leaving.left().await;
-            let ends = leaving.close().await;
-            program.forget(&leaving, ends);
+            if program.has_left(id, &leaving).await {
+                leaving.close().await;
+                program.forget(id, &leaving);
+            }
         });
         service.seen_off_by(task.abort_handle());
     }
 
-    fn forget(&self, gone: &Arc<Service>, ends: Ends) {
+    /// Waits until a leaving service must be closed. `false`: it serves again.
+    async fn has_left(&self, id: ServiceId, service: &Service) -> bool {
+        loop {
+            let departing = self.lock().services.left(id, self.now(), service.rest());
+            match departing {
+                Departing::Not => return false,
+                Departing::Wait(time) => drop(timeout(time, service.less_left()).await),
+                Departing::Close => return true,
+            }
+        }
+    }
+
+    fn forget(&self, id: ServiceId, gone: &Service) {
         let mut state = self.lock();
-        state.services.retain(|_, service| !Arc::ptr_eq(service, gone));
-        state.succeeded.retain(|service| !Arc::ptr_eq(service, gone));
+        let farewell = state.services.closed(id, gone.ends());
+        state.running.remove(&id);
         drop(state);
-        let Ends { finished, cut, removed, otherwise } = ends;
-        let is_removed = matches!(gone.life(), Life::Closing(left) if left.why == Why::Removed);
-        if is_removed || ends.sum() > 0 {
+        let Some(Farewell { name, why, ends }) = farewell else { return };
+        if why == Why::Removed || ends.sum() > 0 {
+            let Ends { finished, cut, removed, otherwise } = ends;
             info!(
-                service = gone.name,
+                service = name,
                 sessions_finished = finished,
                 sessions_cut = cut,
                 sessions_cut_by_removal = removed,
@@ -335,46 +368,38 @@ impl Program {
     }
 
     /// Fills in what the configuration leaves to the program.
-    fn complete(
-        &self,
-        config: Config,
-        connections: usize,
-        probes: &[usize],
-        checks: &[CheckRoom],
-    ) -> BTreeMap<String, ServiceConfig> {
+    fn complete(&self, config: Config, split: &Split) -> BTreeMap<String, ServiceConfig> {
         let mut services = config.services;
-        let checked = services.values_mut().filter(|service| service.check.is_some());
-        for (service, room) in checked.zip(checks) {
+        for (service, room) in services.values_mut().zip(&split.rooms) {
             let seed = service.seed.unwrap_or(self.seed);
             if let Some(check) = &mut service.check {
                 check.settings.seed = seed;
                 check.settings.checks_max = room.checks;
-                check.connections_max = room.connections;
+                check.connections_max = room.check_connections;
             }
-        }
-        for (service, probes) in services.values_mut().zip(probes) {
-            service.settings.probes_max = *probes;
+            service.settings.probes_max = room.probes;
             // Without a limit of its own, a service is limited by the descriptors, and reports that.
             service.settings.max_connections = service.max_connections.unwrap_or(usize::MAX);
             service.settings.start = service.start.unwrap_or(self.start);
-            service.settings.seed = service.seed.unwrap_or(self.seed);
-            if let Some(max_connections) = service.max_connections.filter(|max| *max > connections)
-            {
+            service.settings.seed = seed;
+            let max_connections = service.max_connections;
+            if let Some(max_connections) = max_connections.filter(|max| *max > split.connections) {
                 warn!(
                     "max_connections is {max_connections}, but there are only descriptors for \
-                     {connections}, and clients beyond that wait: raise `ulimit -n` (LimitNOFILE of \
-                     a systemd unit)"
+                     {}, and clients beyond that wait: raise `ulimit -n` (LimitNOFILE of \
+                     a systemd unit)",
+                    split.connections
                 );
             }
         }
         services
     }
 
-    fn set_budget(&self, connections: usize) {
+    fn set_budget(&self, connections: usize, descriptors: &Descriptors) {
         if connections < descriptors::FEW && connections != self.budget.total() {
             warn!(
                 connections,
-                descriptors = descriptors::limit(),
+                descriptors = descriptors.limit(),
                 "the descriptor limit leaves room for few connections at a time \
                  ({connections}), and clients beyond that wait: raise `ulimit -n` (LimitNOFILE of a \
                  systemd unit)"
@@ -383,33 +408,19 @@ impl Program {
         self.budget.set_total(connections);
     }
 
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// Applies a configuration to the services of a program that stops.
-    fn adjust(
-        &self,
-        config: BTreeMap<String, ServiceConfig>,
-        plan: &Plan<'_>,
-    ) -> Result<Applied, String> {
-        for (name, service) in &self.services {
-            if !plan.steps.contains_key(&**name) {
-                service.stop_keeping();
-            }
-        }
-        for (name, config) in config {
-            if plan.steps.contains_key(&*name) {
-                self.services[&name].adjust(config)?;
-            }
-        }
-        Ok(Applied::ToTheRest { reached: plan.steps.len(), passed_over: plan.passed_over.len() })
-    }
-
-    fn lives(&self) -> impl Iterator<Item = (String, Life)> {
-        self.services.iter().map(|(name, service)| (name.clone(), service.life()))
+    /// The newest service of each name.
+    fn newest(&self) -> impl Iterator<Item = (&str, &Arc<Service>)> {
+        self.services.named().map(|(name, id)| (name, &self.running[&id]))
     }
 
     fn fronts(&self) -> Fronts<'_> {
@@ -420,23 +431,23 @@ impl State {
     /// Works out where services lead, if that may have changed, and makes each service refuse to
     /// dial those from which connections come back to it.
     fn find_ways(&mut self) {
-        let own: BTreeMap<_, _> = self.services.iter().map(|(n, s)| (n.clone(), s.own())).collect();
+        let own: BTreeMap<_, _> = self.newest().map(|(n, s)| (n.to_string(), s.own())).collect();
         let have_moved = own != self.fronts;
         self.fronts = own;
         let mut ways = self.ways.clone();
         let fronts = self.fronts();
-        for (name, service) in &self.services {
+        for (name, service) in self.newest() {
             let new = service.new_set();
             let set = if have_moved { service.handle().snapshot().set } else { new };
             if let Some(set) = set {
                 ways.set(name, fronts.reached(&set).into_keys());
             }
         }
-        ways.retain(|name| self.services.contains_key(name));
+        ways.retain(|name| self.fronts.contains_key(name));
         if ways == self.ways && !have_moved {
             return;
         }
-        for (name, service) in &self.services {
+        for (name, service) in self.newest() {
             let behind = ways.behind(name);
             let back = behind.into_iter().filter_map(|name| self.fronts.get(name)).flatten();
             service.set_back(back.cloned().collect());
@@ -449,18 +460,6 @@ impl State {
             );
         }
         self.ways = ways;
-    }
-
-    /// Closes the sockets that no service accepts from.
-    fn close_unused_sockets(&mut self) {
-        let services = self.services.values();
-        let wanted: Vec<SocketKey> = services
-            .flat_map(|service| {
-                let name = &service.name;
-                service.shares().into_iter().map(|(address, _)| socket_key(name, &address))
-            })
-            .collect();
-        self.sockets.retain(|key, _| wanted.contains(key));
     }
 }
 

@@ -10,6 +10,7 @@ use futures::{
     FutureExt,
     future::{BoxFuture, Fuse, FusedFuture},
 };
+use tinylb_services::Ends;
 use tinylb_tokio::{Address, FileSignature, run_blocking};
 use tokio::{signal::unix::SignalKind, sync::mpsc, time::sleep};
 use tracing::{error, info};
@@ -19,9 +20,7 @@ use crate::{
     args::Run,
     block_on,
     config::{self, Config, LoadError, ServiceConfig},
-    descriptors,
-    life::Ends,
-    log,
+    descriptors, log,
     program::{Applied, Program},
     stop::{Stop, signals},
     watch,

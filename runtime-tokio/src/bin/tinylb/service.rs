@@ -10,17 +10,16 @@ use std::{
 use tinylb_core::{
     BackendSet, Event, Handle, ListenerHandle, Replacement, Server, SetError, StopHandle,
 };
+use tinylb_services::{Ends, Feed as FeedStep, Planned, Rest};
 use tinylb_tokio::{Address, AddressDialer, SocketRelay, TokioRuntime, VerdictBoard};
 use tokio::{
     sync::{Notify, mpsc},
     task::AbortHandle,
-    time::{Instant, timeout},
 };
 
 use crate::{
     checks::{CheckedTable, Checks},
     config::{Backends, ServiceConfig},
-    life::{Departure, Ends, Life, Step, Why},
     log::EventLog,
     socket::{Opened, Share},
     source::Source,
@@ -53,12 +52,11 @@ struct Leaving {
 }
 
 struct State {
-    life: Life,
     /// Where it listens, with the ports that it got.
     own: Vec<Address>,
     /// The task that waits for the end of a leaving service.
     seeing_off: Option<AbortHandle>,
-    config: ServiceConfig,
+    config: Arc<ServiceConfig>,
     feed: Feed,
     /// By the address as configured, and the share of it.
     listeners: BTreeMap<(Address, Share), StopHandle>,
@@ -99,7 +97,7 @@ impl Service {
     /// A setting is out of its range.
     pub(crate) fn new(
         name: &str,
-        config: ServiceConfig,
+        config: Arc<ServiceConfig>,
         relay: SocketRelay,
         fatal: mpsc::UnboundedSender<String>,
         sets: &Arc<Notify>,
@@ -134,7 +132,6 @@ impl Service {
             .map_err(|error| format!("service {name}: {error}"))?;
         let handle = server.handle();
         let state = State {
-            life: Life::Serving,
             own: Vec::new(),
             seeing_off: None,
             config,
@@ -169,23 +166,21 @@ impl Service {
         }
     }
 
-    /// Applies a configuration. Backends that it doesn't change stay as they are, and a source that it
-    /// doesn't change is still followed.
+    /// Does as planned. Backends that the configuration doesn't change stay as they are, and a source
+    /// that it doesn't change is still followed.
     ///
     /// # Errors
     /// Cause and remedy in one line.
     pub(crate) fn apply(
         &self,
-        config: ServiceConfig,
+        planned: Planned<ServiceConfig>,
         opened: Opened,
-        step: Step,
     ) -> Result<(), String> {
         let mut state = self.lock();
         self.events.ejections.set_handle(Some(self.handle.clone()));
         self.server.dialer().set_own(opened.own.clone());
         state.own = opened.own;
-        self.take(&mut state, &config, step)?;
-        state.life = Life::Serving;
+        self.take(&mut state, planned)?;
         self.leaving.is_watched.store(false, Ordering::Relaxed);
         if let Some(seeing_off) = state.seeing_off.take() {
             seeing_off.abort();
@@ -204,7 +199,6 @@ impl Service {
             }
             stays
         });
-        state.config = config;
         Ok(())
     }
 
@@ -213,61 +207,52 @@ impl Service {
     ///
     /// # Errors
     /// Cause and remedy in one line.
-    pub(crate) fn adjust(&self, config: ServiceConfig) -> Result<(), String> {
-        let mut state = self.lock();
-        self.take(&mut state, &config, Step::Adjust)?;
-        state.config = config;
+    pub(crate) fn adjust(&self, planned: Planned<ServiceConfig>) -> Result<(), String> {
+        self.take(&mut self.lock(), planned)?;
         // It may have less time now, or more.
-        self.leaving.changed.notify_one();
+        self.look_again();
         Ok(())
     }
 
     /// Applies the parts of a configuration that a leaving service needs too.
-    fn take(&self, state: &mut State, config: &ServiceConfig, step: Step) -> Result<(), String> {
+    fn take(&self, state: &mut State, planned: Planned<ServiceConfig>) -> Result<(), String> {
+        let Planned { feed, definition: config, .. } = planned;
         let in_service = |error: String| format!("service {}: {error}", self.name);
         self.server.dialer().set_options(config.tcp_options());
         self.server.dialer().set_dial_from(config.dial_from.clone());
         self.handle.configure(config.settings.clone()).map_err(|e| in_service(e.to_string()))?;
-        let is_given = matches!(config.backends, Backends::Given(_));
-        let is_news = match step {
-            Step::Start => true,
-            // The configuration had no longer named it, so a set that was put since then is outdated.
-            Step::Return => is_given,
-            Step::Change | Step::Adjust => false,
-        };
-        let are_others = is_news || state.config.backends != config.backends;
         if let (Some(checks), Some(check)) = (state.feed.checks(), &config.check) {
             checks.change(check, &config.dial_from).map_err(in_service)?;
         }
-        let is_checked = state.feed.checks().is_some();
-        if !are_others && is_checked == config.check.is_some() {
-            if self.keep(state) {
-                // The file may have been another service's meanwhile.
-                self.replaced.notify_one();
+        match (feed, &config.backends) {
+            (FeedStep::Stays, _) => {
+                if self.keep(state) {
+                    // The file may have been another service's meanwhile.
+                    self.replaced.notify_one();
+                }
             }
-            return Ok(());
-        }
-        match &config.backends {
-            Backends::Given(backends) => {
+            (FeedStep::Given | FeedStep::Kept, Backends::Given(backends)) => {
                 let backends = match &state.feed {
-                    _ if are_others => backends.clone(),
+                    _ if feed == FeedStep::Given => backends.clone(),
                     // Perhaps a PUT gave others.
                     Feed::Checked(table) => table.set(),
                     _ => self.handle.set().unwrap_or_else(|| backends.clone()),
                 };
-                self.give(state, config, backends).map_err(in_service)
+                self.give(state, &config, backends).map_err(in_service)?;
             }
-            Backends::Followed(followed) => {
+            (FeedStep::Followed, Backends::Followed(followed)) => {
                 self.drop_feed(state);
                 let (handle, replaced) = (&self.handle, &self.replaced);
                 let restarts = &self.source_restarts;
                 let source =
-                    Source::follow(followed, config, handle, replaced, restarts, &self.events)?;
+                    Source::follow(followed, &config, handle, replaced, restarts, &self.events)?;
                 state.feed = Feed::Source(source);
                 self.keep(state);
-                Ok(())
             }
+            (feed, _) => debug_assert!(false, "{feed:?} is planned for other backends"),
         }
+        state.config = config;
+        Ok(())
     }
 
     /// Uses the backends of a table: those that pass, if the configuration has a check.
@@ -359,13 +344,13 @@ impl Service {
         is_new.then(|| self.handle.snapshot().set).flatten()
     }
 
-    /// Why the service isn't ready, if it isn't. Removed services don't count here.
+    /// Why a service of a program that goes on isn't ready, if it isn't. Removed services don't count
+    /// here.
     pub(crate) fn unready(&self) -> Option<&'static str> {
         let snapshot = self.handle.snapshot();
-        let state = self.lock();
-        if let Life::Leaving(departure) | Life::Closing(departure) = &state.life {
-            (departure.why == Why::Stopping).then_some("shutting down")
-        } else if snapshot.listeners < state.listeners.len() {
+        if self.is_leaving() {
+            None
+        } else if snapshot.listeners < self.lock().listeners.len() {
             Some("not listening")
         } else if snapshot.set.is_none() {
             Some("no set of backends yet")
@@ -374,13 +359,9 @@ impl Service {
         }
     }
 
-    pub(crate) fn life(&self) -> Life {
-        self.lock().life.clone()
-    }
-
     /// Whether it no longer accepts, since the configuration lacks it or the program stops.
     pub(crate) fn is_leaving(&self) -> bool {
-        self.lock().life != Life::Serving
+        self.leaving.is_watched.load(Ordering::Relaxed)
     }
 
     /// How long its sessions may take to finish once it leaves.
@@ -388,16 +369,9 @@ impl Service {
         self.lock().config.shutdown_timeout
     }
 
-    /// Stops accepting; sessions go on. If it is already leaving, only the reason changes, and not
-    /// its time.
-    pub(crate) fn leave(&self, why: Why) {
+    /// Stops accepting; sessions go on.
+    pub(crate) fn leave(&self) {
         let mut state = self.lock();
-        if let Life::Leaving(departure) | Life::Closing(departure) = &mut state.life {
-            departure.why = why;
-            return;
-        }
-        let departure = Departure::new(why, Instant::now(), self.handle.snapshot().ended);
-        state.life = Life::Leaving(departure);
         self.leaving.is_watched.store(true, Ordering::Relaxed);
         std::mem::take(&mut state.listeners).values().for_each(StopHandle::stop);
         // Clients no longer come here, so these addresses may now be another listener's, and
@@ -407,49 +381,38 @@ impl Service {
         state.own = Vec::new();
     }
 
-    /// Makes a leaving service leave at once.
-    pub(crate) fn hurry(&self) {
-        if let Life::Leaving(departure) = &mut self.lock().life {
-            departure.hurry();
-        }
-        self.leaving.changed.notify_one();
-    }
-
     /// Sets the task that waits for the end of this leaving service. It is stopped if the service
     /// comes back.
     pub(crate) fn seen_off_by(&self, task: AbortHandle) {
         self.lock().seeing_off = Some(task);
     }
 
-    /// Waits until a leaving service must be closed: nothing is left of it, or its time is over.
-    pub(crate) async fn left(&self) {
-        while let Some(time) = self.time_left() {
-            let _ = timeout(time, self.leaving.changed.notified()).await;
-        }
-    }
-
-    fn time_left(&self) -> Option<Duration> {
-        let state = self.lock();
-        let Life::Leaving(departure) = &state.life else { return None };
-        // After the watch began: later ends notify it.
+    /// What is left of it. Whatever ends later wakes [`Self::less_left`], if it leaves.
+    pub(crate) fn rest(&self) -> Rest {
         let snapshot = self.handle.snapshot();
-        let (sessions, listeners) = (snapshot.live, snapshot.listeners);
-        departure.time_left(Instant::now(), sessions, listeners, state.config.shutdown_timeout)
+        Rest { sessions: snapshot.live, listeners: snapshot.listeners }
     }
 
-    /// Cuts what is left, for good, and waits until that is done and logged. From the first poll
-    /// on, the service can't come back.
-    pub(crate) async fn close(&self) -> Ends {
-        let departure = {
-            let mut state = self.lock();
-            let Life::Leaving(departure) = state.life.clone() else { return Ends::default() };
-            state.life = Life::Closing(departure.clone());
-            self.drop_feed(&mut state);
-            departure
-        };
+    /// Waits until less is left of this leaving service, or it may have another time.
+    pub(crate) async fn less_left(&self) {
+        self.leaving.changed.notified().await;
+    }
+
+    /// Makes whoever waits for its end ask again when that will be.
+    pub(crate) fn look_again(&self) {
+        self.leaving.changed.notify_one();
+    }
+
+    /// How its sessions have ended.
+    pub(crate) fn ends(&self) -> Ends {
+        Ends::from(&self.handle.snapshot().ended)
+    }
+
+    /// Cuts what is left, for good, and waits until that is done and logged.
+    pub(crate) async fn close(&self) {
+        self.drop_feed(&mut self.lock());
         self.handle.shutdown(Duration::ZERO).await;
         self.events.ejections.set_handle(None);
-        departure.ends(&self.handle.snapshot().ended)
     }
 
     fn report_death(&self, address: Address, listener: ListenerHandle) {

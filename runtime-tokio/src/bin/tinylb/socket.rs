@@ -2,6 +2,7 @@ use std::{collections::BTreeMap, io, net::SocketAddr};
 
 use rustix::io::Errno;
 use tinylb_core::{ListenerHandle, Server};
+use tinylb_services::{Plan, SocketKey, socket_key};
 use tinylb_tokio::{
     Address, AddressDialer, Host, SocketRelay, TcpListener, TcpOptions, TcpTarget, TokioRuntime,
     UnixListener, UnixSocketFile, UnixTarget,
@@ -123,9 +124,6 @@ impl Acceptor {
     }
 }
 
-/// An address as configured. Where it takes any port, each service has a socket of its own.
-pub(crate) type SocketKey = (Option<String>, Address);
-
 /// What a service needs in order to listen where its configuration says.
 pub(crate) struct Opened {
     /// Where it will listen, with the ports that it got.
@@ -136,20 +134,24 @@ pub(crate) struct Opened {
     pub(crate) acceptors: Vec<((Address, Share), Acceptor)>,
 }
 
-/// Listens at the addresses that nothing listens at yet.
-pub(crate) fn bind_new(
-    sockets: &BTreeMap<SocketKey, Socket>,
+/// Opens the sockets that a plan needs. Connections that are accepted have the options of the first
+/// service that listens there.
+///
+/// # Errors
+/// Cause and remedy in one line. None is left open.
+pub(crate) fn bind(
+    plan: &Plan<ServiceConfig>,
+    sockets: &BTreeMap<SocketKey<Address>, Socket>,
     admin: Option<&Address>,
-    config: &BTreeMap<String, ServiceConfig>,
     workers: usize,
-) -> Result<BTreeMap<SocketKey, Socket>, String> {
+) -> Result<BTreeMap<SocketKey<Address>, Socket>, String> {
     let mut bound = BTreeMap::new();
-    for (name, service) in config {
-        for address in &service.listen {
-            let key = socket_key(name, address);
-            if !sockets.contains_key(&key) && !bound.contains_key(&key) {
-                let socket = Socket::bind(address, &service.tcp_options(), workers);
-                let own = sockets.keys().chain(bound.keys()).map(|(_, own)| own);
+    for (name, planned) in &plan.steps {
+        for address in &planned.definition.listen {
+            let key = socket_key::<ServiceConfig>(name, address);
+            if plan.open.contains(&key) && !bound.contains_key(&key) {
+                let socket = Socket::bind(address, &planned.definition.tcp_options(), workers);
+                let own = sockets.keys().chain(bound.keys()).map(|key| &key.address);
                 let socket =
                     socket.map_err(|error| in_the_way(own, admin, address).unwrap_or(error));
                 bound.insert(key, socket?);
@@ -162,7 +164,7 @@ pub(crate) fn bind_new(
 /// Prepares all that can fail when a service does as it is configured: which of these sockets it
 /// accepts from. It has some of the shares already.
 pub(crate) fn open(
-    sockets: [&BTreeMap<SocketKey, Socket>; 2],
+    sockets: [&BTreeMap<SocketKey<Address>, Socket>; 2],
     has: &[(Address, Share)],
     name: &str,
     service: &ServiceConfig,
@@ -170,7 +172,7 @@ pub(crate) fn open(
 ) -> Result<Opened, String> {
     let mut opened = Opened { own: Vec::new(), shares: Vec::new(), acceptors: Vec::new() };
     for address in &service.listen {
-        let key = socket_key(name, address);
+        let key = socket_key::<ServiceConfig>(name, address);
         let Some(socket) = sockets.iter().find_map(|sockets| sockets.get(&key)) else { continue };
         let failed = |error| format!("can't listen at {address}: {}", remedy(&error));
         opened.own.push(socket.local_address().map_err(failed)?);
@@ -230,9 +232,4 @@ fn in_the_way<'a>(
     let cause =
         format!("tinylb itself listens at {own}: remove that listener first, in a separate change");
     Some(format!("can't listen at {wanted}: {cause}"))
-}
-
-pub(crate) fn socket_key(service: &str, address: &Address) -> SocketKey {
-    let takes_any_port = matches!(address, Address::Tcp(target) if target.port == 0);
-    (takes_any_port.then(|| service.to_string()), address.clone())
 }

@@ -192,9 +192,13 @@ impl Admin {
 
     fn ready(&self) -> Answer {
         let services = self.program.services();
+        let why = |service: &Service| match self.program.is_stopping() {
+            true => Some("shutting down"),
+            false => service.unready(),
+        };
         let unready: Vec<String> = services
             .iter()
-            .filter_map(|service| Some(format!("{}: {}\n", service.name, service.unready()?)))
+            .filter_map(|service| Some(format!("{}: {}\n", service.name, why(service)?)))
             .collect();
         match unready.is_empty() && !services.is_empty() {
             true => text(StatusCode::OK, "ready\n".into()),

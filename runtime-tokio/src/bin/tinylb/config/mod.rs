@@ -22,6 +22,7 @@ use std::{
 };
 
 use tinylb_core::{Settings, SettingsError};
+use tinylb_services::{CheckKind, Definition, Need, Room};
 use tinylb_tokio::{Address, TcpOptions, read_file};
 
 pub(crate) use check::{CheckArgs, CheckConfig};
@@ -100,6 +101,15 @@ impl ServiceConfig {
         options
     }
 
+    /// What it needs descriptors for, beside its connections.
+    pub(crate) fn need(&self) -> Need {
+        let checks = self.check.as_ref().map(|check| match check.keeps_connections() {
+            true => CheckKind::Keep,
+            false => CheckKind::Connect,
+        });
+        Need { addresses: self.listen.len(), probes: self.settings.probes_max, checks }
+    }
+
     /// Checks the range of every setting; the first that is out of it.
     pub(crate) fn check_ranges(&self) -> Result<(), SettingsError> {
         self.settings.validate()?;
@@ -115,6 +125,43 @@ impl ServiceConfig {
             }
         }
         Ok(())
+    }
+}
+
+impl Definition for ServiceConfig {
+    type Address = Address;
+
+    fn listen(&self) -> &[Address] {
+        &self.listen
+    }
+
+    fn takes_any_port(address: &Address) -> bool {
+        matches!(address, Address::Tcp(target) if target.port == 0)
+    }
+
+    fn is_followed(&self) -> bool {
+        matches!(self.backends, Backends::Followed(_))
+    }
+
+    fn has_backends_of(&self, other: &Self) -> bool {
+        self.backends == other.backends
+    }
+
+    fn is_checked(&self) -> bool {
+        self.check.is_some()
+    }
+
+    fn shutdown_timeout(&self) -> Duration {
+        self.shutdown_timeout
+    }
+
+    fn room(&self) -> Room {
+        let check = self.check.as_ref();
+        Room {
+            probes: self.settings.probes_max,
+            checks: check.map_or(0, |check| check.settings.checks_max),
+            check_connections: check.map_or(0, |check| check.connections_max),
+        }
     }
 }
 
