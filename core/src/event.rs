@@ -1,7 +1,8 @@
 use std::{fmt, io, sync::Arc, time::Duration};
 
 use crate::{
-    BackendKey, BadEntry, EndReason, Fault, Generation, Held, ListenerId, Pick, SessionId,
+    BackendKey, BackendSet, BadEntry, EndReason, Fault, Generation, Held, ListenerId, Pick,
+    SessionId, Settings,
 };
 
 /// Something that happened in a server.
@@ -96,7 +97,12 @@ pub enum Event<T> {
         bytes_to_client: u64,
     },
     /// The set was replaced by one that says something else.
-    SetReplaced(Arc<Report>),
+    SetReplaced {
+        /// What that did.
+        report: Arc<Report>,
+        /// The set from now on.
+        set: BackendSet<T>,
+    },
     /// A source of sets has been lost, or gave a set that can't be taken; the last set stays. Reported
     /// once, until it is back.
     SourceLost {
@@ -122,6 +128,12 @@ pub enum Event<T> {
     SetHeld(Held),
     /// Sets of a source lack these entries from now on, which are no backends; perhaps none again.
     EntriesLeftOut(Arc<[BadEntry]>),
+    /// The settings are these from now on.
+    Configured(Arc<Settings>),
+    /// The server shuts down: no client is accepted any more, and sessions may finish.
+    ShutdownBegan,
+    /// Whatever was left is aborted.
+    Closed,
     /// A limit leaves no room for another connection, so accepting pauses. Reported once until
     /// [`Self::LimitLeft`], however many clients wait meanwhile.
     LimitReached(Limit),

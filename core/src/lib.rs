@@ -72,6 +72,7 @@ mod intake;
 mod listener;
 mod pool;
 mod reason;
+mod recording;
 mod relay;
 mod runtime;
 mod server;
@@ -128,6 +129,9 @@ pub use self::{
 pub use self::{
     error::{ListenerError, SettingsError},
     event::{DialFailure, Event, Limit, Report, Side},
+    recording::{
+        Record, Recorded, RecordedFailure, RecordedSet, Recording, RecordingError, RecordingWriter,
+    },
     server::{
         Ends, Following, Handle, ListenerHandle, Replacement, Server, SharedBudget, Shutdown,
         StopHandle, confirmed,

@@ -350,6 +350,7 @@ impl<T: Target> Shared<T> {
         let now = self.runtime.now();
         let drains_change = self.step(|state| {
             let drains_change = state.settings.removal != settings.removal;
+            state.outbox.event(|| Event::Configured(Arc::new(settings.clone())));
             let refused = state.balancer.configure(settings.clone(), now);
             state.wakes.raise(refused, Word::Refused);
             state.settings = Arc::new(settings);
@@ -370,6 +371,7 @@ impl<T: Target> Shared<T> {
             let is_first = state.lifecycle == Lifecycle::Running;
             if is_first {
                 state.lifecycle = Lifecycle::Closing;
+                state.outbox.event(|| Event::ShutdownBegan);
                 state.need_no_room();
                 state.stop_tasks(|task| task.is_listener);
             }
@@ -381,6 +383,7 @@ impl<T: Target> Shared<T> {
     pub(super) fn close(&self) {
         self.step(|state| {
             state.lifecycle = Lifecycle::Closed;
+            state.outbox.event(|| Event::Closed);
             state.need_no_room();
             let kills = state.balancer.abort_all();
             state.wakes.raise(kills, Word::Closed);

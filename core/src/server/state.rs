@@ -223,7 +223,8 @@ impl<T: Target> State<T> {
             sessions_draining: replaced.draining,
         });
         if report.is_change {
-            self.outbox.event(|| Event::SetReplaced(Arc::clone(&report)));
+            let set = self.balancer.set().cloned().unwrap_or_else(BackendSet::empty);
+            self.outbox.event(|| Event::SetReplaced { report: Arc::clone(&report), set });
         }
         self.wakes.raise(replaced.cut, Word::Removed);
         self.wakes.raise(replaced.revoked, Word::Revoked);

@@ -221,7 +221,7 @@ impl State {
                 self.met.insert(reason.as_str());
             }
             Event::Ejected { .. } => drop(self.met.insert("ejected")),
-            Event::SetReplaced(report) => {
+            Event::SetReplaced { report, .. } => {
                 self.keys.extend(report.added.iter().cloned());
                 self.keys.retain(|key| !report.removed.contains(key));
                 let counts = [

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     Law,
-    scenario::{Config, Place, backends_of, set_of},
+    scenario::{Config, Place, set_of},
 };
 
 /// Runs the balancer of a scenario on this host, for ever. The run has one thread: this, the
@@ -107,13 +107,8 @@ fn clock<R: Runtime + Clone>(
 }
 
 fn observe(world: &World, now: u64, event: &Event<Place>) {
-    let set = match event {
-        Event::SetReplaced(_) => world.handle().and_then(|handle| handle.snapshot().set),
-        _ => None,
-    };
-    let set = set.as_ref().map(backends_of);
     // The server would go on without a word.
-    let judged = catch_unwind(AssertUnwindSafe(|| world.judge().event(now, event, set)));
+    let judged = catch_unwind(AssertUnwindSafe(|| world.judge().event(now, event)));
     if judged.is_err() {
         world.fail(Law::Simulation, format!("the judge panics at {event:?}"));
     }

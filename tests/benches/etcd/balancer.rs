@@ -15,7 +15,7 @@ pub async fn run(mut control: Control, urls: &[String]) -> io::Result<()> {
     let runtime = TokioRuntime::current();
     let (sizes, mut applied) = unbounded();
     let observer = move |_, event: &Event<_>| {
-        if let Event::SetReplaced(report) = event {
+        if let Event::SetReplaced { report, .. } = event {
             let _ = sizes.unbounded_send(report.backends);
         }
     };

@@ -116,7 +116,7 @@ impl Service {
             move |_, event: &_| {
                 events.observe(event);
                 match event {
-                    Event::SetReplaced(_) => {
+                    Event::SetReplaced { .. } => {
                         replaced.notify_one();
                         has_new_set.store(true, Ordering::Relaxed);
                         sets.notify_one();

@@ -8,19 +8,13 @@ use super::{Judge, LinkFault, streams::other};
 use crate::{
     Law, Sometimes,
     driver::orders::Order,
-    scenario::{Backends, Config, Key, Place, Reply, Trigger, key_number},
+    scenario::{Backends, Config, Key, Place, Reply, Trigger, backends_of, key_number},
     trace::{Failure, Note},
 };
 
 impl Judge {
-    /// `now`: the time on the balancer's clock. `set`: the set as the balancer has it, if this says
-    /// that it was replaced.
-    pub(in crate::driver) fn event(
-        &mut self,
-        now: u64,
-        event: &Event<Place>,
-        set: Option<Backends>,
-    ) {
+    /// `now`: the time on the balancer's clock.
+    pub(in crate::driver) fn event(&mut self, now: u64, event: &Event<Place>) {
         self.case.set_now(now);
         self.is_dirty = true;
         match event {
@@ -55,7 +49,7 @@ impl Judge {
             Event::Ended { id, reason, bytes_to_backend, bytes_to_client, .. } => {
                 self.ended(id.serial(), *reason, (*bytes_to_backend, *bytes_to_client));
             }
-            Event::SetReplaced(report) => self.replaced(report, &set.unwrap_or_default()),
+            Event::SetReplaced { report, set } => self.replaced(report, &backends_of(set)),
             Event::SourceLost { reason, .. } => {
                 self.source.lost(&mut self.case, reason);
                 self.checks.source_lost(&mut self.case);

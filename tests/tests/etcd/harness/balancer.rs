@@ -38,7 +38,7 @@ impl Balancer {
         let observer = {
             let (seen, own) = (Arc::clone(&seen), Arc::clone(&own));
             move |_, event: &Event<Address>| match event {
-                Event::SetReplaced(report) => {
+                Event::SetReplaced { report, .. } => {
                     let now = own.get().unwrap().snapshot();
                     let mut seen = seen.lock().unwrap();
                     match now.set.filter(|_| now.generation == report.generation) {

@@ -178,7 +178,7 @@ fn describe(event: &Event<PipeTarget>) -> (Option<u64>, String) {
             let text = format!("ended {reason} {bytes_to_backend}/{bytes_to_client}");
             (Some(id.serial()), text)
         }
-        Event::SetReplaced(report) => (None, format!("set {}", report.generation)),
+        Event::SetReplaced { report, .. } => (None, format!("set {}", report.generation)),
         Event::SourceLost { reason, .. } => (None, format!("lost: {reason}")),
         Event::SourceBack { lost_for } => (None, format!("back after {lost_for:?}")),
         Event::SourceStale { reason } => (None, format!("stale: {reason}")),

@@ -159,7 +159,7 @@ impl EventLog {
                     (reason.as_str(), *bytes_to_backend, *bytes_to_client)
                 });
             }
-            Event::SetReplaced(report) => {
+            Event::SetReplaced { report, .. } => {
                 self.ejections.set_replaced();
                 self.replaced(report);
             }
