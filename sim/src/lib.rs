@@ -26,6 +26,7 @@
 //! - [`driver`]: runs it on the server that ships, with clients and backends on that network.
 //! - [`relay`]: runs the relay that ships on a model of a system's sockets, some 65,000
 //!   scenarios a second.
+//! - [`recorded`]: judges what the program did, by a recording, with the same ledger.
 //! - [`Level`]: which of these ways a scenario is run; [`minimize`]: a smaller scenario that breaks
 //!   the same law; [`timeline`]: what happened, as a page to look at.
 //! - The program `tinylb-sim`, which does all this from the command line.
@@ -74,6 +75,7 @@ pub mod minimize;
 mod nemesis;
 mod oracle;
 mod outcome;
+pub mod recorded;
 pub mod relay;
 pub mod scenario;
 mod sometimes;

@@ -96,7 +96,7 @@ impl Nemesis {
 fn sets_of(act: Act, place: Place, current: &Backends, config: &Config) -> Vec<Backends> {
     let without = || current.iter().copied().filter(|(_, at)| *at != place).collect::<Backends>();
     let new_key = || (0..=255).map(Key).find(|key| current.iter().all(|(taken, _)| taken != key));
-    let other = Place(((u32::from(place.0) + 1) % config.backends) as u8);
+    let other = Place(((u32::from(place.0) + 1) % config.backends) as u16);
     let with = |place| {
         let mut set = current.clone();
         set.extend(new_key().map(|key| (key, place)));
@@ -116,7 +116,7 @@ fn sets_of(act: Act, place: Place, current: &Backends, config: &Config) -> Vec<B
             vec![set]
         }
         Act::Add => {
-            let new = (0..config.backends as u8)
+            let new = (0..config.backends as u16)
                 .map(Place)
                 .find(|place| current.iter().all(|(_, at)| at != place));
             vec![with(new.unwrap_or(other))]

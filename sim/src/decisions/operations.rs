@@ -162,7 +162,7 @@ impl<P: Policy> Run<'_, P> {
     /// The settings are those of `config` from now on.
     fn settings_change(&mut self) {
         self.slackest.slacken(&self.config);
-        self.ledger.configure(&self.config);
+        self.ledger.configure(&self.config.settings());
         self.policy.configure(&self.config.settings(), self.time());
         self.see_findings();
         // There may be room for those that wait for some.

@@ -27,7 +27,7 @@ impl Rotation {
             balancer: Balancer::new(config.settings()),
             ids: Vec::new(),
             probes: Vec::new(),
-            keys: (0..=u8::MAX).map(|number| backend_key(Key(number))).collect(),
+            keys: (0..=255).map(|number| backend_key(Key(number))).collect(),
             generations: Vec::new(),
         }
     }

@@ -102,13 +102,15 @@ impl Greeting {
 
     pub(super) fn encode(self) -> [u8; Self::LENGTH] {
         let boot = self.boot.to_le_bytes();
-        let check = self.place.0.wrapping_mul(31) ^ 0x5A;
-        [self.place.0, boot[0], boot[1], boot[2], boot[3], check, 0, GREETING_MARK]
+        // A scenario has few places.
+        let place = self.place.0 as u8;
+        let check = place.wrapping_mul(31) ^ 0x5A;
+        [place, boot[0], boot[1], boot[2], boot[3], check, 0, GREETING_MARK]
     }
 
     /// `None`: no backend says this.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let place = Place(*bytes.first()?);
+        let place = Place(u16::from(*bytes.first()?));
         let boot = u32::from_le_bytes(bytes.get(1..5)?.try_into().ok()?);
         let greeting = Self { place, boot };
         (greeting.encode() == bytes).then_some(greeting)

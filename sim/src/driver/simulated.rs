@@ -27,7 +27,7 @@ const CLIENTS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 const PORT: u16 = 80;
 
 fn ip_of(place: Place) -> IpAddr {
-    Ipv4Addr::new(10, 0, 1, place.0).into()
+    Ipv4Addr::new(10, 0, 1, place.0 as u8).into()
 }
 
 fn far_end(link: Link) -> IpAddr {
@@ -40,7 +40,7 @@ fn far_end(link: Link) -> IpAddr {
 fn host_at(address: SocketAddr) -> (Host, u16) {
     let host = match address.ip() {
         BALANCER => Host::Balancer,
-        IpAddr::V4(ip) if ip.octets()[2] == 1 => Host::Backend(Place(ip.octets()[3])),
+        IpAddr::V4(ip) if ip.octets()[2] == 1 => Host::Backend(Place(ip.octets()[3].into())),
         _ => Host::Clients,
     };
     (host, address.port())
@@ -89,7 +89,7 @@ where
         let (world, on) = (world.clone(), on(CLIENTS));
         move || forever(connect(world.clone(), on.clone()))
     });
-    for place in (0..config.backends as u8).map(Place) {
+    for place in (0..config.backends as u16).map(Place) {
         let (world, on) = (world.clone(), on(ip_of(place)));
         sim.host(ip_of(place), move || forever(serve(world.clone(), on.clone(), place)));
     }

@@ -6,11 +6,11 @@ use tinylb_core::{BackendKey, BackendSet};
 
 /// A backend's key: printed as `k3`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(pub u8);
+pub struct Key(pub u16);
 
 /// Where a backend is, one host each: printed as `b3`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place(pub u8);
+pub struct Place(pub u16);
 
 /// Backends by key, ascending.
 pub type Backends = Vec<(Key, Place)>;
@@ -34,7 +34,7 @@ pub(crate) fn backend_key(key: Key) -> BackendKey {
 
 /// The number of a key that [`backend_key`] made.
 pub(crate) fn key_number(key: &BackendKey) -> Key {
-    Key(key.as_str().bytes().skip(1).fold(0, |number, digit| number * 10 + (digit - b'0')))
+    Key(key.as_str().bytes().skip(1).fold(0, |number, digit| number * 10 + u16::from(digit - b'0')))
 }
 
 /// The set that the balancer is given for a scenario's.

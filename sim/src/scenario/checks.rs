@@ -72,7 +72,7 @@ impl<E: Entropy> Draft<'_, E> {
     }
 
     fn places(&self) -> impl Iterator<Item = Place> + use<E> {
-        (0..self.config.backends as u8).map(Place)
+        (0..self.config.backends as u16).map(Place)
     }
 
     /// Mostly at once, sometimes about when the check is over, or long after.

@@ -139,7 +139,7 @@ impl<'a, E: Entropy> Draft<'a, E> {
     fn first_set(&mut self) {
         let at = if self.entropy.chance(70) { 0 } else { self.entropy.between(1, 600) };
         let count = self.entropy.between(1, self.config.backends);
-        self.set = (0..count as u8).map(|number| (Key(number), Place(number))).collect();
+        self.set = (0..count as u16).map(|number| (Key(number), Place(number))).collect();
         self.step(at, Operation::Replace(self.set.clone()));
     }
 
@@ -148,7 +148,7 @@ impl<'a, E: Entropy> Draft<'a, E> {
     }
 
     pub(super) fn place(&mut self) -> Place {
-        Place(self.entropy.below(u64::from(self.config.backends)) as u8)
+        Place(self.entropy.below(u64::from(self.config.backends)) as u16)
     }
 
     fn link(&mut self) -> Link {
@@ -157,7 +157,7 @@ impl<'a, E: Entropy> Draft<'a, E> {
 
     /// A key that isn't in the set.
     fn new_key(&mut self) -> Key {
-        let mut key = Key(self.entropy.below(24) as u8);
+        let mut key = Key(self.entropy.below(24) as u16);
         while self.set.iter().any(|(taken, _)| *taken == key) {
             key.0 += 1;
         }
@@ -381,7 +381,7 @@ impl<'a, E: Entropy> Draft<'a, E> {
 
 /// Every backend under its own key.
 pub(crate) fn all(config: &Config) -> Backends {
-    (0..config.backends as u8).map(|number| (Key(number), Place(number))).collect()
+    (0..config.backends as u16).map(|number| (Key(number), Place(number))).collect()
 }
 
 #[cfg(test)]

@@ -145,7 +145,7 @@ impl<E: Entropy> Draft<'_, E> {
     }
 
     fn all_out(&mut self, at: u32) {
-        let places = (0..self.config.backends as u8).map(Place);
+        let places = (0..self.config.backends as u16).map(Place);
         let time = self.outage_time();
         for place in places {
             let begins_at = self.later(at, 30);

@@ -236,8 +236,8 @@ impl Words<'_> {
         let mut backends = Vec::new();
         for word in self.rest() {
             let parsed = word.split_once('=').and_then(|(key, target)| {
-                let key = key.strip_prefix('k')?.parse().ok()?;
-                Some((Key(key), target))
+                let key: u8 = key.strip_prefix('k')?.parse().ok()?;
+                Some((Key(key.into()), target))
             });
             let (key, target) =
                 parsed.ok_or_else(|| format!("{word} is no backend; it must look like k0=b0"))?;
@@ -315,7 +315,7 @@ impl Words<'_> {
 }
 
 fn place(word: &str, config: &Config) -> Result<Place, String> {
-    let place: Option<u8> = word.strip_prefix('b').and_then(|number| number.parse().ok());
+    let place: Option<u16> = word.strip_prefix('b').and_then(|number| number.parse().ok());
     place.filter(|place| u32::from(*place) < config.backends).map(Place).ok_or_else(|| {
         format!("{word} is no backend; it must be b0 to b{}", config.backends.saturating_sub(1))
     })

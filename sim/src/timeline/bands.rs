@@ -283,13 +283,13 @@ mod tests {
 
     #[test]
     fn a_backend_is_in_the_set_from_one_replacement_to_another() {
-        let set = |set: &[(u8, u8)]| -> Backends {
+        let set = |set: &[(u16, u16)]| -> Backends {
             set.iter().map(|(key, place)| (Key(*key), Place(*place))).collect()
         };
         let replaced = |time, backends| at(time, Note::Replaced(1, backends, 0, 0, 0));
         let records =
             [replaced(5, set(&[(0, 0), (1, 1)])), replaced(9, set(&[(0, 0), (2, 0), (1, 1)]))];
-        let member = |place, keys: &[u8], from, to| Membership {
+        let member = |place, keys: &[u16], from, to| Membership {
             place: Place(place),
             keys: keys.iter().copied().map(Key).collect(),
             from,

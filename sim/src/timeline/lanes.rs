@@ -38,7 +38,7 @@ pub(super) fn lanes(scenario: &Scenario, records: &[Record], scale: Scale, end: 
         .map(|life| life.spans.iter().map(|span| session_bar(life, span)).collect::<Vec<_>>());
     balancer.add_packed(scale, sessions.collect());
     lanes.push(balancer);
-    for place in (0..scenario.config.backends as u8).map(Place) {
+    for place in (0..scenario.config.backends as u16).map(Place) {
         let own = ejections.iter().filter(|ejection| ejection.place == place);
         let mut lane = backend_lane(place, &lives, &faults, &members, scale);
         lane.add_row(6, own.map(ejection_bar));

@@ -169,7 +169,7 @@ impl Stage {
         let world = sockets.world.clone();
         sockets.run(balance(world.clone(), sockets.clone()));
         sockets.run(connect(world.clone(), sockets.clone()));
-        let places = (0..world.scenario().config.backends as u8).map(Place);
+        let places = (0..world.scenario().config.backends as u16).map(Place);
         let backends = places.map(|place| sockets.start(place)).collect();
         Self { sockets, backends }
     }

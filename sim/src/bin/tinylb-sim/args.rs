@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Minimize(Minimize),
     /// Write what happens in one scenario as a page of HTML.
     Timeline(Timeline),
+    /// Report which laws a recording of the program breaks (`tinylb run --record FILE`).
+    Judge(Judge),
     /// Check that a seed gives the same trace in any process, on any thread and by any build.
     Meta(Meta),
     /// Run the scenarios of a directory on every level.
@@ -117,6 +119,16 @@ pub(crate) struct Timeline {
     /// Where to write the page.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
+}
+
+#[derive(Args)]
+pub(crate) struct Judge {
+    /// The recording.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// How late a timer of the program may be; the longest pause of the program is added.
+    #[arg(long, value_name = "TIME", value_parser = time::parse, default_value = "1s")]
+    pub(crate) slack: Duration,
 }
 
 #[derive(Args)]

@@ -17,7 +17,7 @@ use clap::Parser;
 
 use crate::{
     args::{Cli, Command},
-    commands::{corpus, meta, minimize, replay, run, timeline, zoo},
+    commands::{corpus, judge, meta, minimize, replay, run, timeline, zoo},
     output::{Failure, print_error},
 };
 
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay::replay(args),
         Command::Minimize(args) => minimize::minimize(args),
         Command::Timeline(args) => timeline::timeline(args),
+        Command::Judge(args) => judge::judge(args),
         Command::Meta(args) => meta::meta(args),
         Command::Corpus { dir } => corpus::corpus(dir),
         Command::Zoo(args) => zoo::zoo(args),

@@ -79,7 +79,7 @@ impl Case {
     pub(super) fn configure(&mut self, config: &Config) {
         self.settings.clone_from(config);
         self.slackest.slacken(config);
-        self.ledger.configure(config);
+        self.ledger.configure(&config.settings());
     }
 
     /// Whether sets come from a source.

@@ -360,7 +360,7 @@ mod tests {
 
     const SCENARIO: &str = "source 1\ncheck 1\ncheck-interval 100\ncheck-timeout 100";
 
-    fn set(numbers: &[u8]) -> Backends {
+    fn set(numbers: &[u16]) -> Backends {
         numbers.iter().map(|number| (Key(*number), Place(*number))).collect()
     }
 
@@ -380,7 +380,7 @@ mod tests {
             Self { case, checks, numbers: Verdicts::new(settings, BadEntries::Reject) }
         }
 
-        fn give(&mut self, at: u64, numbers: &[u8]) {
+        fn give(&mut self, at: u64, numbers: &[u16]) {
             self.case.set_now(at);
             self.checks.source_gives(&mut self.case, &Update::Set(set_of(&set(numbers))));
             self.checks.asked(&mut self.case);
@@ -394,23 +394,23 @@ mod tests {
             let set = BackendSet::new(backends).unwrap();
             self.numbers.update(Duration::ZERO, Update::Set(set));
             let id = self.numbers.start(Duration::ZERO).unwrap().id;
-            self.checks.started(&mut self.case, id, Place(number));
+            self.checks.started(&mut self.case, id, Place(number.into()));
             id
         }
 
         fn answer(&mut self, at: u64, id: CheckId, number: u8, reply: Reply) {
             self.case.set_now(at);
-            self.checks.answered(&mut self.case, id, Place(number), reply);
+            self.checks.answered(&mut self.case, id, Place(number.into()), reply);
             self.checks.asked(&mut self.case);
         }
 
         /// A set takes effect. Returns the laws that are broken by then.
-        fn replace(&mut self, numbers: &[u8]) -> Vec<Law> {
+        fn replace(&mut self, numbers: &[u16]) -> Vec<Law> {
             self.checks.replaces(&mut self.case, &set(numbers), 0);
             self.case.laws()
         }
 
-        fn is_late(&mut self, at: u64, numbers: &[u8]) -> bool {
+        fn is_late(&mut self, at: u64, numbers: &[u16]) -> bool {
             self.case.set_time(at);
             self.checks.is_late(&self.case, None, &set(numbers)).is_some()
         }

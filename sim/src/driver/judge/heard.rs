@@ -225,12 +225,12 @@ mod tests {
     /// When a backend that was absent from 0 has to leave at the latest.
     const LATEST: u64 = KEEP + PAUSE + PATIENCE;
 
-    fn set(numbers: &[u8]) -> Backends {
+    fn set(numbers: &[u16]) -> Backends {
         numbers.iter().map(|number| (Key(*number), Place(*number))).collect()
     }
 
     /// It has heard one set with these, which is in force.
-    fn heard(numbers: &[u8]) -> Heard {
+    fn heard(numbers: &[u16]) -> Heard {
         let mut heard = Heard::new(KEEP, PATIENCE);
         heard.hear(0, &set(numbers), &Vec::new());
         assert_eq!(heard.replaced(0, &Vec::new(), &set(numbers)), Ok(Kept::default()));

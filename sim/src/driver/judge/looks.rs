@@ -156,7 +156,7 @@ impl Judge {
         let is_patient =
             config.patience == 0 || u64::from(config.patience) * 1000 > answered_within;
         if has_room && is_patient {
-            let all: Vec<_> = (0..config.backends as u8).map(Place).collect();
+            let all: Vec<_> = (0..config.backends as u16).map(Place).collect();
             self.streams.check_probes(&mut self.case, &all);
         }
     }

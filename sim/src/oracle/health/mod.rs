@@ -5,11 +5,13 @@ mod silence;
 
 use std::collections::BTreeMap;
 
-use tinylb_core::Fault;
+use tinylb_core::{Fault, Settings};
 
 use self::{probes::Probes, silence::Silence};
 use super::{Judged, Law, SLACK, wrong};
-use crate::scenario::{Backends, Config, Place};
+#[cfg(test)]
+use crate::scenario::Config;
+use crate::scenario::{Backends, Place};
 
 /// Targets in the simplest way there is: a map, and each question is answered by looking at all of
 /// them. It hears what the balancer does about health, and judges it.
@@ -102,27 +104,25 @@ pub(super) struct Stake {
 }
 
 impl Rules {
-    pub(super) fn new(config: &Config) -> Self {
-        let us = |ms: u32| u64::from(ms) * 1000;
-        let settings = config.settings();
+    pub(super) fn new(settings: &Settings) -> Self {
         Self {
             is_on: settings.ejection,
             patience: settings.dial_patience.map(|time| time.as_micros() as u64),
-            dial_timeout: us(config.dial_timeout),
+            dial_timeout: settings.dial_timeout.as_micros() as u64,
             interval_min: settings.probe_interval_min.as_micros() as u64,
             interval_max: settings.probe_interval_max.as_micros() as u64,
             probes_max: settings.probes_max,
             cut_silent: settings.cut_silent.map(|time| time.as_micros() as u64),
             cut_silent_since: 0,
             probes_more: (0, 0),
-            dial_timeout_most: us(config.dial_timeout),
+            dial_timeout_most: settings.dial_timeout.as_micros() as u64,
             probes_least: settings.probes_max,
         }
     }
 
     /// The settings are these from now on, apart from whether targets are ejected.
-    fn change(&mut self, at: u64, grain: u64, config: &Config) {
-        let before = std::mem::replace(self, Self::new(config));
+    fn change(&mut self, at: u64, grain: u64, settings: &Settings) {
+        let before = std::mem::replace(self, Self::new(settings));
         self.is_on = before.is_on;
         let is_same_cut = self.cut_silent == before.cut_silent;
         self.cut_silent_since = if is_same_cut { before.cut_silent_since } else { at };
@@ -141,9 +141,14 @@ impl Rules {
 }
 
 impl Health {
+    #[cfg(test)]
     pub(super) fn new(config: &Config) -> Self {
+        Self::for_settings(&config.settings())
+    }
+
+    pub(super) fn for_settings(settings: &Settings) -> Self {
         Self {
-            rules: Rules::new(config),
+            rules: Rules::new(settings),
             grain: 0,
             targets: BTreeMap::new(),
             probes: Probes::default(),
@@ -165,12 +170,12 @@ impl Health {
     }
 
     /// The settings are these from now on, apart from whether targets are ejected.
-    pub(super) fn configure(&mut self, at: u64, config: &Config) {
+    pub(super) fn configure(&mut self, at: u64, settings: &Settings) {
         if self.is_unknown {
             return;
         }
         let probes_before = self.rules.probes_max;
-        self.rules.change(at, self.grain, config);
+        self.rules.change(at, self.grain, settings);
         self.probes.configure(at, probes_before, &self.rules);
     }
 

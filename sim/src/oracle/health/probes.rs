@@ -198,7 +198,8 @@ mod tests {
 
     #[test]
     fn probes_begin_at_once_and_then_in_intervals_that_double_up_to_a_limit() {
-        let rules = Rules::new(&Config { probe_min: 40, probe_max: 100, ..Config::default() });
+        let config = Config { probe_min: 40, probe_max: 100, ..Config::default() };
+        let rules = Rules::new(&config.settings());
         let mut probes = Probes::default();
         let start = |probes: &mut Probes, at, number| {
             let started = probes.started(at, (number, B0), &rules, 0);

@@ -2,7 +2,7 @@
 
 use tinylb_core::Fault;
 
-use super::{Ledger, Phase};
+use super::{Ledger, Phase, Tried};
 use crate::{
     Law, Sometimes,
     oracle::{
@@ -78,10 +78,10 @@ impl Ledger {
     /// Whether a session whose dial has outlived its patience has somewhere else to go, and may.
     pub(crate) fn has_elsewhere(&self, serial: u64) -> bool {
         let Some(session) = self.sessions.get(serial as usize) else { return false };
-        let is_other = |tried: u32, place: Place| {
-            place != session.place && tried & 1 << place.0 == 0 && self.health.is_eligible(place)
+        let is_other = |tried: &Tried, place: Place| {
+            place != session.place && !tried.has(place) && self.health.is_eligible(place)
         };
-        let has_other = |tried| self.set.iter().any(|(_, place)| is_other(tried, *place));
+        let has_other = |tried: &Tried| self.set.iter().any(|(_, place)| is_other(tried, *place));
         session.moves < MOVES_MAX && session.all_tried().any(has_other)
     }
 
@@ -91,7 +91,9 @@ impl Ledger {
         let stake = session.stake;
         let is_overdue = stake.is_overdue(self.now + self.grain);
         let is_revoked = session.phase != Phase::Dialling;
-        if !is_overdue || !is_revoked && !self.has_elsewhere(serial) {
+        // Another thread may have taken that place out since.
+        let may_go = is_revoked || self.is_concurrent || self.has_elsewhere(serial);
+        if !is_overdue || !may_go {
             let text = format!("session {serial} gives up a dial of {}", session.place);
             let why = if is_overdue { "it can go nowhere else" } else { "it is too early" };
             self.fail(Law::Wait, format!("{text}, and {why}"));
@@ -276,8 +278,10 @@ impl Ledger {
                 self.health.look_back(stake);
             }
         }
-        let judged = self.health.check_times(now, slack, self.healed_at);
-        self.judge(judged);
+        if !self.is_concurrent {
+            let judged = self.health.check_times(now, slack, self.healed_at);
+            self.judge(judged);
+        }
         let is_kept = |serial: &&u32| {
             let session = &self.sessions[**serial as usize];
             session.phase == Phase::Connected

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use tinylb_core::Load;
 
-use super::{Ledger, PLACES, Phase, PlaceLoad};
+use super::{Ledger, Phase, PlaceLoad};
 use crate::{Law, scenario::Place};
 
 impl Ledger {
@@ -66,9 +66,9 @@ impl Ledger {
         loads: impl Iterator<Item = Load<T>>,
         place_of: impl Fn(&T) -> Option<Place>,
     ) {
-        let mut seen = [PlaceLoad::default(); PLACES];
+        let mut seen = vec![PlaceLoad::default(); self.loads.len()];
         let may_close = self.closes_at.is_some_and(|at| self.at < at) && self.has_closed();
-        let may_cut = (0..PLACES as u8).map(Place).any(|place| self.may_be_silenced(place));
+        let may_cut = self.places().any(|place| self.may_be_silenced(place));
         if may_close || may_cut || self.is_in_doubt() {
             // In these moments it may be either way.
             return;

@@ -1,12 +1,11 @@
 //! How many clients there may be, and how long they may take, while the settings change.
 
-use tinylb_core::EndReason;
+use std::time::Duration;
+
+use tinylb_core::{EndReason, Settings};
 
 use super::{Account, Ledger};
-use crate::{
-    Law, Sometimes,
-    scenario::{Config, Place},
-};
+use crate::{Law, Sometimes};
 
 /// The limits of clients that are in force.
 pub(super) struct Limits {
@@ -26,21 +25,22 @@ pub(super) struct DialLimits {
 }
 
 impl Limits {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let us = |time: Duration| time.as_micros() as u64;
         Self {
-            connections_max: config.connections as usize,
-            waiting_max: config.waiting as usize,
-            waiting_timeouts: vec![(0, u64::from(config.waiting_timeout) * 1000)],
+            connections_max: settings.max_connections,
+            waiting_max: settings.waiting_max,
+            waiting_timeouts: vec![(0, us(settings.waiting_timeout))],
             dial: DialLimits {
-                timeout: u64::from(config.dial_timeout) * 1000,
-                time_max: u64::from(config.dial_time) * 1000,
-                attempts_max: config.dial_attempts,
+                timeout: us(settings.dial_timeout),
+                time_max: us(settings.dial_time_max),
+                attempts_max: settings.dial_attempts_max as u32,
             },
         }
     }
 
-    fn change(&mut self, at: u64, config: &Config) {
-        let mut changed = Self::new(config);
+    fn change(&mut self, at: u64, settings: &Settings) {
+        let mut changed = Self::new(settings);
         let (_, timeout) = changed.waiting_timeouts[0];
         changed.waiting_timeouts = std::mem::take(&mut self.waiting_timeouts);
         if changed.waiting_timeouts.last().is_none_or(|(_, newest)| *newest != timeout) {
@@ -69,16 +69,16 @@ impl Account {
 impl Ledger {
     /// The settings are these from now on, apart from whether targets are ejected and how long
     /// sessions drain.
-    pub(crate) fn configure(&mut self, config: &Config) {
+    pub(crate) fn configure(&mut self, settings: &Settings) {
         // Sessions of silent targets may have been cut just before.
-        (0..super::PLACES as u8).for_each(|place| self.note_silenced(Place(place)));
+        self.places().for_each(|place| self.note_silenced(place));
         let live = self.live.len();
         let was_over = live > self.limits.connections_max;
-        self.limits.change(self.at, config);
+        self.limits.change(self.at, settings);
         if live > self.limits.connections_max && !was_over {
             self.counts.add(Sometimes::LimitUndercut, 1);
         }
-        self.health.configure(self.now, config);
+        self.health.configure(self.now, settings);
         self.counts.add(Sometimes::SettingsChanged, 1);
     }
 
@@ -117,7 +117,10 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{scenario::Key, trace::Failure};
+    use crate::{
+        scenario::{Config, Key, Place},
+        trace::Failure,
+    };
 
     fn ledger(config: &Config) -> Ledger {
         let mut ledger = Ledger::new(config);
@@ -137,14 +140,14 @@ mod tests {
         (0..2).for_each(|serial| ledger.accepted_one(serial));
         assert!(!ledger.is_full());
         config.connections = 1;
-        ledger.configure(&config);
+        ledger.configure(&config.settings());
         assert!(ledger.is_full());
         assert_eq!(ledger.counts.of(Sometimes::LimitUndercut), 1);
         assert_eq!(laws(&ledger), []);
         ledger.accepted_one(2);
         assert_eq!(laws(&ledger), [Law::Limit], "with three sessions, one is allowed");
         config.connections = 4;
-        ledger.configure(&config);
+        ledger.configure(&config.settings());
         ledger.accepted_one(3);
         ledger.accepted_one(4);
         assert_eq!(laws(&ledger), [Law::Limit; 2]);
@@ -160,7 +163,7 @@ mod tests {
         }
         ledger.dial_started(0, Place(0));
         (config.dial_attempts, config.dial_timeout) = (1, 1_000);
-        ledger.configure(&config);
+        ledger.configure(&config.settings());
         ledger.dial_started(1, Place(0));
         ledger.set_time(301_000);
         ledger.dial_failed(0, Failure::TimedOut);
@@ -176,9 +179,9 @@ mod tests {
     #[test]
     fn a_client_waits_for_as_long_as_was_said_when_it_began() {
         let mut config = Config { waiting_timeout: 500, ..Config::default() };
-        let mut limits = Limits::new(&config);
+        let mut limits = Limits::new(&config.settings());
         config.waiting_timeout = 100;
-        limits.change(200_000, &config);
+        limits.change(200_000, &config.settings());
         assert_eq!(limits.waiting_timeout(0, 100_000), (500_000, 500_000));
         assert_eq!(limits.waiting_timeout(190_000, 220_000), (100_000, 500_000));
         assert_eq!(limits.waiting_timeout(200_001, 230_001), (100_000, 100_000));

@@ -7,6 +7,8 @@ mod sessions;
 mod sets;
 mod turns;
 
+use tinylb_core::{EmptySet, Settings};
+
 use self::limits::{DialLimits, Limits};
 use super::{
     Law, Violation,
@@ -29,6 +31,11 @@ pub(crate) struct Ledger {
     grain: u64,
     is_fair: bool,
     may_be_unheard: bool,
+    /// Other threads may act between a session's decision and what it then does; and no one hears
+    /// of the beginnings of probes.
+    is_concurrent: bool,
+    /// When the set last got backends, after it had none.
+    filled_at: u64,
     limits: Limits,
     /// Sessions wait for a set with backends while there is none.
     waits_if_empty: bool,
@@ -37,7 +44,7 @@ pub(crate) struct Ledger {
     set: Backends,
     has_set: bool,
     /// How many keys each place has.
-    keys_of: [u8; PLACES],
+    keys_of: Vec<u32>,
     /// The key served last.
     anchor: Option<Key>,
     generation: u64,
@@ -45,7 +52,7 @@ pub(crate) struct Ledger {
     /// Serials of those that have not ended, in no order.
     live: Vec<u32>,
     waiting: usize,
-    loads: [PlaceLoad; PLACES],
+    loads: Vec<PlaceLoad>,
     /// Replacements that took attempts out, ascending, each with how many have not let go.
     owed: Vec<(u64, u32)>,
     is_closing: bool,
@@ -70,7 +77,7 @@ pub(crate) struct Ledger {
     pub(crate) counts: Counts,
 }
 
-/// A scenario has at most 32 backends.
+/// A scenario has at most 32 backends; a recording may have more.
 pub(crate) const PLACES: usize = 32;
 
 /// How late a timer may be in a simulation: the clock's grain, and a task that has to wait for the
@@ -88,10 +95,10 @@ struct Account {
     phase: Phase,
     key: Key,
     place: Place,
-    /// A bit for each place whose dial failed.
-    tried: u32,
+    /// The places whose dials failed.
+    tried: Tried,
     /// What it may have tried instead, if that isn't sure.
-    or_tried: Vec<u32>,
+    or_tried: Vec<Tried>,
     failures: u32,
     /// Its place among the live.
     live_at: u32,
@@ -121,6 +128,10 @@ struct Account {
     waits_since: Option<u64>,
 }
 
+/// The few places that a session has tried, ascending.
+#[derive(Clone, Default, PartialEq)]
+struct Tried(Vec<Place>);
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     /// Accepted, and no more is known.
@@ -147,12 +158,28 @@ enum Phase {
 
 impl Account {
     /// All that it may have tried.
-    fn all_tried(&self) -> impl Iterator<Item = u32> {
-        self.or_tried.iter().copied().chain([self.tried])
+    fn all_tried(&self) -> impl Iterator<Item = &Tried> {
+        self.or_tried.iter().chain([&self.tried])
     }
 
-    fn all_tried_mut(&mut self) -> impl Iterator<Item = &mut u32> {
+    fn all_tried_mut(&mut self) -> impl Iterator<Item = &mut Tried> {
         self.or_tried.iter_mut().chain([&mut self.tried])
+    }
+}
+
+impl Tried {
+    fn has(&self, place: Place) -> bool {
+        self.0.contains(&place)
+    }
+
+    fn add(&mut self, place: Place) {
+        if let Err(at) = self.0.binary_search(&place) {
+            self.0.insert(at, place);
+        }
+    }
+
+    fn remove(&mut self, place: Place) {
+        self.0.retain(|tried| *tried != place);
     }
 }
 
@@ -181,24 +208,31 @@ pub(crate) struct Reported {
 
 impl Ledger {
     pub(crate) fn new(config: &Config) -> Self {
+        Self::for_settings(&config.settings())
+    }
+
+    /// For a balancer with these settings.
+    pub(crate) fn for_settings(settings: &Settings) -> Self {
         Self {
             at: 0,
             now: 0,
             grain: 0,
             is_fair: true,
             may_be_unheard: false,
-            limits: Limits::new(config),
-            waits_if_empty: config.empty_waits == 1,
-            start: u64::from(config.start),
+            is_concurrent: false,
+            filled_at: 0,
+            limits: Limits::new(settings),
+            waits_if_empty: settings.empty == EmptySet::Wait,
+            start: settings.start,
             set: Vec::new(),
             has_set: false,
-            keys_of: [0; PLACES],
+            keys_of: vec![0; PLACES],
             anchor: None,
             generation: 0,
             sessions: Vec::new(),
             live: Vec::new(),
             waiting: 0,
-            loads: [PlaceLoad::default(); PLACES],
+            loads: vec![PlaceLoad::default(); PLACES],
             owed: Vec::new(),
             is_closing: false,
             closes_at: None,
@@ -206,7 +240,7 @@ impl Ledger {
             drains: Vec::new(),
             doubt_until: 0,
             serves_waiting: false,
-            health: Health::new(config),
+            health: Health::for_settings(settings),
             probes_taken: 0,
             healed_at: None,
             violations: Vec::new(),
@@ -222,6 +256,13 @@ impl Ledger {
     /// Lets replacements go unheard of that change nothing.
     pub(crate) fn allow_unheard(&mut self) {
         self.may_be_unheard = true;
+    }
+
+    /// Judges what threads do that run at the same time, by events alone. There are this many places.
+    pub(crate) fn allow_concurrent(&mut self, places: usize) {
+        (self.is_concurrent, self.may_be_unheard) = (true, true);
+        self.keys_of = vec![0; places];
+        self.loads = vec![PlaceLoad::default(); places];
     }
 
     /// Lets timers be this late, in microseconds.
@@ -251,6 +292,10 @@ impl Ledger {
     /// Whether the balancer may move bytes for a session.
     pub(crate) fn may_move(&self, serial: u64) -> bool {
         self.sessions.get(serial as usize).is_some_and(|session| session.phase.may_move())
+    }
+
+    fn places(&self) -> impl Iterator<Item = Place> + use<> {
+        (0..self.loads.len() as u16).map(Place)
     }
 
     /// Whether a session may have, or await, a connection to this place.

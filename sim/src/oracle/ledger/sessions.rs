@@ -2,7 +2,7 @@
 
 use tinylb_core::{EndReason, Fault};
 
-use super::{Account, Ledger, Phase, turns::Coming};
+use super::{Account, Ledger, Phase, Tried, turns::Coming};
 use crate::{
     Law, Sometimes,
     oracle::health::{Stake, Way},
@@ -27,7 +27,7 @@ impl Ledger {
             phase: if waits { Phase::Waiting } else { Phase::New },
             key: Key(0),
             place: Place(0),
-            tried: 0,
+            tried: Tried::default(),
             or_tried: Vec::new(),
             failures: 0,
             live_at: self.live.len() as u32,
@@ -92,8 +92,8 @@ impl Ledger {
 
     /// Whether dials of each target of the set have failed for a session.
     pub(crate) fn has_tried_all(&self, serial: u64) -> bool {
-        let tried = self.sessions.get(serial as usize).map_or(0, |session| session.tried);
-        !self.set.is_empty() && self.set.iter().all(|(_, place)| tried & 1 << place.0 != 0)
+        let Some(session) = self.sessions.get(serial as usize) else { return false };
+        !self.set.is_empty() && self.set.iter().all(|(_, place)| session.tried.has(*place))
     }
 
     pub(crate) fn dial_started(&mut self, serial: u64, place: Place) {
@@ -132,7 +132,7 @@ impl Ledger {
             Phase::Dialling if !was_revoked => {
                 session.phase = Phase::Failed;
                 let place = session.place;
-                session.all_tried_mut().for_each(|tried| *tried |= 1 << place.0);
+                session.all_tried_mut().for_each(|tried| tried.add(place));
                 session.failures += 1;
                 let fault = match failure {
                     Failure::Failed(fault) => fault,
@@ -223,6 +223,11 @@ impl Ledger {
         let is_between = matches!(phase, Phase::Failed | Phase::Revoked(_));
         let is_new_or_between = phase == Phase::New || is_between;
         let is_relaying = phase.may_move();
+        // What was so when it was refused may have changed since, and what it waited for may have
+        // come.
+        let may_be_outdated = self.is_concurrent && now <= self.filled_at + self.slack;
+        let has_just_waited =
+            self.is_concurrent && phase == Phase::Dialling && session.dial_began == 0;
         let is_true = match reason {
             EndReason::Finished => is_relaying,
             EndReason::BackendRemoved => matches!(phase, Phase::Cut(_)),
@@ -232,6 +237,12 @@ impl Ledger {
                     phase => matches!(phase, Phase::Expired(_)),
                 };
                 is_due || is_relaying && session.is_doubtful && self.is_in_doubt()
+            }
+            EndReason::WaitingTimedOut if has_just_waited => true,
+            EndReason::NoBackends | EndReason::WaitingFull
+                if may_be_outdated && is_new_or_between =>
+            {
+                true
             }
             EndReason::NoBackends if self.waits_if_empty => false,
             EndReason::NoBackends => {

@@ -1,10 +1,7 @@
 //! What replacements do, and what they wait for.
 
-use super::{Ledger, PLACES, Phase, Reported};
-use crate::{
-    Law, Sometimes,
-    scenario::{Backends, Place},
-};
+use super::{Ledger, Phase, Reported};
+use crate::{Law, Sometimes, scenario::Backends};
 
 impl Ledger {
     /// The set was replaced by this one; `drain_until`: what sessions of removed targets may do.
@@ -16,7 +13,7 @@ impl Ledger {
     ) {
         self.repeated(reported.generation);
         let generation = reported.generation;
-        let mut keys_of = [0; PLACES];
+        let mut keys_of = vec![0; self.keys_of.len()];
         for (_, place) in set {
             keys_of[usize::from(place.0)] += 1;
         }
@@ -24,18 +21,18 @@ impl Ledger {
         let (mut kept, mut shared, mut interrupted) = (0, 0, 0);
         let was_in_doubt = self.is_in_doubt();
         let is_empty_wait = set.is_empty() && self.waits_if_empty;
-        let silenced: Vec<_> =
-            (0..PLACES as u8).map(Place).filter(|place| self.may_be_silenced(*place)).collect();
+        let silenced: Vec<_> = self.places().filter(|place| self.may_be_silenced(*place)).collect();
         for serial in &self.live {
             let session = &mut self.sessions[*serial as usize];
             session.is_doubtful |= silenced.contains(&session.place);
-            let place = usize::from(session.place.0);
+            let session_place = session.place;
+            let place = usize::from(session_place.0);
             let stays = keys_of[place] > 0;
             match session.phase {
                 Phase::Dialling | Phase::Failed if !stays => {
                     // What had failed already counts as revoked, and isn't tried.
                     if session.phase == Phase::Failed {
-                        session.all_tried_mut().for_each(|tried| *tried &= !(1 << place));
+                        session.all_tried_mut().for_each(|tried| tried.remove(session_place));
                     }
                     session.phase = Phase::Revoked(generation);
                     session.waits_since = is_empty_wait.then_some(self.at);
@@ -90,6 +87,9 @@ impl Ledger {
         self.owe(generation, (cut + revoked + probes) as u32);
         if draining > 0 {
             self.drains.push((generation, self.at));
+        }
+        if self.set.is_empty() && !set.is_empty() {
+            self.filled_at = self.at;
         }
         self.set.clone_from(set);
         self.serves_waiting = !set.is_empty();

@@ -1,6 +1,6 @@
 //! Whose turn it is.
 
-use super::Ledger;
+use super::{Ledger, Tried};
 use crate::{
     Law, Sometimes,
     scenario::{Key, Place},
@@ -47,21 +47,21 @@ impl Ledger {
         for tried in session.all_tried() {
             if coming != Coming::Asks {
                 // What it had tried has left the set before.
-                may_be.push((0, turn));
+                may_be.push((Tried::default(), turn));
             }
             if coming != Coming::HasWaited {
-                let all = from_next.iter().all(|(_, place)| tried & 1 << place.0 != 0);
-                let tried = if all { 0 } else { tried };
+                let all = from_next.iter().all(|(_, place)| tried.has(*place));
+                let tried = if all { Tried::default() } else { tried.clone() };
                 has_tried_all |= all;
-                may_be.extend(self.due(&from_next, tried, avoided).map(|due| (tried, due)));
+                may_be.extend(self.due(&from_next, &tried, avoided).map(|due| (tried, due)));
             }
         }
         if turn == (key, place) {
             self.anchor = Some(key);
         }
-        let fits = |(_, due): &(u32, (Key, Place))| *due == (key, place);
+        let fits = |(_, due): &(Tried, (Key, Place))| *due == (key, place);
         let mut tried: Vec<_> =
-            may_be.iter().filter(|it| fits(it)).map(|(tried, _)| *tried).collect();
+            may_be.iter().filter(|it| fits(it)).map(|(tried, _)| tried.clone()).collect();
         tried.dedup();
         let Some(first) = tried.pop() else {
             let due: Vec<_> =
@@ -81,11 +81,11 @@ impl Ledger {
     fn due(
         &self,
         from_next: &[(Key, Place)],
-        tried: u32,
+        tried: &Tried,
         avoided: Option<Place>,
     ) -> Option<(Key, Place)> {
         let is_eligible = |(_, place): &(Key, Place)| self.health.is_eligible(*place);
-        let is_untried = |(_, place): &(Key, Place)| tried & 1 << place.0 == 0;
+        let is_untried = |(_, place): &(Key, Place)| !tried.has(*place);
         let is_wanted = |entry: &(Key, Place)| is_untried(entry) && Some(entry.1) != avoided;
         let find = |is_it: &dyn Fn(&(Key, Place)) -> bool| from_next.iter().copied().find(is_it);
         find(&|entry| is_eligible(entry) && is_wanted(entry))

@@ -1,6 +1,7 @@
 //! The subcommands, a file or a folder each.
 
 pub(crate) mod corpus;
+pub(crate) mod judge;
 pub(crate) mod meta;
 pub(crate) mod minimize;
 pub(crate) mod replay;
