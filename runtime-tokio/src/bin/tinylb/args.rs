@@ -92,6 +92,13 @@ pub(crate) struct Run {
     /// When to move bytes from socket to socket inside the kernel, instead of through memory (Linux).
     #[arg(long, value_enum, value_name = "WHEN", default_value = "hot")]
     pub(crate) splice: SpliceWhen,
+    /// Record what happens to connections here, for `tinylb-sim judge`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
+    /// The most that a recording takes, in MiB; it ends there.
+    #[arg(long, value_name = "MIB", default_value_t = 1024, requires = "record",
+          value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub(crate) record_max: u64,
     #[command(flatten)]
     pub(crate) log: Log,
     #[command(flatten)]

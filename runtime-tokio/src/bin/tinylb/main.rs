@@ -13,6 +13,7 @@ mod last_known;
 mod log;
 mod metrics;
 mod program;
+mod record;
 #[cfg(feature = "etcd")]
 mod register;
 mod run;

@@ -23,6 +23,7 @@ use crate::{
     circle::{Fronts, Ways},
     config::{Config, ServiceConfig},
     descriptors, log,
+    record::Recorder,
     service::Service,
     socket::{Opened, Socket, bind, open},
     workers::Workers,
@@ -42,6 +43,7 @@ pub(crate) struct Program {
     admin: Option<Address>,
     /// The connections of all services, including those that leave.
     budget: SharedBudget,
+    recorder: Option<Recorder>,
     fatal: mpsc::UnboundedSender<String>,
     /// Where rotations begin, unless the configuration sets it: a random place for each process.
     start: u64,
@@ -91,6 +93,7 @@ impl Program {
         workers_fixed: Option<usize>,
         splice: Splice,
         admin: Option<Address>,
+        recorder: Option<Recorder>,
         fatal: mpsc::UnboundedSender<String>,
     ) -> Self {
         Self {
@@ -101,6 +104,7 @@ impl Program {
             admin,
             // A first guess, until it is known what else needs descriptors.
             budget: SharedBudget::new(0),
+            recorder,
             fatal,
             start: RandomState::new().hash_one(()),
             seed: RandomState::new().hash_one(()),
@@ -170,7 +174,8 @@ impl Program {
                 Some(living) => Arc::clone(living),
                 None => {
                     let (relay, fatal) = (self.relay.clone(), self.fatal.clone());
-                    Arc::new(Service::new(name, Arc::clone(config), relay, fatal, &self.sets)?)
+                    let (config, recorder) = (Arc::clone(config), self.recorder.clone());
+                    Arc::new(Service::new(name, config, relay, recorder, fatal, &self.sets)?)
                 }
             };
             prepared.insert(name.clone(), Prepared { service, opened });

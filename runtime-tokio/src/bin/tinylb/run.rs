@@ -22,6 +22,7 @@ use crate::{
     config::{self, Config, LoadError, ServiceConfig},
     descriptors, log,
     program::{Applied, Program},
+    record::{self, Recorder},
     stop::{Stop, signals},
     watch,
 };
@@ -38,8 +39,10 @@ pub(crate) fn run(args: &Run) -> Result<(), Failure> {
     check_admin(args, &config)?;
     descriptors::raise_limit();
     let _log = log::start(&args.log)?;
+    // Ended after the services, and before the log.
+    let (recorder, _recording) = record::start(args)?.unzip();
     // The workers carry the connections.
-    block_on(serve(args, config, read))
+    block_on(serve(args, config, read, recorder))
 }
 
 fn configuration(args: &Run) -> Result<Config, Failure> {
@@ -76,14 +79,19 @@ fn check_admin(args: &Run, config: &Config) -> Result<(), Failure> {
     }
 }
 
-async fn serve(args: &Run, config: Config, read: Option<FileSignature>) -> Result<(), Failure> {
+async fn serve(
+    args: &Run,
+    config: Config,
+    read: Option<FileSignature>,
+    recorder: Option<Recorder>,
+) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     // On this thread, like everything that is spawned from it.
     tokio::spawn(allocator::collect_regularly());
     let mut hangup = signals(SignalKind::hangup())?;
     let (fatal, mut deaths) = mpsc::unbounded_channel();
-    let program =
-        Arc::new(Program::new(args.workers, args.splice.into(), args.admin.clone(), fatal));
+    let splice = args.splice.into();
+    let program = Arc::new(Program::new(args.workers, splice, args.admin.clone(), recorder, fatal));
     let _admin_file = match &args.admin {
         Some(address) => admin::start(address, args.admin_write, Arc::clone(&program)),
         None => Ok(None),

@@ -21,6 +21,7 @@ use crate::{
     checks::{CheckedTable, Checks},
     config::{Backends, ServiceConfig},
     log::EventLog,
+    record::Recorder,
     socket::{Opened, Share},
     source::Source,
 };
@@ -38,6 +39,8 @@ pub(crate) struct Service {
     /// Notified when the set was replaced, or the source is back.
     replaced: Arc<Notify>,
     leaving: Arc<Leaving>,
+    /// Where its events are recorded, and under which number.
+    recorder: Option<(Recorder, u32)>,
     /// How often a source panicked or ended and was restarted.
     pub(crate) source_restarts: Arc<AtomicU64>,
     /// The set has been replaced since the last check of where it leads.
@@ -99,6 +102,7 @@ impl Service {
         name: &str,
         config: Arc<ServiceConfig>,
         relay: SocketRelay,
+        recorder: Option<Recorder>,
         fatal: mpsc::UnboundedSender<String>,
         sets: &Arc<Notify>,
     ) -> Result<Self, String> {
@@ -109,11 +113,19 @@ impl Service {
             .on_address_change(move |change| changed.addresses_changed(&change));
         let (replaced, leaving) = (Arc::new(Notify::new()), Arc::new(Leaving::default()));
         let has_new_set = Arc::new(AtomicBool::new(false));
+        let recorder = recorder.map(|recorder| {
+            let number = recorder.add(name, &config.settings);
+            (recorder, number)
+        });
         let observer = {
+            let recorder = recorder.clone();
             let (events, replaced) = (Arc::clone(&events), Arc::clone(&replaced));
             let (leaving, sets) = (Arc::clone(&leaving), Arc::clone(sets));
             let has_new_set = Arc::clone(&has_new_set);
             move |_, event: &_| {
+                if let Some((recorder, number)) = &recorder {
+                    recorder.event(*number, event);
+                }
                 events.observe(event);
                 match event {
                     Event::SetReplaced { .. } => {
@@ -149,6 +161,7 @@ impl Service {
             fatal,
             replaced,
             leaving,
+            recorder,
             source_restarts: Arc::default(),
             has_new_set,
         })
@@ -412,6 +425,9 @@ impl Service {
     pub(crate) async fn close(&self) {
         self.drop_feed(&mut self.lock());
         self.handle.shutdown(Duration::ZERO).await;
+        if let Some((recorder, number)) = &self.recorder {
+            recorder.over(*number);
+        }
         self.events.ejections.set_handle(None);
     }
 
