@@ -1,9 +1,10 @@
 //! Services that have left the file, while their sessions finish, and services that come back.
 
-use std::{fs, thread::sleep, time::Duration};
+use std::{fs, io::Write, thread::sleep, time::Duration};
 
 use crate::harness::{
-    Backend, Client, ConfigFile, End, Tinylb, free_address, get, put, service, until,
+    Answer, Backend, Client, ConfigFile, End, Socket, Tinylb, free_address, get, put, service,
+    until,
 };
 
 const ADMIN: [&str; 3] = ["--admin", "127.0.0.1:0", "--admin-write"];
@@ -210,6 +211,33 @@ fn a_service_whose_time_is_over_is_cut_and_comes_back_as_new() {
     assert_eq!(client.finish(), End::Clean);
     tinylb.lines(2, "service ended");
     assert!(!tinylb.log().iter().any(|line| line.says("service is back")));
+    tinylb.stop();
+}
+
+#[test]
+fn a_put_whose_body_comes_late_reaches_the_service_that_has_the_name_by_then() {
+    let [a, b] = ["a", "b"].map(Backend::echo);
+    let at = free_address();
+    let s = service("s", &at, [&a], "") + &other();
+    let file = ConfigFile::new(&s);
+    let tinylb = file.run_with(&ADMIN);
+    tinylb.addresses(2);
+    let backends = format!("{{\"b\":{:?}}}", b.address);
+    let mut socket = Socket::connect(&tinylb.admin()).unwrap();
+    let head = "PUT /services/s/backends HTTP/1.1\r\nHost: localhost\r\n";
+    let length = backends.len();
+    socket.write_all(format!("{head}Content-Length: {length}\r\n\r\n").as_bytes()).unwrap();
+    until("the request to be read", || get(&tinylb.admin(), "/services").status == 200);
+
+    removed(&file, &tinylb, 1);
+    tinylb.line("service ended");
+    file.edit(&s);
+    tinylb.addresses(3);
+    assert_eq!(Client::connect(&at).backend, "a");
+    socket.write_all(backends.as_bytes()).unwrap();
+    let answer = Answer::read(&mut socket);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(Client::connect(&at).backend, "b");
     tinylb.stop();
 }
 

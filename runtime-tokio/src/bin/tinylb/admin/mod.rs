@@ -182,10 +182,7 @@ impl Admin {
                 text(StatusCode::OK, metrics::text(&self.program.services(), self.program.budget()))
             }
             ["services"] => self.show_services(),
-            ["services", name, "backends"] => match self.program.service(&plain(name)) {
-                Some(service) => self.put_backends(&service, guest, request).await,
-                None => error(StatusCode::NOT_FOUND, "no service of this name"),
-            },
+            ["services", name, "backends"] => self.put_backends(&plain(name), guest, request).await,
             _ => error(StatusCode::NOT_FOUND, "no such path"),
         })
     }
@@ -215,10 +212,14 @@ impl Admin {
     /// Replaces a service's set, and answers once that is applied.
     async fn put_backends(
         &self,
-        service: &Service,
+        service: &str,
         guest: &Guest,
         request: Request<Incoming>,
     ) -> Answer {
+        let no_service = || error(StatusCode::NOT_FOUND, "no service of this name");
+        if self.program.service(service).is_none() {
+            return no_service();
+        }
         if !self.can_write {
             let cause = "this address only shows: start with --admin-write to change backends";
             return error(StatusCode::FORBIDDEN, cause);
@@ -253,7 +254,9 @@ impl Admin {
             Ok(set) => set,
             Err(cause) => return error(StatusCode::BAD_REQUEST, &cause),
         };
-        // Checked only now, since a reload may have changed it while the body arrived.
+        // Only now, since reloads may have changed it while the body arrived: the source, and even which
+        // service has the name.
+        let Some(service) = self.program.service(service) else { return no_service() };
         if let Some(source) = service.source() {
             let cause = format!("the backends come from {source}: change them there");
             return error(StatusCode::CONFLICT, &cause);
