@@ -196,19 +196,25 @@ fn parse(text: &str) -> Result<(BackendSet<Address>, Arc<[BadEntry]>), String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{collections::BTreeMap, fs};
 
     use futures::StreamExt;
     use tokio::time::timeout;
 
     use super::*;
 
+    fn shown(set: &BackendSet<Address>) -> String {
+        let backends: BTreeMap<_, _> =
+            set.iter().map(|(key, address)| (key, address.to_string())).collect();
+        format!("{backends:?}")
+    }
+
     /// An update in words.
     fn words(update: Update<Address>) -> String {
         match update {
-            Update::Set(set) => format!("{set:?}"),
-            Update::Partial(set, bad) if bad.is_empty() => format!("{set:?}"),
-            Update::Partial(set, bad) => format!("{set:?} without {}", bad[0]),
+            Update::Set(set) => shown(&set),
+            Update::Partial(set, bad) if bad.is_empty() => shown(&set),
+            Update::Partial(set, bad) => format!("{} without {}", shown(&set), bad[0]),
             Update::Lost(reason) => format!("lost: {reason}"),
             Update::Narrowed(_) => unreachable!("nothing is checked here"),
         }
