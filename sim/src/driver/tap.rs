@@ -78,6 +78,7 @@ impl<C: Conn, B: Conn, R: Relay<C, B>> Relay<TapConn<C>, TapConn<B>> for TapRela
                     progress.add(direction, moved as usize);
                 }
                 if inner.has_ended(direction) && !progress.has_ended(direction) {
+                    world.judge().passes_end_on(session, direction.reverse().from());
                     progress.end(direction);
                 }
             }
@@ -169,6 +170,10 @@ impl<C: Conn> AsyncWrite for TapConn<C> {
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_close(cx)
+        let closed = Pin::new(&mut self.inner).poll_close(cx);
+        if matches!(closed, Poll::Ready(Ok(()))) {
+            self.world.judge().passes_end_on(self.session, self.side);
+        }
+        closed
     }
 }

@@ -65,6 +65,11 @@ impl Judge {
         self.sessions.written(&mut self.case, serial, side, bytes);
     }
 
+    /// An end of stream is passed on to a side.
+    pub(in crate::driver) fn passes_end_on(&mut self, serial: u64, to: Side) {
+        self.sessions.passes_end_on(serial, to);
+    }
+
     /// An abort discards bytes that were written to a side.
     pub(in crate::driver) fn discards(&mut self, serial: u64, side: Side, bytes: u64) {
         self.sessions.lost(serial, side, bytes);

@@ -149,7 +149,7 @@ impl Judge {
     fn half_closed(&mut self, serial: u64, by: Side) {
         self.case.count(Sometimes::HalfClosed);
         self.case.note(Note::HalfClosed(serial, by.into()));
-        self.sessions.half_closed(&self.case, serial);
+        self.sessions.half_closed(&mut self.case, serial, by);
         let attempt = self.pairs.attempt_of(serial);
         let has_closed =
             |attempt| self.streams.has_closed(attempt, by) || self.has_given_up(attempt, by);

@@ -24,6 +24,9 @@ impl Judge {
         ledger.check_counts(snapshot.accepted, snapshot.live, snapshot.ended.sum());
         let ejected: Vec<_> = snapshot.ejected.iter().map(|ejected| ejected.target).collect();
         ledger.check_ejected(&ejected, None);
+        let moved = (snapshot.bytes_to_backends, snapshot.bytes_to_clients);
+        self.sessions.check_sums(&mut self.case, &snapshot.ended, moved);
+        let ledger = &self.case.ledger;
         let set = snapshot.set.as_ref().map(backends_of);
         if set.as_ref() != ledger.set() {
             self.case.fail(Law::Order, "the set is another one than the events say".into());

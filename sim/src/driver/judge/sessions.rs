@@ -1,6 +1,6 @@
 //! What the balancer does to its connections.
 
-use tinylb_core::{EndReason, Side};
+use tinylb_core::{EndReason, Side, Totals};
 
 use super::case::{Case, Written};
 use crate::{Law, Sometimes, scenario::Place};
@@ -13,6 +13,16 @@ pub(super) struct Sessions {
     sessions: Vec<Traffic>,
     /// The session whose dial begins.
     dialling: u64,
+    sums: Sums,
+}
+
+/// What the ends of all sessions add up to.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    /// By reason, in the order of [`EndReason::ALL`].
+    ended: [u64; EndReason::ALL.len()],
+    to_backends: u64,
+    to_clients: u64,
 }
 
 /// What has moved for a session, and what it holds.
@@ -25,6 +35,8 @@ struct Traffic {
     /// When it was connected, or the last byte moved, or the first end was passed on.
     moved_at: u64,
     is_half_closed: bool,
+    /// An end has been passed on to the backend, and to the client.
+    ends_passed_on: [bool; 2],
     /// The limits that were in force when it was connected, in microseconds; 0: none.
     limits: SilenceLimits,
     /// Its backend's process has died.
@@ -108,9 +120,19 @@ impl Sessions {
         };
     }
 
-    pub(super) fn half_closed(&mut self, case: &Case, serial: u64) {
+    /// A side is sent an end of stream.
+    pub(super) fn passes_end_on(&mut self, serial: u64, to: Side) {
+        self.session(serial).ends_passed_on[usize::from(to == Side::Client)] = true;
+    }
+
+    /// An end of stream is reported to have been passed on, and was.
+    pub(super) fn half_closed(&mut self, case: &mut Case, serial: u64, by: Side) {
         let session = self.session(serial);
         (session.is_half_closed, session.moved_at) = (true, case.at());
+        if !session.ends_passed_on[usize::from(by == Side::Backend)] {
+            let text = format!("session {serial} hasn't passed on the end of the {by} yet");
+            case.fail(Law::HalfClose, text);
+        }
     }
 
     /// The balancer has another connection for a session.
@@ -180,6 +202,9 @@ impl Sessions {
         reason: EndReason,
         reported: (u64, u64),
     ) -> bool {
+        self.sums.ended[reason as usize] += 1;
+        self.sums.to_backends += reported.0;
+        self.sums.to_clients += reported.1;
         let Some(session) = self.sessions.get_mut(serial as usize) else { return false };
         session.ended = Some(reason);
         let Traffic { to_backend, to_client, open, .. } = *session;
@@ -209,6 +234,21 @@ impl Sessions {
             _ => {}
         }
         true
+    }
+
+    /// The balancer's sums over the sessions that have ended are what the ends add up to.
+    pub(super) fn check_sums(&self, case: &mut Case, ended: &Totals, moved: (u64, u64)) {
+        for (reason, sum) in EndReason::ALL.into_iter().zip(self.sums.ended) {
+            if ended.of(reason) != sum {
+                let text = format!("{} sessions ended with {reason}, not {sum}", ended.of(reason));
+                case.fail(Law::OneEnd, text);
+            }
+        }
+        let due = (self.sums.to_backends, self.sums.to_clients);
+        if moved != due {
+            let text = format!("{moved:?} bytes went to backends and clients, not {due:?}");
+            case.fail(Law::Bytes, text);
+        }
     }
 
     /// A session that ends because it was silent has been so for long enough.
@@ -323,6 +363,30 @@ mod tests {
         assert_eq!(case.laws(), [Law::Barrier]);
         assert!(sessions.ended(&mut case, 0, EndReason::Shutdown, (0, 1)));
         assert_eq!(case.laws(), [Law::Barrier, Law::Bytes]);
+    }
+
+    #[test]
+    fn sums_are_what_the_ends_add_up_to() {
+        let (mut case, mut sessions) = (Case::of(""), Sessions::default());
+        let none = Totals::default();
+        sessions.check_sums(&mut case, &none, (0, 0));
+        assert_eq!(case.laws(), []);
+        sessions.check_sums(&mut case, &none, (0, 1));
+        assert_eq!(case.laws(), [Law::Bytes]);
+        sessions.accepted(0);
+        assert!(sessions.ended(&mut case, 0, EndReason::Shutdown, (0, 0)));
+        sessions.check_sums(&mut case, &none, (0, 0));
+        assert_eq!(case.laws(), [Law::Bytes, Law::OneEnd]);
+    }
+
+    #[test]
+    fn an_end_is_reported_once_it_has_been_passed_on() {
+        let (mut case, mut sessions) = (Case::of(""), Sessions::default());
+        sessions.passes_end_on(0, Side::Backend);
+        sessions.half_closed(&mut case, 0, Side::Client);
+        assert_eq!(case.laws(), []);
+        sessions.half_closed(&mut case, 0, Side::Backend);
+        assert_eq!(case.laws(), [Law::HalfClose]);
     }
 
     #[test]
