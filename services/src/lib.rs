@@ -4,7 +4,7 @@
 //! of its backends. This crate decides what they do together. All of it is plain state: no clock, no
 //! lock, no task, no I/O, no random number, no order of a hash map.
 //!
-//! - [`Services`] are told what happened, and answer what to do: a configuration was read
+//! - [`Services`] takes what happened, and answers what to do: a configuration was read
 //!   ([`Services::plan`], then [`Services::commit`]), the program is to stop ([`Services::stop`]), less
 //!   is left of a service that leaves ([`Services::left`]), or nothing ([`Services::closed`]).
 //! - A [`Plan`] is the difference that a configuration makes. Nothing has changed until it is

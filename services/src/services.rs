@@ -17,7 +17,7 @@ pub struct ServiceId(u64);
 
 /// All services of a program, and the sockets that they accept from.
 ///
-/// Each step is told what happened, and returns what to do about it. Carry that out in its order, and
+/// Each method takes what happened, and returns what to do about it. Carry that out in its order, and
 /// before the next step. Times count from any one moment.
 pub struct Services<D: Definition> {
     /// All of which something is left.

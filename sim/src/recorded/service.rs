@@ -102,7 +102,7 @@ impl<'a> Service<'a> {
             _ => {}
         }
         if self.ledger.as_ref().is_some_and(|it| it.violations().len() >= BROKEN_MAX) {
-            self.stop(at, "what comes after so many broken laws only follows from them");
+            self.stop(at, "later violations would only follow from these");
         }
     }
 
@@ -150,7 +150,7 @@ impl<'a> Service<'a> {
         }
         ledger.configure(settings);
         if self.settings.empty != settings.empty {
-            // The ledger doesn't know whom that refuses.
+            // The ledger doesn't know which sessions that refuses.
             self.stop(at, "`empty` changes there");
         }
         self.settings = settings.clone();

@@ -1,8 +1,8 @@
 //! Records what the services do, for `tinylb-sim judge`.
 //!
-//! Whoever observes a service only adds a few lines to a buffer. A thread of its own writes the
-//! buffer to the file, ten times a second. What doesn't fit in between isn't recorded, and the
-//! recording says how much that is.
+//! The observer of a service only adds lines to a buffer. A separate thread writes the buffer to the
+//! file ten times a second. If the buffer is full, events are dropped, and the recording has their
+//! number.
 
 use std::{
     collections::BTreeMap,
@@ -48,7 +48,7 @@ struct Shared {
 
 struct State {
     writer: RecordingWriter<Address>,
-    /// Events that the recording lacks since it last said so, by service.
+    /// How many events of each service were dropped since the last `dropped` line.
     dropped: BTreeMap<u32, u64>,
     phase: Phase,
     /// The thread has nothing left to do.
@@ -75,18 +75,7 @@ pub(crate) fn start(args: &args::Run) -> Result<Option<(Recorder, Guard)>, Failu
         Failure::Error(format!("can't record to {name}: {error}: {remedy}"))
     };
     let file = open(path).map_err(|error| fail(error, "give another file to `--record`"))?;
-    let recorder = Recorder(Arc::new(Shared {
-        state: Mutex::new(State {
-            writer: RecordingWriter::new(),
-            dropped: BTreeMap::new(),
-            phase: Phase::Recording,
-            is_written: false,
-        }),
-        changed: Condvar::new(),
-        began: Instant::now(),
-        length_max: args.record_max << 20,
-        dialer: UnixDialer::default(),
-    }));
+    let recorder = Recorder::new(args.record_max << 20);
     let (writing, name) = (recorder.clone(), name.to_string());
     thread::Builder::new()
         .name("record".into())
@@ -112,6 +101,21 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 impl Recorder {
+    fn new(length_max: u64) -> Self {
+        Self(Arc::new(Shared {
+            state: Mutex::new(State {
+                writer: RecordingWriter::new(),
+                dropped: BTreeMap::new(),
+                phase: Phase::Recording,
+                is_written: false,
+            }),
+            changed: Condvar::new(),
+            began: Instant::now(),
+            length_max,
+            dialer: UnixDialer::default(),
+        }))
+    }
+
     /// A service begins, with these settings. Returns its number.
     pub(crate) fn add(&self, name: &str, settings: &Settings) -> u32 {
         let mut state = self.lock();
@@ -223,24 +227,9 @@ mod tests {
 
     use super::*;
 
-    fn recorder() -> Recorder {
-        Recorder(Arc::new(Shared {
-            state: Mutex::new(State {
-                writer: RecordingWriter::new(),
-                dropped: BTreeMap::new(),
-                phase: Phase::Recording,
-                is_written: false,
-            }),
-            changed: Condvar::new(),
-            began: Instant::now(),
-            length_max: 1 << 30,
-            dialer: UnixDialer::default(),
-        }))
-    }
-
     #[test]
     fn what_cannot_be_written_in_time_is_dropped_and_counted_where_it_is_missing() {
-        let recorder = recorder();
+        let recorder = Recorder::new(1 << 30);
         let service = recorder.add("s", &Settings::default());
         let mut written = 0;
         while recorder.lock().dropped.is_empty() {

@@ -411,7 +411,7 @@ impl Service {
         self.leaving.changed.notified().await;
     }
 
-    /// Makes whoever waits for its end ask again when that will be.
+    /// Has the task that waits for its end ask again how long that may take.
     pub(crate) fn look_again(&self) {
         self.leaving.changed.notify_one();
     }
