@@ -167,25 +167,27 @@ impl<D: Definition> Services<D> {
         let mut actions = Vec::new();
         for (name, planned) in plan.steps {
             let id = planned.step.service().unwrap_or_else(|| self.begin(&name, &planned));
-            if let Some(service) = self.services.get_mut(&id) {
-                service.definition = Arc::clone(&planned.definition);
-                if !matches!(planned.step, Step::Adjust(_)) {
-                    service.life = Life::Serving;
-                }
+            let service = self.service(id);
+            service.definition = Arc::clone(&planned.definition);
+            if !matches!(planned.step, Step::Adjust(_)) {
+                service.life = Life::Serving;
             }
             actions.push(Action::Apply { id, name, planned });
         }
         // Only now, so that an address that moves to another service is always accepted from.
         for id in plan.leave {
             let departure = Departure::new(Why::Removed, now, ends(id));
-            if let Some(service) = self.services.get_mut(&id) {
-                service.life = Life::Leaving(departure);
-            }
+            self.service(id).life = Life::Leaving(departure);
             actions.extend([Action::Disown(id), Action::Leave(id, Why::Removed)]);
         }
         actions.extend(plan.disown.into_iter().map(Action::Disown));
         self.close_unused(&mut actions);
         actions
+    }
+
+    /// A service of a plan. Nothing has happened since that was made, so it is there.
+    fn service(&mut self, id: ServiceId) -> &mut Service<D> {
+        self.services.get_mut(&id).expect("a plan holds only services that are there")
     }
 
     fn begin(&mut self, name: &str, planned: &Planned<D>) -> ServiceId {

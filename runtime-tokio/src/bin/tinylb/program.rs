@@ -355,6 +355,10 @@ impl Program {
     fn forget(&self, id: ServiceId, gone: &Service) {
         let mut state = self.lock();
         let farewell = state.services.closed(id, gone.ends());
+        debug_assert!(
+            farewell.is_some(),
+            "a service is forgotten once, and only after it was closed"
+        );
         state.running.remove(&id);
         drop(state);
         let Some(Farewell { name, why, ends }) = farewell else { return };
