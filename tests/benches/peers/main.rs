@@ -30,6 +30,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tinylb_tests::program;
 
 use crate::{
     machine::create_result,
@@ -109,7 +110,7 @@ fn main() -> ExitCode {
 fn bench(cli: &Cli) -> io::Result<()> {
     let json = cli.json.as_deref().map(create_result).transpose()?;
     let svg = cli.svg.as_deref().map(create_result).transpose()?;
-    proxy::build_tinylb()?;
+    program::build()?;
     let matches = |names: &[String], name: &str| {
         names.is_empty() || names.iter().any(|wanted| name.starts_with(wanted))
     };

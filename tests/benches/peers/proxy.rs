@@ -12,6 +12,7 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tinylb_tests::program;
 
 use crate::process::Process;
 
@@ -136,7 +137,7 @@ impl Proxy {
     pub fn version(self) -> Option<String> {
         let (program, argument) = match self {
             Self::Direct | Self::Copy | Self::Epoll => return Some(String::new()),
-            Self::Tinylb { .. } => (tinylb(), "--version"),
+            Self::Tinylb { .. } => (program::path().ok()?, "--version"),
             Self::Build(program) => (program.into(), "--version"),
             Self::Haproxy { .. } => ("haproxy".into(), "-v"),
             Self::Nginx { .. } if nginx_module().is_none() => return None,
@@ -180,7 +181,7 @@ impl Proxy {
                 return Ok(running);
             }
             Self::Tinylb { workers, splice } => {
-                running.tinylb(tinylb(), wanted, workers, splice)?
+                running.tinylb(program::path()?, wanted, workers, splice)?
             }
             Self::Build(program) => running.tinylb(program.into(), wanted, 1, "hot")?,
             Self::Copy => running.own("copy", wanted)?,
@@ -379,26 +380,6 @@ fn put(address: SocketAddr, body: &str) -> io::Result<()> {
     } else {
         Err(io::Error::other(format!("the answer is {answer:?}")))
     }
-}
-
-/// Builds the program by the profile of this one: `cargo bench` builds no programs of others.
-pub fn build_tinylb() -> io::Result<()> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let own = env::current_exe()?;
-    let target = own.ancestors().nth(3).ok_or(io::ErrorKind::NotFound)?;
-    let built = Command::new(cargo)
-        .args(["build", "--quiet", "--release", "-p", "tinylb-tokio", "--target-dir"])
-        .arg(target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()?;
-    if built.success() { Ok(()) } else { Err(io::Error::other("tinylb can't be built")) }
-}
-
-/// The program, built by the same profile as this one.
-fn tinylb() -> PathBuf {
-    // TARGET/PROFILE/deps/peers-HASH
-    let own = env::current_exe().unwrap_or_default();
-    own.ancestors().nth(2).unwrap_or(&own).join("tinylb")
 }
 
 fn envoy() -> PathBuf {

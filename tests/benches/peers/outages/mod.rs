@@ -12,13 +12,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tinylb_tests::outage::Filter;
+use tinylb_tests::{outage::Filter, program};
 
 use self::stage::{Balancer, Table};
-use crate::{
-    machine::{cores, date, kernel},
-    proxy,
-};
+use crate::machine::{cores, date, kernel};
 
 /// What is to be measured.
 #[derive(clap::Args)]
@@ -71,7 +68,7 @@ const INSIDE: &str = "TINYLB_BENCH_NAMESPACE";
 /// Measures all cases.
 pub fn bench(args: &Args) -> io::Result<()> {
     if env::var_os(INSIDE).is_none() {
-        proxy::build_tinylb()?;
+        program::build()?;
         return Err(enter());
     }
     let runtime =

@@ -1,5 +1,5 @@
 use std::{
-    env, fmt, fs,
+    fmt, fs,
     io::{BufRead, BufReader},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -10,34 +10,14 @@ use std::{
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::Value;
+use tinylb_tests::program;
 
 use super::{DEADLINE, eventually};
 
-/// The program, built once as the tests were: into the same directory, by the same profile, with
-/// etcd or without.
+/// The program, built once as the tests were.
 pub(crate) fn binary() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(build).clone()
-}
-
-fn build() -> PathBuf {
-    // TARGET/PROFILE/deps/program-HASH
-    let tests = env::current_exe().unwrap();
-    let profile = tests.ancestors().nth(2).unwrap();
-    let target = profile.parent().unwrap();
-    let name = profile.file_name().unwrap().to_str().unwrap();
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
-    let built = Command::new(cargo)
-        .args(["build", "--quiet", "--package", "tinylb-tokio", "--bin", "tinylb"])
-        .args(["--profile", if name == "debug" { "dev" } else { name }])
-        .args(cfg!(feature = "etcd").then_some("--features=etcd"))
-        .arg("--target-dir")
-        .arg(target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .unwrap();
-    assert!(built.success(), "the program can't be built");
-    profile.join("tinylb")
+    BINARY.get_or_init(|| program::build().unwrap()).clone()
 }
 
 /// The program at work. Killed when dropped; if it ever panicked, the test fails then.
