@@ -54,6 +54,9 @@ struct Cli {
     /// Another build of tinylb, which gets a row of its own; may be given again.
     #[arg(long, value_name = "PROGRAM")]
     build: Vec<String>,
+    /// Add a row of tinylb while it records; the recording is judged, and must break no law.
+    #[arg(long)]
+    record: bool,
     /// Rounds, in each of which all take turns.
     #[arg(long, default_value_t = 5, value_name = "COUNT")]
     rounds: usize,
@@ -118,7 +121,8 @@ fn bench(cli: &Cli) -> io::Result<()> {
     let mut proxies = Vec::new();
     let builds = cli.build.iter().map(|program| Proxy::Build(program.clone().leak()));
     let known = Proxy::ALL.into_iter().filter(|proxy| matches(&cli.proxy, &proxy.name()));
-    for proxy in known.chain(builds) {
+    let recorded = cli.record.then_some(Proxy::Recorded);
+    for proxy in known.chain(recorded).chain(builds) {
         match proxy.version() {
             Some(version) => {
                 report.versions.insert(proxy.family(), version);
@@ -177,17 +181,18 @@ fn run(
             }
             let turn = running.remove(&place).map_or_else(|| scenario.start(*proxy, &backends), Ok);
             let time = Duration::from_secs_f64(cli.seconds);
+            let is_last = scenario.is_fresh_each_round() || round + 1 == rounds;
             let done = turn.and_then(|mut proxy| {
                 let figures = runtime.block_on(scenario.round(&mut proxy, time))?;
-                Ok((proxy, figures))
+                if is_last {
+                    proxy.stop()?;
+                } else {
+                    running.insert(place, proxy);
+                }
+                Ok(figures)
             });
             match done {
-                Ok((proxy, figures)) => {
-                    rows[place].add(figures);
-                    if !scenario.is_fresh_each_round() {
-                        running.insert(place, proxy);
-                    }
-                }
+                Ok(figures) => rows[place].add(figures),
                 Err(error) => {
                     rows[place].has_failed = true;
                     report.failures += 1;

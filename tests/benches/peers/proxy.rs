@@ -12,6 +12,8 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tinylb_core::Recording;
+use tinylb_sim::recorded::judge;
 use tinylb_tests::program;
 
 use crate::process::Process;
@@ -25,6 +27,8 @@ pub enum Proxy {
         workers: u8,
         splice: &'static str,
     },
+    /// The same with one worker, recorded and judged.
+    Recorded,
     /// Another build of tinylb, with one worker: the program's path.
     Build(&'static str),
     /// A loop on tokio around `copy_bidirectional`, on one thread.
@@ -84,6 +88,9 @@ enum Control {
     Haproxy(PathBuf),
 }
 
+/// How late a timer of a program under load may be, beyond its own pauses.
+const SLACK: Duration = Duration::from_secs(1);
+
 /// Within the 20,000 descriptors that a process may have here and there.
 const CONNECTIONS_MAX: usize = 9_900;
 
@@ -109,6 +116,7 @@ impl Proxy {
             Self::Direct => "direct".into(),
             Self::Tinylb { workers, splice: "hot" } => format!("tinylb, {workers}"),
             Self::Tinylb { workers, splice } => format!("tinylb, {workers}, splice {splice}"),
+            Self::Recorded => "tinylb, 1, recorded".into(),
             Self::Build(program) => program.into(),
             Self::Copy => "copy_bidirectional, 1".into(),
             Self::Epoll => "epoll loop, 1".into(),
@@ -123,7 +131,7 @@ impl Proxy {
     pub fn family(self) -> &'static str {
         match self {
             Self::Direct => "direct",
-            Self::Tinylb { .. } => "tinylb",
+            Self::Tinylb { .. } | Self::Recorded => "tinylb",
             Self::Build(program) => program,
             Self::Copy => "copy_bidirectional",
             Self::Epoll => "epoll loop",
@@ -137,7 +145,7 @@ impl Proxy {
     pub fn version(self) -> Option<String> {
         let (program, argument) = match self {
             Self::Direct | Self::Copy | Self::Epoll => return Some(String::new()),
-            Self::Tinylb { .. } => (program::path().ok()?, "--version"),
+            Self::Tinylb { .. } | Self::Recorded => (program::path().ok()?, "--version"),
             Self::Build(program) => (program.into(), "--version"),
             Self::Haproxy { .. } => ("haproxy".into(), "-v"),
             Self::Nginx { .. } if nginx_module().is_none() => return None,
@@ -161,7 +169,8 @@ impl Proxy {
 
     /// Whether its set of backends can be replaced, with the connections of removed ones closed.
     pub fn can_replace(self) -> bool {
-        matches!(self, Self::Tinylb { .. } | Self::Build(_) | Self::Haproxy { .. })
+        let is_tinylb = matches!(self, Self::Tinylb { .. } | Self::Recorded | Self::Build(_));
+        is_tinylb || matches!(self, Self::Haproxy { .. })
     }
 
     /// Starts it, and waits until it accepts.
@@ -182,6 +191,11 @@ impl Proxy {
             }
             Self::Tinylb { workers, splice } => {
                 running.tinylb(program::path()?, wanted, workers, splice)?
+            }
+            Self::Recorded => {
+                let mut command = running.tinylb(program::path()?, wanted, 1, "hot")?;
+                command.arg("--record").arg(running.recording());
+                command
             }
             Self::Build(program) => running.tinylb(program.into(), wanted, 1, "hot")?,
             Self::Copy => running.own("copy", wanted)?,
@@ -241,6 +255,24 @@ impl Running {
 
     pub fn files(&self) -> &Path {
         self.files.path()
+    }
+
+    fn recording(&self) -> PathBuf {
+        self.files.path().join("recording")
+    }
+
+    /// Ends it, and has its recording judged if there is one.
+    pub fn stop(mut self) -> io::Result<()> {
+        self.process = None;
+        if self.proxy != Proxy::Recorded {
+            return Ok(());
+        }
+        let recording = Recording::read(&fs::read(self.recording())?).map_err(io::Error::other)?;
+        let judgement = judge(&recording, SLACK).map_err(io::Error::other)?;
+        match judgement.is_broken() {
+            true => Err(io::Error::other(format!("its recording breaks a law: {judgement:?}"))),
+            false => Ok(()),
+        }
     }
 
     fn tinylb(

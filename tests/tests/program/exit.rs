@@ -179,6 +179,18 @@ fn a_file_of_garbage_is_reported_in_a_few_lines() {
     }
 }
 
+#[test]
+fn a_file_that_cannot_hold_a_recording_is_refused_and_left_alone() {
+    let file = ConfigFile::new(&service("s", "127.0.0.1:0", [], ""));
+    let path = file.path().to_str().unwrap();
+    let run = |record| ["run", "--config", path, "--record", record];
+    fails_in_a_line(&run(path), "it holds something else than a recording: give another file");
+    assert!(fs::read_to_string(path).unwrap().contains("[services.s]"));
+    let nowhere = file.in_dir("missing/recording");
+    let message = "No such file or directory (os error 2): give another file";
+    fails_in_a_line(&run(nowhere.to_str().unwrap()), message);
+}
+
 /// The program with room for this many threads. The limit holds for a user who isn't root.
 fn with_threads(count: usize, args: &[&str]) -> Command {
     let mut command = Command::new("prlimit");
@@ -209,7 +221,7 @@ fn a_lack_of_threads_at_the_start_is_reported_with_its_remedy() {
         assert!(message.contains("raise the limit"), "{threads}: {error}");
         assert!(!error.contains("panicked"), "{threads}: {error}");
     }
-    let tinylb = Tinylb::start(with_threads(4, &args));
+    let tinylb = Tinylb::start_unrecorded(with_threads(4, &args));
     tinylb.address();
     tinylb.stop();
     // One is enough for these.
@@ -319,7 +331,7 @@ fn little_address_space_is_enough() {
         command.arg(bytes).arg(binary());
         command.args(["run", "--workers", "4", "--listen", "127.0.0.1:0"]);
         command.args(["--backend", &a.argument()]);
-        let tinylb = Tinylb::start(command);
+        let tinylb = Tinylb::start_unrecorded(command);
         let mut clients = Client::several(&tinylb.address(), 20);
         assert!(clients.iter_mut().all(Client::is_served), "{space} MB");
         drop(clients);

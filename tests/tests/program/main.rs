@@ -23,6 +23,7 @@ mod names;
 mod output;
 mod pause;
 mod put;
+mod record;
 mod relay;
 mod reload;
 mod removal;

@@ -12,6 +12,7 @@ mod network;
 mod output;
 mod page;
 mod process;
+mod recording;
 mod rest;
 mod socket;
 mod strace;
@@ -35,6 +36,7 @@ pub(crate) use self::{
     output::{Kill, output},
     page::{check, check_ranges, default_of, page, rows, time_of},
     process::{Line, Tinylb, binary},
+    recording::{Recording, judged},
     rest::Rest,
     socket::{Hung, Socket},
     strace::Strace,

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::Value;
 use tinylb_tests::program;
 
-use super::{DEADLINE, eventually};
+use super::{DEADLINE, Recording, eventually};
 
 /// The program, built once as the tests were.
 pub(crate) fn binary() -> PathBuf {
@@ -20,11 +20,13 @@ pub(crate) fn binary() -> PathBuf {
     BINARY.get_or_init(|| program::build().unwrap()).clone()
 }
 
-/// The program at work. Killed when dropped; if it ever panicked, the test fails then.
+/// The program at work. Killed when dropped; if it ever panicked, or its recording breaks a law, the
+/// test fails then.
 pub(crate) struct Tinylb {
     child: Child,
     log: Arc<Log>,
     reader: Option<JoinHandle<()>>,
+    recording: Option<Recording>,
 }
 
 /// What it wrote to standard error.
@@ -89,16 +91,33 @@ impl Tinylb {
         backends: impl IntoIterator<Item = &'a super::Backend>,
         more: &[&str],
     ) -> Self {
+        Self::start(Self::balancer(backends, more))
+    }
+
+    /// The command for that.
+    pub(crate) fn balancer<'a>(
+        backends: impl IntoIterator<Item = &'a super::Backend>,
+        more: &[&str],
+    ) -> Command {
         let mut command = Command::new(binary());
         command.args(["run", "--listen", "127.0.0.1:0"]).args(more);
         for backend in backends {
             command.args(["--backend", &backend.argument()]);
         }
-        Self::start(command)
+        command
     }
 
-    /// The program as a command says; its standard error is read.
+    /// The program as a command says; its standard error is read. `tinylb run` is recorded.
     pub(crate) fn start(mut command: Command) -> Self {
+        let is_run = command.get_args().any(|arg| arg == "run");
+        let recording = is_run.then(|| Recording::of(&mut command));
+        let mut tinylb = Self::start_unrecorded(command);
+        tinylb.recording = recording;
+        tinylb
+    }
+
+    /// The same without a recording, which takes a thread, and a file that its user may write.
+    pub(crate) fn start_unrecorded(mut command: Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let log = Arc::new(Log::default());
@@ -111,7 +130,7 @@ impl Tinylb {
             writer.lock().1 = true;
             writer.changed.notify_all();
         });
-        Self { child, log, reader: Some(reader) }
+        Self { child, log, reader: Some(reader), recording: None }
     }
 
     /// Where it listens.
@@ -235,6 +254,13 @@ impl Tinylb {
         look(&self.log());
     }
 
+    /// The same as [`Self::stop`]; hands over its recording.
+    pub(crate) fn stop_and_read_recording(mut self) -> Vec<u8> {
+        self.signal(Signal::TERM);
+        assert_eq!(self.exit_code(), 0, "{:?}", self.log());
+        self.recording.as_ref().unwrap().read()
+    }
+
     /// Checks that it ends well, after a signal.
     pub(crate) fn stop_after_signal(mut self) {
         assert_eq!(self.exit_code(), 0, "{:?}", self.log());
@@ -253,6 +279,9 @@ impl Drop for Tinylb {
         } else {
             let lines = self.log();
             assert!(!lines.iter().any(|line| line.says("panicked")), "{lines:?}");
+            if let Some(recording) = self.recording.take() {
+                recording.check();
+            }
         }
     }
 }
