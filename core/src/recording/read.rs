@@ -33,6 +33,9 @@ impl fmt::Display for RecordingError {
 
 impl std::error::Error for RecordingError {}
 
+/// The longest recording: some 35 years.
+const TIME_MAX: Duration = Duration::from_micros(1 << 50);
+
 impl Recording {
     /// Reads a recording. What follows the last line break is ignored.
     ///
@@ -64,7 +67,10 @@ impl Recording {
             "target" => &mut self.targets,
             _ => {
                 let since = first.parse().map_err(|_| "it begins with no time")?;
-                *at = at.checked_add(Duration::from_micros(since)).ok_or("the time is too long")?;
+                *at += time(since);
+                if *at > TIME_MAX {
+                    return Err("the time is too long");
+                }
                 let service = words.small()?;
                 let what = self.what(&mut words)?;
                 if words.0.next().is_some() {
@@ -130,10 +136,9 @@ impl Recording {
                     word => Some(failure(word)?),
                 },
             },
-            "return" => Recorded::Returned {
-                target: target(words)?,
-                ejected_for: Duration::from_micros(words.number()?),
-            },
+            "return" => {
+                Recorded::Returned { target: target(words)?, ejected_for: time(words.number()?) }
+            }
             "set" => Recorded::SetReplaced(Box::new(self.set(words)?)),
             "settings" => Recorded::Settings(Box::new(settings(words)?)),
             "lost" => Recorded::SourceLost,
@@ -184,6 +189,11 @@ impl<'a> Words<'a> {
     }
 }
 
+/// Microseconds. What takes longer than a recording may is as good as endless.
+fn time(micros: u64) -> Duration {
+    Duration::from_micros(micros).min(TIME_MAX)
+}
+
 fn place(text: &str, length: usize) -> Result<u32, &'static str> {
     let place: u32 = text.parse().map_err(|_| "a number is none")?;
     if (place as usize) < length { Ok(place) } else { Err("a key or a target has no name") }
@@ -211,7 +221,7 @@ fn settings(words: &mut Words<'_>) -> Result<Settings, &'static str> {
             "off" => None,
             value => Some(value.parse::<u64>().map_err(|_| "a setting is no number")?),
         };
-        let time = number.map(Duration::from_micros);
+        let time = number.map(time);
         macro_rules! read_fields {
             ($($kind:ident $field:ident;)*) => {
                 match name {

@@ -67,6 +67,10 @@ impl<'a> Service<'a> {
             return;
         };
         ledger.set_time(at.as_micros() as u64);
+        if let Some(serial) = session_of(what).filter(|serial| ledger.has_ended(*serial)) {
+            ledger.fail(Law::OneEnd, format!("session {serial} goes on after its end"));
+            return;
+        }
         let place = |target: &u32| Place(*target as u16);
         match what {
             Recorded::Accepted { serial } => ledger.accepted_one(*serial),
@@ -208,6 +212,20 @@ impl<'a> Service<'a> {
             .filter_map(|(word, name)| Some(format!("{word} is {}", name?)))
             .collect();
         if names.is_empty() { text.into() } else { format!("{text} ({})", names.join(", ")) }
+    }
+}
+
+/// The session that something happens to.
+fn session_of(what: &Recorded) -> Option<u64> {
+    match what {
+        Recorded::Accepted { serial }
+        | Recorded::Admitted { serial, .. }
+        | Recorded::DialStarted { serial, .. }
+        | Recorded::DialFailed { serial, .. }
+        | Recorded::Connected { serial, .. }
+        | Recorded::HalfClosed { serial, .. }
+        | Recorded::Ended { serial, .. } => Some(*serial),
+        _ => None,
     }
 }
 

@@ -295,10 +295,11 @@ impl Ledger {
 
     /// A session in this phase gives up what it has in the pool, or owes.
     pub(super) fn leave_pool(&mut self, serial: u64, phase: Phase) {
-        let load = &mut self.loads[usize::from(self.sessions[serial as usize].place.0)];
+        // A session that had no backend yet has no place.
+        let place = usize::from(self.sessions[serial as usize].place.0);
         match phase {
-            Phase::Dialling | Phase::Failed => load.dialling -= 1,
-            Phase::Connected | Phase::Draining(..) => load.connected -= 1,
+            Phase::Dialling | Phase::Failed => self.loads[place].dialling -= 1,
+            Phase::Connected | Phase::Draining(..) => self.loads[place].connected -= 1,
             Phase::Revoked(generation)
             | Phase::Cut(generation)
             | Phase::Expired(generation)
