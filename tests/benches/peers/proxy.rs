@@ -131,7 +131,8 @@ impl Proxy {
     pub fn family(self) -> &'static str {
         match self {
             Self::Direct => "direct",
-            Self::Tinylb { .. } | Self::Recorded => "tinylb",
+            Self::Tinylb { .. } => "tinylb",
+            Self::Recorded => "tinylb, recorded",
             Self::Build(program) => program,
             Self::Copy => "copy_bidirectional",
             Self::Epoll => "epoll loop",
