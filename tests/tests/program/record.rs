@@ -1,4 +1,4 @@
-//! Recordings, and what the judge makes of them. All other tests here have theirs judged as well.
+//! Recordings, and what the judge makes of them. `Tinylb::start` has those of other tests judged.
 
 use std::fs;
 
